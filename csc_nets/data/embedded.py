@@ -1,0 +1,68 @@
+"""The two image sets that come with scikit-learn and need no download."""
+
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits, load_sample_images
+from torch import Tensor
+
+from csc_nets.data.facts import FACTS
+from csc_nets.data.sampling import stratified_split
+from csc_nets.data.tensors import TensorDataModule
+
+
+def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
+    """The 1,797 handwritten 8x8 digits of scikit-learn, split 60/20/20 in every class.
+
+    Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI repository (1998), test part.
+    Pixels are whole numbers from 0 to 16 there and are stored here as uint8 with 16 at 255.
+
+    Args:
+        split_seed: Decides which images are validated and tested on; keep it fixed when runs are compared.
+        options: See `ImageDataModule`.
+    """
+    facts, source = FACTS["digits"], load_digits()
+    images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8)[:, None]
+    labels = torch.from_numpy(source.target).long()
+    train, val, test = ((images[i], labels[i]) for i in stratified_split(labels, [0.2, 0.2], split_seed))
+    settings = {"class_names": facts.class_names, "mean": facts.mean, "std": facts.std, "name": "digits"}
+    return TensorDataModule(*train, val=val, test=test, **settings | options)
+
+
+def sample_images(*, image_size: int = 32, stride: int | None = None, **options: Any) -> TensorDataModule:
+    """Patches of scikit-learn's two colour photographs (427 x 640), for autoencoding; the label is the photograph.
+
+    Training patches come from the left 448 columns, validation patches from the next 96 and test patches from the
+    last 96, so that no pixel is in two splits.
+
+    Args:
+        image_size: Side of a patch in pixels, 1 to 96.
+        stride: Distance of neighbouring training patches; None for half a patch. Validation and test patches do not
+            overlap.
+        options: See `ImageDataModule`.
+
+    Raises:
+        ValueError: If ``image_size`` or ``stride`` is out of range.
+    """
+    facts, bands = FACTS["sample_images"], {"train": (0, 448), "val": (448, 544), "test": (544, 640)}
+    stride = max(image_size // 2, 1) if stride is None else stride
+    if not 1 <= image_size <= 96:
+        raise ValueError(f"sample_images: image_size must be from 1 to 96, got {image_size}")
+    if stride < 1:
+        raise ValueError(f"sample_images: stride must be a whole number >= 1, got {stride}")
+    photographs = torch.stack(
+        [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
+    )
+    parts = {
+        name: _patches(photographs[..., first:last], image_size, stride if name == "train" else image_size)
+        for name, (first, last) in bands.items()
+    }
+    settings = {"class_names": facts.class_names, "mean": facts.mean, "std": facts.std, "name": "sample_images"}
+    return TensorDataModule(*parts["train"], val=parts["val"], test=parts["test"], **settings | options)
+
+
+def _patches(photographs: Tensor, size: int, stride: int) -> tuple[Tensor, Tensor]:
+    grid = photographs.unfold(2, size, stride).unfold(3, size, stride)  # (photographs, C, rows, columns, size, size)
+    count = grid.shape[2] * grid.shape[3]
+    patches = grid.permute(0, 2, 3, 1, 4, 5).reshape(-1, grid.shape[1], size, size)
+    return patches, torch.arange(len(photographs)).repeat_interleave(count)

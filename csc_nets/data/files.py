@@ -1,0 +1,126 @@
+"""Image files on disk: which there are, and how one becomes uint8 pixels."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import IMG_EXTENSIONS
+from torchvision.transforms import v2
+
+MODES = {1: "L", 3: "RGB"}
+
+
+class FileList(NamedTuple):
+    """Image files and their classes."""
+
+    paths: list[Path]
+    labels: list[int]
+
+
+def find_classes(name: str, folder: Path) -> list[str]:
+    """Sub-folders of a split in alphabetical order, as torchvision's ImageFolder numbers them.
+
+    A folder without sub-folders is one class that bears its name.
+
+    Raises:
+        FileNotFoundError: In one line, if the folder is missing.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{name}: folder {folder.absolute()} is missing, expected one sub-folder a class in it")
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) or [folder.name]
+
+
+def find_images(name: str, folder: Path, class_names: list[str]) -> FileList:
+    """Image files of a split, sorted by class and path.
+
+    Args:
+        name: Stands in front of the message.
+        folder: Folder of the split.
+        class_names: Classes in the order of the labels.
+
+    Raises:
+        FileNotFoundError: In one line, if the folder or all images in it are missing.
+        ValueError: In one line, if it has a class that is not in ``class_names``.
+    """
+    found = find_classes(name, folder)
+    flat = not any((folder / label).is_dir() for label in found)
+    if not flat and (unknown := sorted(set(found) - set(class_names))):
+        raise ValueError(f"{name}: {folder.absolute()} has class {unknown[0]!r}, which the training folder has not")
+    files = FileList([], [])
+    for label, class_name in enumerate(class_names[:1] if flat else class_names):
+        inside = sorted((folder if flat else folder / class_name).rglob("*"))
+        images = [path for path in inside if path.suffix.lower() in IMG_EXTENSIONS]
+        files.paths.extend(images)
+        files.labels.extend([label] * len(images))
+    if not files.paths:
+        allowed = " ".join(IMG_EXTENSIONS)
+        raise FileNotFoundError(f"{name}: no image under {folder.absolute()}, expected files ending in {allowed}")
+    return files
+
+
+def evaluation_transform(image_size: int, crop_share: float) -> v2.Compose:
+    """Shorter side to ``image_size / crop_share``, then the central square: PIL image to uint8 ``(C, S, S)``."""
+    resize = v2.Resize(round(image_size / crop_share))
+    return v2.Compose([resize, v2.CenterCrop(image_size), v2.PILToTensor()])
+
+
+def training_transform(image_size: int, crop_scale: tuple[float, float]) -> v2.Compose:
+    """Random crop of a share ``crop_scale`` of the area (Szegedy et al. 2015): PIL image to uint8 ``(C, S, S)``."""
+    return v2.Compose([v2.RandomResizedCrop(image_size, scale=crop_scale), v2.PILToTensor()])
+
+
+class ImageFiles(Dataset):
+    """Decoded images of a file list, by index and random key.
+
+    Args:
+        name: Stands in front of the message.
+        files: Paths and classes.
+        transform: PIL image to uint8 ``(C, S, S)``; draws from torch's random numbers, which the key seeds.
+        in_chans: 1 for grey, 3 for colour.
+    """
+
+    def __init__(self, name: str, files: FileList, transform: Callable[[Image.Image], Tensor], in_chans: int) -> None:
+        self.name, self.files, self.transform, self.in_chans = name, files, transform, in_chans
+
+    def __len__(self) -> int:
+        return len(self.files.paths)
+
+    def __getitem__(self, item: tuple[int, int]) -> tuple[Tensor, int]:
+        """Image and class of ``(index, key)``; the same item always gives the same pixels.
+
+        Raises:
+            ValueError: In one line with the path, if the file cannot be read.
+        """
+        index, key = item
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(key)
+            return self.read(index), self.files.labels[index]
+
+    def read(self, index: int) -> Tensor:
+        """Pixels of one file with whatever random numbers come next."""
+        path = self.files.paths[index]
+        try:
+            with Image.open(path) as image:
+                picture = image.convert(MODES[self.in_chans])
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
+            raise ValueError(f"{self.name}: cannot read the image {path.absolute()} ({reason})") from None
+        return self.transform(picture)
+
+    def decode_all(self) -> tuple[Tensor, Tensor]:
+        """All images uint8 ``(N, C, S, S)`` and classes int64 ``(N,)``; for a transform that draws nothing."""
+        first = self.read(0)
+        images = first.new_empty(len(self), *first.shape)
+
+        def fill(index: int) -> None:
+            images[index] = self.read(index)
+
+        with ThreadPoolExecutor() as threads:  # decoding leaves the interpreter lock
+            for _ in threads.map(fill, range(len(self))):
+                pass
+        return images, torch.tensor(self.files.labels)

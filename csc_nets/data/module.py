@@ -1,0 +1,190 @@
+"""The Lightning data module that all image sets share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from csc_nets.data.batches import Batches, StreamBatches, TensorBatches
+from csc_nets.data.preprocess import PADDING_MODES, Preprocess
+from csc_nets.data.sampling import EpochSampler
+
+
+class TensorSplit(NamedTuple):
+    """A split in memory: pixels ``(N, C, H, W)``, uint8 or float with white at 1, and classes, int64 ``(N,)``."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class FileSplit(NamedTuple):
+    """A split in files: a sized dataset for training and one for evaluation, see `StreamBatches`."""
+
+    training: Dataset
+    evaluation: Dataset
+    length: int
+
+
+Split = TensorSplit | FileSplit
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}
+
+
+class ImageDataModule(LightningDataModule, ABC):
+    """Batches ``(images float32 (N, C, H, W), labels int64 (N,))`` of the splits train, val and test.
+
+    Order and augmentation are pure functions of ``(seed, epoch, batch)``. Splits are loaded when a stage first needs
+    them. The loaders work with and without a trainer; without one, call `setup` and then `train_dataloader`.
+
+    Args:
+        name: Stands in front of error messages.
+        class_names: One name a class.
+        in_chans: Channels of an image.
+        image_size: Height and width in pixels.
+        mean: Mean of each channel where white is 1.
+        std: Standard deviation of each channel where white is 1.
+        batch_size: Training images in a batch.
+        eval_batch_size: Evaluation images in a batch; None for twice ``batch_size``.
+        crop_padding: Pixels of padding that the random training crop is taken from; 0 for no crop.
+        padding_mode: ``"zeros"`` or ``"reflect"``.
+        flip: Whether training images are mirrored left to right with probability one half.
+        cutout: Side in pixels of the square put to zero in training images; 0 for none.
+        channels_last: Whether images are stored in ``torch.channels_last``.
+        device: Where splits in memory lie and batches are made: ``"auto"`` (the trainer's GPU if it uses one, else the
+            CPU) or a torch device.
+        seed: Decides order and augmentation.
+        drop_last: Whether training leaves out the incomplete last batch of an epoch.
+        num_workers: Worker processes of a split that is read from files.
+
+    Raises:
+        ValueError: If an argument is out of its range, in one line that names it.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        class_names: Sequence[str],
+        in_chans: int,
+        image_size: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        batch_size: int = 128,
+        eval_batch_size: int | None = None,
+        crop_padding: int = 0,
+        padding_mode: str = "zeros",
+        flip: bool = False,
+        cutout: int = 0,
+        channels_last: bool = False,
+        device: str | torch.device = "auto",
+        seed: int = 0,
+        drop_last: bool = True,
+        num_workers: int = 2,
+    ) -> None:
+        super().__init__()
+        self.name: str = name
+        self.class_names, self.num_classes = list(class_names), len(class_names)
+        self.in_chans, self.image_size = in_chans, image_size
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.batch_size = batch_size
+        self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
+        self.channels_last, self.device, self.seed = channels_last, device, seed
+        self.drop_last, self.num_workers = drop_last, num_workers
+        self.augmentation: dict[str, Any] = {
+            "crop_padding": crop_padding,
+            "padding_mode": padding_mode,
+            "flip": flip,
+            "cutout": cutout,
+        }
+        for label, values in (("mean", self.mean), ("std", self.std)):
+            self._require(len(values) == in_chans, label, values, f"one number for each of the {in_chans} channels")
+        self._require(min(self.std) > 0, "std", self.std, "numbers above 0")
+        self._require(batch_size >= 1, "batch_size", batch_size, "a whole number >= 1")
+        self._require(self.eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "a whole number >= 1")
+        self._require(padding_mode in PADDING_MODES, "padding_mode", padding_mode, f"one of {', '.join(PADDING_MODES)}")
+        limit = image_size - 1 if padding_mode == "reflect" else image_size
+        self._require(
+            0 <= crop_padding <= limit, "crop_padding", crop_padding, f"0 to {limit} ({padding_mode} padding)"
+        )
+        self._require(0 <= cutout <= image_size, "cutout", cutout, f"0 to image_size = {image_size}")
+        self._require(seed >= 0, "seed", seed, "a whole number >= 0")
+        self._require(num_workers >= 0, "num_workers", num_workers, "a whole number >= 0")
+        self._splits: dict[str, Split] = {}
+
+    def _require(self, condition: bool, argument: str, value: object, allowed: str) -> None:
+        if not condition:
+            raise ValueError(f"{self.name}: {argument} must be {allowed}, got {value!r}")
+
+    @abstractmethod
+    def load(self, split: str) -> dict[str, Split]:
+        """Load a split ("train", "val" or "test"); whatever other splits come with it are kept as well."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the splits of a stage ("fit", "validate", "test" or "predict"), or all of them."""
+        for split in STAGES[stage] if stage else ("train", "val", "test"):
+            self.split(split)
+
+    def split(self, name: str) -> Split:
+        """A split as it is stored, before augmentation and normalisation."""
+        if name not in self._splits:
+            self._splits.update(self.load(name))
+        return self._splits[name]
+
+    def train_dataloader(self) -> Batches:
+        return self._batches("train")
+
+    def val_dataloader(self) -> Batches:
+        return self._batches("val")
+
+    def test_dataloader(self) -> Batches:
+        return self._batches("test")
+
+    def predict_dataloader(self) -> Batches:
+        return self._batches("test")
+
+    def denormalize(self, images: Tensor) -> Tensor:
+        """Undo the normalisation, for pictures.
+
+        Args:
+            images: Normalised images ``(..., C, H, W)``.
+
+        Returns:
+            Images on the scale from black 0 to white 1, clamped to it.
+        """
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images * std + mean).clamp(0, 1)
+
+    def _batches(self, name: str) -> Batches:
+        stored, training, trainer = self.split(name), name == "train", self.trainer
+        length = stored.length if isinstance(stored, FileSplit) else len(stored.labels)
+        sampler = EpochSampler(
+            length,
+            seed=self.seed,
+            shuffle=training and not getattr(trainer, "overfit_batches", 0),
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+        drop_last = training and self.drop_last
+        if drop_last and len(sampler) < self.batch_size:
+            raise ValueError(
+                f"{self.name}: batch_size must be at most {len(sampler)}, the training images of a process, "
+                f"got {self.batch_size} (or set drop_last=False)"
+            )
+        white = 255.0 if isinstance(stored, FileSplit) or stored.images.dtype == torch.uint8 else 1.0
+        augmentation = self.augmentation if training else {}
+        preprocess = Preprocess(self.mean, self.std, white=white, channels_last=self.channels_last, **augmentation)
+        size = self.batch_size if training else self.eval_batch_size
+        options: dict[str, Any] = {"drop_last": drop_last, "device": self._device()}
+        if isinstance(stored, TensorSplit):
+            return TensorBatches(*stored, sampler, size, preprocess, **options)
+        dataset = stored.training if training else stored.evaluation
+        return StreamBatches(dataset, sampler, size, preprocess, num_workers=self.num_workers, **options)
+
+    def _device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        root = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return root if root.type == "cuda" else torch.device("cpu")
