@@ -1,0 +1,53 @@
+"""Pure functions on tensors: proximal maps, the adjoint pair, pursuits."""
+
+from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
+from csc_nets.functional.prox import (
+    elastic_net_threshold,
+    group_soft_threshold,
+    hard_threshold,
+    nonneg_soft_threshold,
+    one_per_block,
+    soft_threshold,
+    top_k,
+)
+from csc_nets.functional.pursuit import (
+    duality_gap,
+    fista,
+    ista,
+    iterate,
+    iterative_hard_thresholding,
+    lam_max,
+    objective,
+    solve,
+    stop_rule,
+    thresholding,
+)
+
+__all__ = [
+    "AdjointPair",
+    "ConvGeometry",
+    "Problem",
+    "as_adjoint_pair",
+    "as_weight",
+    "duality_gap",
+    "elastic_net_threshold",
+    "fista",
+    "group_soft_threshold",
+    "hard_threshold",
+    "ista",
+    "iterate",
+    "iterative_hard_thresholding",
+    "lam_max",
+    "largest_eigenpair",
+    "nonneg_soft_threshold",
+    "objective",
+    "one_per_block",
+    "power_step",
+    "soft_threshold",
+    "solve",
+    "stop_rule",
+    "thresholding",
+    "top_k",
+    "unit_norm",
+]

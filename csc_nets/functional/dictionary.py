@@ -1,0 +1,268 @@
+r"""The adjoint pair of a convolutional dictionary, in 1, 2 and 3 dimensions.
+
+Analysis :math:`D^T x` maps a signal ``(N, C, *S)`` to a code ``(N, M, *S')`` by a convolution with the atoms
+``weight (M, C, *K)``; synthesis :math:`D z` maps back by the transposed convolution. The two are exact adjoints,
+:math:`\langle D z, x \rangle = \langle z, D^T x \rangle`, for every kernel size, stride, padding, dilation, padding
+mode and signal size.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["ConvGeometry", "largest_eigenpair", "power_step", "unit_norm"]
+
+_CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+PADDING_MODES = ("zeros", "circular", "reflect")
+
+
+def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:
+    values = (value,) * dims if isinstance(value, int) else tuple(value)
+    if len(values) != dims or any(not isinstance(v, int) or v < least for v in values):
+        raise ValueError(f"{name} must be an int >= {least} or {dims} of them, got {value!r}")
+    return values
+
+
+@dataclass(frozen=True)
+class ConvGeometry:
+    """How atoms are laid over a signal: kernel size, stride, padding (before, after), dilation, padding mode.
+
+    Build it with :meth:`create`, which checks its arguments as ``nn.Conv2d`` names them.
+    """
+
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    padding_mode: str = "zeros"
+
+    @classmethod
+    def create(
+        cls,
+        dims: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+    ) -> "ConvGeometry":
+        """Geometry in ``dims`` spatial axes.
+
+        Raises:
+            ValueError: a size is not positive, ``padding="same"`` with a stride, an unknown padding mode.
+        """
+        kernel = _per_axis("kernel_size", kernel_size, dims, 1)
+        strides = _per_axis("stride", stride, dims, 1)
+        dilations = _per_axis("dilation", dilation, dims, 1)
+        if padding_mode not in PADDING_MODES:
+            raise ValueError(f"padding_mode must be one of {', '.join(PADDING_MODES)}, got {padding_mode!r}")
+        if padding == "same":
+            if any(s != 1 for s in strides):
+                raise ValueError(f"padding='same' is defined for stride 1 only, got stride {stride}")
+            # As torch: an odd total (even kernel) puts the extra one after the signal.
+            totals = [d * (k - 1) for k, d in zip(kernel, dilations, strict=True)]
+            pads = tuple((total // 2, total - total // 2) for total in totals)
+        elif padding == "valid":
+            pads = ((0, 0),) * dims
+        elif isinstance(padding, str):
+            raise ValueError(f"padding must be an int, {dims} ints, 'same' or 'valid', got {padding!r}")
+        else:
+            pads = tuple((p, p) for p in _per_axis("padding", padding, dims, 0))
+        return cls(kernel, strides, pads, dilations, padding_mode)
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes."""
+        return len(self.kernel_size)
+
+    @property
+    def _extents(self) -> list[int]:
+        return [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True)]
+
+    @property
+    def _least_signal(self) -> list[int]:
+        """The smallest signal per axis: it holds one atom, and its border can be copied from it."""
+        reach = {"zeros": 0, "circular": 0, "reflect": 1}[self.padding_mode]
+        return [
+            max(1, extent - lo - hi, 0 if self.padding_mode == "zeros" else max(lo, hi) + reach)
+            for extent, (lo, hi) in zip(self._extents, self.padding, strict=True)
+        ]
+
+    def code_size(self, signal_size: Sequence[int]) -> tuple[int, ...]:
+        """Spatial size of the code of a signal of spatial size ``signal_size``.
+
+        Raises:
+            ValueError: the signal is smaller than an atom, or too small for its circular or reflected border.
+        """
+        for axis, (n, least) in enumerate(zip(signal_size, self._least_signal, strict=True)):
+            if n < least:
+                raise ValueError(
+                    f"signal of size {tuple(signal_size)} is too small: axis {axis} must be at least {least} for "
+                    f"kernel_size {self.kernel_size[axis]}, dilation {self.dilation[axis]}, padding "
+                    f"{self.padding[axis]}, padding_mode {self.padding_mode!r}"
+                )
+        return tuple(
+            (n + sum(pads) - extent) // s + 1
+            for n, pads, extent, s in zip(signal_size, self.padding, self._extents, self.stride, strict=True)
+        )
+
+    def signal_size(self, code_size: Sequence[int]) -> tuple[int, ...]:
+        """The signal size that a code of size ``code_size`` is taken to have when none is given.
+
+        Up to ``stride`` sizes per axis lead to the same code size. The rule is ``code * stride`` where that is one of
+        them (the usual halving layers), else the smallest.
+        """
+        sizes = []
+        for n, s, extent, pads, least in zip(
+            code_size, self.stride, self._extents, self.padding, self._least_signal, strict=True
+        ):
+            first = (n - 1) * s + extent - sum(pads)
+            sizes.append(n * s if max(first, least) <= n * s < first + s else max(first, least))
+        return tuple(sizes)
+
+    def analysis(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        r""":math:`D^T x` (plus a bias per atom): ``(N, C, *S)`` to ``(N, M, *S')``."""
+        native = self._native_padding
+        if native is None:
+            x, native = self._pad(x), (0,) * self.dims
+        return _CONV[self.dims](x, weight, bias, self.stride, native, self.dilation)
+
+    def synthesis(self, z: Tensor, weight: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        r""":math:`D z`, the adjoint of :meth:`analysis` on signals of size ``output_size``.
+
+        Args:
+            z: code ``(N, M, *S')``.
+            weight: atoms ``(M, C, *K)``.
+            output_size: spatial size of the signal; None as in :meth:`signal_size`.
+
+        Returns:
+            Signal ``(N, C, *output_size)``.
+
+        Raises:
+            ValueError: no signal of that size has a code of this size.
+        """
+        code_size = z.shape[2:]
+        size = self.signal_size(code_size) if output_size is None else tuple(output_size)
+        if len(size) != self.dims or self.code_size(size) != tuple(code_size):
+            raise ValueError(
+                f"output_size {tuple(size)} does not fit a code of size {tuple(code_size)}; "
+                f"{self.signal_size(code_size)} would"
+            )
+        native = self._native_padding
+        pads = ((0, 0),) * self.dims if native is None else self.padding
+        # What the strides of the analysis skipped at the end of the signal: the published rule "1 if the stride is 2"
+        # is wrong for even kernels and odd sizes.
+        skipped = [
+            n + sum(self.padding[i]) - (code_size[i] - 1) * self.stride[i] - self._extents[i]
+            for i, n in enumerate(size)
+        ]
+        z = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, [lo for lo, _ in pads], skipped, 1, self.dilation)
+        return z if native is not None else self._fold(z)
+
+    @property
+    def _native_padding(self) -> tuple[int, ...] | None:
+        """The padding argument when torch's own zero padding does it, else None."""
+        if any(lo != hi for lo, hi in self.padding):
+            return None
+        if self.padding_mode != "zeros" and any(lo for lo, _ in self.padding):
+            return None
+        return tuple(lo for lo, _ in self.padding)
+
+    def _pad(self, x: Tensor) -> Tensor:
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(x, [p for pair in reversed(self.padding) for p in pair], mode=mode)
+
+    def _fold(self, x: Tensor) -> Tensor:
+        """The adjoint of :meth:`_pad`: adds what lies in the border to the samples it was copied from."""
+        for axis, (lo, hi) in enumerate(self.padding, start=2):
+            n = x.shape[axis] - lo - hi
+            before, inner, after = x.split([lo, n, hi], dim=axis)
+            if self.padding_mode != "zeros":
+                inner = inner.clone()
+            if self.padding_mode == "circular":
+                inner.narrow(axis, n - lo, lo).add_(before)
+                inner.narrow(axis, 0, hi).add_(after)
+            elif self.padding_mode == "reflect":
+                inner.narrow(axis, 1, lo).add_(before.flip(axis))
+                inner.narrow(axis, n - 1 - hi, hi).add_(after.flip(axis))
+            x = inner
+        return x
+
+    def probe(self) -> tuple["ConvGeometry", tuple[int, ...]]:
+        r"""A geometry and a signal size on which :math:`\|D\|^2` stands for that of signals of every size.
+
+        With zero padding the norm grows with the signal towards the supremum of the dictionary's spectrum. A periodic
+        signal samples that spectrum, and three atoms wide it samples it finely enough (within 1 % on random and on
+        smooth filters). Circular and reflected borders are kept as they are.
+        """
+        size = tuple(
+            max(8 * s, -(-3 * extent // s) * s, max(pads) + 1)
+            for s, extent, pads in zip(self.stride, self._extents, self.padding, strict=True)
+        )
+        if self.padding_mode != "zeros":
+            return self, size
+        pads = tuple(((e - 1) // 2, e - 1 - (e - 1) // 2) for e in self._extents)
+        return replace(self, padding=pads, padding_mode="circular"), size
+
+
+def power_step(apply: Callable[[Tensor], Tensor], u: Tensor) -> tuple[Tensor, Tensor]:
+    r"""One step of the power method for a positive semi-definite operator.
+
+    Args:
+        apply: the operator, such as :math:`u \mapsto D D^T u`.
+        u: unit vector, any shape.
+
+    Returns:
+        The next unit vector and the 0-d estimate :math:`\|A u\|`, which never exceeds the largest eigenvalue and is
+        never below the Rayleigh quotient :math:`u^T A u`.
+    """
+    v = apply(u)
+    value = torch.linalg.vector_norm(v)
+    return v / value.clamp_min(torch.finfo(v.dtype).tiny), value
+
+
+def largest_eigenpair(apply: Callable[[Tensor], Tensor], u: Tensor, steps: int = 16) -> tuple[Tensor, Tensor]:
+    r"""Largest eigenvalue of a positive semi-definite operator from a cold start, by the Lanczos method.
+
+    On the flat spectra of random dictionaries 16 steps are within 1 % where 16 power steps are 5 % short.
+
+    Args:
+        apply: the operator.
+        u: start, any shape, not zero.
+        steps: applications of the operator (fewer when the Krylov space is exhausted).
+
+    Returns:
+        The unit Ritz vector, shaped as ``u``, and the 0-d Ritz value, which never exceeds the largest eigenvalue.
+    """
+    basis = u.new_zeros(0, u.numel())
+    images = u.new_zeros(0, u.numel())
+    direction = u.flatten()
+    for _ in range(min(steps, u.numel())):
+        for _ in range(2):  # Gram-Schmidt twice: once loses orthogonality in floating point
+            direction = direction - basis.T @ (basis @ direction)
+        norm = torch.linalg.vector_norm(direction)
+        if norm <= 1e-6 * torch.linalg.vector_norm(images[-1:] if len(images) else u):
+            break
+        basis = torch.cat([basis, (direction / norm)[None]])
+        direction = apply(basis[-1].view_as(u)).flatten()
+        images = torch.cat([images, direction[None]])
+    if len(basis) == 0:
+        return u, u.new_zeros(())
+    projected = basis @ images.T
+    values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+    return (vectors[:, -1] @ basis).view_as(u), values[-1]
+
+
+def unit_norm(weight: Tensor) -> Tensor:
+    """Atoms ``(M, ...)`` scaled to unit l2 norm; a zero atom stays zero."""
+    norm = torch.linalg.vector_norm(weight.flatten(1), dim=1)
+    return weight / norm.clamp_min(math.sqrt(torch.finfo(weight.dtype).tiny)).view(-1, *(1,) * (weight.ndim - 1))

@@ -1,0 +1,111 @@
+r"""Proximal maps: :math:`\mathrm{prox}(v) = \arg\min_z \tfrac12 (v - z)^2 + \text{penalty}(z)`.
+
+Every threshold ``t`` is a float or a tensor that broadcasts against ``v``, so one call serves a common weight, a
+weight per atom ``(M, 1, 1)`` and a weight per sample ``(N, 1, 1, 1)``. Codes are ``(N, M, *S)``: samples, atoms,
+positions.
+"""
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "elastic_net_threshold",
+    "group_soft_threshold",
+    "hard_threshold",
+    "nonneg_soft_threshold",
+    "one_per_block",
+    "soft_threshold",
+    "top_k",
+]
+
+
+def soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
+    r"""Prox of :math:`t |z|`: :math:`\mathrm{sign}(v) \max(|v| - t, 0)`, same shape as ``v``.
+
+    >>> soft_threshold(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
+    tensor([-1.,  0.,  2.])
+    """
+    # v - clamp(v) takes two passes over memory; sign, abs, relu, mul would take four.
+    return v - v.clamp(-t, t)
+
+
+def nonneg_soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
+    r"""Prox of :math:`t z` on :math:`z \ge 0`: :math:`\max(v - t, 0)`, the ReLU of a CNN with bias :math:`-t`.
+
+    >>> nonneg_soft_threshold(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
+    tensor([0., 0., 2.])
+    """
+    return torch.relu(v - t)
+
+
+def hard_threshold(v: Tensor, t: float | Tensor) -> Tensor:
+    r"""Prox of :math:`\tfrac{t^2}{2} \|z\|_0`: keeps the entries with :math:`|v| > t`.
+
+    >>> hard_threshold(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
+    tensor([-2.,  0.,  3.])
+    """
+    return v * (v.abs() > t)
+
+
+def elastic_net_threshold(v: Tensor, t: float | Tensor, ridge: float | Tensor, nonneg: bool = False) -> Tensor:
+    r"""Prox of :math:`t |z| + \tfrac{\text{ridge}}{2} z^2`, optionally on :math:`z \ge 0`.
+
+    It is the (non-negative) soft threshold divided by ``1 + ridge``.
+    """
+    shrink = nonneg_soft_threshold if nonneg else soft_threshold
+    return shrink(v, t) / (1 + ridge)
+
+
+def group_soft_threshold(v: Tensor, t: float | Tensor, group_size: int | None = None) -> Tensor:
+    r"""Prox of :math:`t \sum_g \|z_g\|_2`: shrinks each group's norm by ``t``.
+
+    Args:
+        v: ``(N, M, *S)``.
+        t: threshold on the norms; a float, or a tensor that broadcasts against the norms ``(N, M / group_size, *S)``.
+        group_size: atoms in a group. Groups are contiguous along the atoms, one per position. None: all atoms of a
+            position form one group.
+
+    Raises:
+        ValueError: ``group_size`` does not divide the number of atoms.
+    """
+    atoms = v.shape[1]
+    group_size = atoms if group_size is None else group_size
+    if group_size < 1 or atoms % group_size:
+        raise ValueError(f"group_soft_threshold: group_size must divide the {atoms} atoms, got {group_size}")
+    groups = v.unflatten(1, (atoms // group_size, group_size))
+    norm = torch.linalg.vector_norm(groups, dim=2)
+    # Where the norm is 0 the group is 0 whatever the scale: any positive divisor will do.
+    scale = torch.relu(1 - t / norm.clamp_min(torch.finfo(v.dtype).tiny))
+    return (groups * scale.unsqueeze(2)).flatten(1, 2)
+
+
+def top_k(v: Tensor, k: int) -> Tensor:
+    r"""Projection on :math:`\|z\|_0 \le k` for each sample: keeps its ``k`` entries of largest magnitude.
+
+    Args:
+        v: ``(N, ...)``.
+        k: entries to keep; ``k`` at or above the number of entries keeps all.
+    """
+    if k < 0:
+        raise ValueError(f"top_k: k must be at least 0, got {k}")
+    flat = v.flatten(1)
+    keep = flat.abs().topk(min(k, flat.shape[1]), dim=1).indices
+    return torch.zeros_like(flat).scatter(1, keep, flat.gather(1, keep)).view_as(v)
+
+
+def one_per_block(v: Tensor, k: int | None = None) -> Tensor:
+    r"""Projection on the model-k-sparse codes: at most one non-zero per block, ``k`` in all.
+
+    A block is one atom with all its positions (Gilbert et al., "Towards Understanding the Invertibility of
+    Convolutional Neural Networks", section 3).
+
+    Args:
+        v: ``(N, M, *S)``.
+        k: blocks to keep, those with the largest maxima; None keeps all ``M``.
+    """
+    blocks = v.flatten(2)
+    at = blocks.abs().argmax(2, keepdim=True)
+    peak = blocks.gather(2, at)
+    if k is not None:
+        peak = top_k(peak, k)
+    return torch.zeros_like(blocks).scatter(2, at, peak).view_as(v)

@@ -1,0 +1,18 @@
+"""Modules: dictionaries, layers that compute sparse codes, decoders that synthesise from them."""
+
+from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d, SparseCoding
+from csc_nets.layers.decoder import DeconvDecoder
+from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d, frozen_step
+
+__all__ = [
+    "CSC1d",
+    "CSC2d",
+    "CSC3d",
+    "DeconvDecoder",
+    "DenseDictionary",
+    "Dictionary1d",
+    "Dictionary2d",
+    "Dictionary3d",
+    "SparseCoding",
+    "frozen_step",
+]

@@ -1,0 +1,308 @@
+"""Layers whose forward pass solves a sparse coding problem by a fixed number of steps of a pursuit."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from csc_nets.functional import Problem, as_weight, iterate, soft_threshold, stop_rule
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+
+__all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
+
+PURSUITS = ("fista", "ista", "threshold")
+
+
+class Positive(nn.Module):
+    """Parametrization by a softplus, for a learned sparsity weight."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return nn.functional.softplus(raw)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value + torch.log(-torch.expm1(-value))
+
+
+class _SparseCode(nn.Module):
+    """The pursuit of one sparse coding problem; the dictionary says whether it is a matrix or a convolution."""
+
+    lam: Tensor
+
+    def __init__(
+        self,
+        dictionary: DenseDictionary | Dictionary1d | Dictionary2d | Dictionary3d,
+        lam: float | Tensor,
+        steps: int,
+        pursuit: str,
+        nonneg: bool,
+        ridge: float,
+        learn_lam: bool,
+        tol: float | None,
+    ) -> None:
+        super().__init__()
+        name = self._get_name()
+        if pursuit not in PURSUITS:
+            raise ValueError(f"{name}: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
+        if not 0 <= ridge < float("inf"):
+            raise ValueError(f"{name}: ridge must be a finite number >= 0, got {ridge!r}")
+        if tol is not None and not tol > 0:
+            raise ValueError(f"{name}: tol must be greater than 0, got {tol!r}")
+        self.dictionary = dictionary
+        self.steps, self.pursuit, self.nonneg, self.ridge, self.tol = steps, pursuit, nonneg, ridge, tol
+        value = self._as_lam(lam)
+        if learn_lam:
+            if not bool((value > 0).all()):
+                raise ValueError(f"{name}: a learned lam must start above 0, got {lam!r}")
+            self.lam = nn.Parameter(value)
+            parametrize.register_parametrization(self, "lam", Positive())
+        else:
+            self.register_buffer("lam", value)
+
+    def _as_lam(self, lam: float | Tensor) -> Tensor:
+        """A weight for all atoms ``()`` or one per atom ``(M,)``, in the dictionary's dtype."""
+        atoms = self.dictionary.weight.shape[0]
+        if isinstance(lam, Tensor) and lam.shape not in ((), (atoms,)):
+            raise ValueError(
+                f"{self._get_name()}: lam of the layer must be a number or one per atom ({atoms},), "
+                f"got shape {tuple(lam.shape)}; weights per sample go to forward(x, lam=...)"
+            )
+        as_weight(lam, 2, f"{self._get_name()}: lam")
+        return torch.as_tensor(lam).detach().to(self.dictionary.lipschitz)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "lam" and "_buffers" in self.__dict__ and "lam" in self._buffers:
+            value = self._as_lam(value)  # type: ignore[arg-type]
+        super().__setattr__(name, value)
+
+    @property
+    def atoms(self) -> Tensor:
+        """The unit atoms ``(M, C, *K)``."""
+        return self.dictionary.weight
+
+    def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
+        """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""
+        return Problem(x, self.dictionary, self.lam if lam is None else lam, self.ridge, self.nonneg, mask)
+
+    def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The signal ``D z`` of a code, of spatial size ``output_size``."""
+        return self.dictionary.synthesis(z, output_size)
+
+    def objective(self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None) -> Tensor:
+        """Objective of a code per sample, ``(N,)``."""
+        return self.problem(x, lam).objective(z)
+
+    def lam_max(self, x: Tensor) -> Tensor:
+        """The smallest sparsity weight per sample at which the code is zero, ``(N, 1, ...)``."""
+        return self.problem(x).lam_max()
+
+    def _code(self, x: Tensor, lam: float | Tensor | None, init: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Runs the pursuit on signals ``(N, C, *S)`` or ``(N, F)``.
+
+        Step size, shrinkage and threshold are folded into the filters and their bias, so that a step is one synthesis
+        and one analysis with a few in-place passes over their fresh outputs, and the first step one analysis.
+        """
+        weight = self.dictionary.weight
+        self.dictionary.update_lipschitz(weight)
+        steps = 1 if self.pursuit == "threshold" else self.steps
+        eta = 1.0 if self.pursuit == "threshold" else SAFETY / self.dictionary.lipschitz
+        keep = 1 / (1 + self.ridge * eta)
+        lam = as_weight(self.lam if lam is None else lam, x.ndim, f"{self._get_name()}: lam")
+        threshold = torch.as_tensor(eta * keep * lam, dtype=weight.dtype, device=weight.device)
+        gain = weight * (eta * keep)
+        # A non-negative threshold that is the same for all samples is the bias of the analysis.
+        folded = self.nonneg and threshold.ndim < x.ndim
+        bias = -threshold.flatten().expand(weight.shape[0]) if folded else None
+        observed = x if mask is None else x * mask
+
+        def shrink(v: Tensor) -> Tensor:
+            if not self.nonneg:
+                return soft_threshold(v, threshold.to(v.dtype))
+            return (v if folded else v.sub_(threshold)).relu_()
+
+        def update(y: Tensor) -> Tensor:
+            surplus = self.dictionary.synthesis(y, x.shape[2:], weight).sub_(observed)
+            v = self.dictionary.analysis(surplus if mask is None else surplus * mask, descent, bias)
+            return shrink(v.add_(y if self.ridge == 0 else y * keep))
+
+        descent = -gain if steps > 1 or init is not None else gain
+        return iterate(
+            update,
+            shrink(self.dictionary.analysis(observed, gain, bias)) if init is None else update(init),
+            steps,
+            momentum=self.pursuit == "fista",
+            stop=None if self.tol is None else stop_rule(self.problem(x, lam, mask), self.tol),
+        )
+
+    def __repr__(self) -> str:
+        return f"{self._get_name()}({self.dictionary.extra_repr()}, {self.extra_repr()})"
+
+    def _get_name(self) -> str:
+        return type(self).__name__.removeprefix("Parametrized")
+
+    def extra_repr(self) -> str:
+        lam = f"{self.lam.item():.4g}" if self.lam.numel() == 1 and not self.lam.is_meta else tuple(self.lam.shape)
+        text = f"lam={lam}, pursuit={self.pursuit!r}" + ("" if self.pursuit == "threshold" else f", steps={self.steps}")
+        return text + ("" if self.nonneg else ", nonneg=False") + (f", ridge={self.ridge}" if self.ridge else "")
+
+
+class SparseCoding(_SparseCode):
+    r"""Sparse code of vectors or tokens over a learned matrix of atoms.
+
+    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1, \quad z \ge 0
+
+    Args:
+        in_features: length F of a vector.
+        atoms: number M of atoms.
+        lam, steps, pursuit, nonneg, ridge, learn_lam, tol: as for :class:`CSC2d`.
+
+    Shape:
+        ``(..., F)`` to ``(..., M)``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        atoms: int,
+        *,
+        lam: float | Tensor = 0.1,
+        steps: int = 2,
+        pursuit: str = "fista",
+        nonneg: bool = True,
+        ridge: float = 0.0,
+        learn_lam: bool = False,
+        tol: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        dictionary = DenseDictionary(in_features, atoms, device, dtype)
+        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lam: float | Tensor | None = None,
+        init: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Codes ``(..., M)`` of ``x (..., F)``; keywords as for :class:`CSC2d`, with one axis per axis of ``x``."""
+        features = self.dictionary.weight.shape[1]
+        if x.ndim < 1 or x.shape[-1] != features:
+            raise ValueError(f"SparseCoding: expected {features} features (..., {features}), got {tuple(x.shape)}")
+        rows = x.reshape(-1, features)
+        if isinstance(lam, Tensor) and lam.ndim > 1:
+            lam = lam.expand(*x.shape[:-1], lam.shape[-1]).reshape(len(rows), -1)
+        init = None if init is None else init.reshape(len(rows), -1)
+        mask = None if mask is None else mask.expand(x.shape).reshape(rows.shape)
+        return self._code(rows, lam, init, mask).view(*x.shape[:-1], -1)
+
+
+class _ConvSparseCode(_SparseCode):
+    r"""Convolutional sparse coding, a drop-in for a convolution followed by a ReLU.
+
+    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1 + \tfrac{\mu}{2} \|z\|^2, \quad z \ge 0
+
+    by ``steps`` steps of FISTA or ISTA from zero, with :math:`D z` the transposed convolution with unit atoms and
+    :math:`\eta = 0.97 / \|D\|^2`:
+
+    .. math:: z \leftarrow \max\bigl(y + \eta D^T (x - D y) - \eta \lambda, 0\bigr)
+
+    One step is a convolution with bias and a ReLU. The gradient is that of the unrolled steps; the step size counts as
+    a constant. Xili Dai et al., `"Revisiting Sparse Convolutional Model for Visual Recognition"
+    <https://arxiv.org/abs/2210.12945>`_, use two steps (where FISTA and ISTA agree).
+
+    Args:
+        in_channels: channels C of the signal.
+        out_channels: number M of atoms.
+        kernel_size, stride, padding, dilation, padding_mode: as for ``nn.Conv``; ``padding_mode`` is ``"zeros"``,
+            ``"circular"`` or ``"reflect"``.
+        lam: sparsity weight, a number or one per atom ``(M,)``, in units of the signal (atoms have unit norm).
+            A buffer: assign ``layer.lam = 0.2`` at any time.
+        steps: steps of the pursuit.
+        pursuit: ``"fista"``, ``"ista"``, or ``"threshold"``: :math:`\max(D^T x - \lambda, 0)`, one convolution.
+        nonneg: codes are non-negative; False uses the signed soft threshold.
+        ridge: weight :math:`\mu` of half the squared norm of the code.
+        learn_lam: train ``lam``, kept positive by a softplus.
+        tol: stop each sample when its duality gap falls below ``tol`` times half its squared norm, after ``steps``
+            steps at the latest.
+
+    Shape:
+        ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.
+    """
+
+    dictionary_class: Callable[..., Dictionary1d | Dictionary2d | Dictionary3d]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        *,
+        lam: float | Tensor = 0.1,
+        steps: int = 2,
+        pursuit: str = "fista",
+        nonneg: bool = True,
+        ridge: float = 0.0,
+        learn_lam: bool = False,
+        tol: float | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        dictionary = self.dictionary_class(
+            in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, device, dtype
+        )
+        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lam: float | Tensor | None = None,
+        init: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Sparse codes of a batch.
+
+        Args:
+            x: signals ``(N, C, *S)``.
+            lam: in place of the layer's own: a number, one per atom ``(M,)``, or one per sample ``(N, 1, ...)``.
+            init: warm start ``(N, M, *S')``.
+            mask: 1 where ``x`` is known, 0 where it is missing; broadcasts against ``x``.
+
+        Returns:
+            Codes ``(N, M, *S')``.
+
+        Raises:
+            ValueError: wrong number of axes or channels, a signal smaller than an atom, a bad ``lam``.
+        """
+        dims, channels = self.dictionary.geometry.dims, self.dictionary.weight.shape[1]
+        if x.ndim != dims + 2 or x.shape[1] != channels:
+            axes = ", ".join(["D", "H", "W"][3 - dims :])
+            raise ValueError(
+                f"{self._get_name()}: expected {channels} input channels (N, {channels}, {axes}), got {tuple(x.shape)}"
+            )
+        self.dictionary.geometry.code_size(x.shape[2:])  # refuses a signal smaller than an atom
+        return self._code(x, lam, init, mask)
+
+
+class CSC1d(_ConvSparseCode):
+    __doc__ = _ConvSparseCode.__doc__
+    dictionary_class = Dictionary1d
+
+
+class CSC2d(_ConvSparseCode):
+    __doc__ = _ConvSparseCode.__doc__
+    dictionary_class = Dictionary2d
+
+
+class CSC3d(_ConvSparseCode):
+    __doc__ = _ConvSparseCode.__doc__
+    dictionary_class = Dictionary3d

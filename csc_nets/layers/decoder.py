@@ -1,0 +1,76 @@
+"""Deconvolutional decoder: synthesis stages from a deep code back to the signal."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from csc_nets.layers.dictionary import Dictionary1d, Dictionary2d, Dictionary3d
+
+__all__ = ["DeconvDecoder"]
+
+_DICTIONARY = {1: Dictionary1d, 2: Dictionary2d, 3: Dictionary3d}
+_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+class DeconvDecoder(nn.Module):
+    r"""Stages of synthesis with their own unit-norm dictionaries, from the deepest code to the signal.
+
+    .. math:: \hat u_{l-1} = D_l \, \mathrm{BN}(\hat u_l), \qquad \hat u_l \leftarrow \max(\hat u_l, 0) \text{ between stages}
+
+    Codes of the inner stages are non-negative, hence the ReLU; the signal itself is not constrained.
+
+    Args:
+        channels: channels from the deepest code to the signal, such as ``[256, 128, 64, 3]``.
+        kernel_size, stride, padding: one value for all stages, or one per stage in the order of ``channels``.
+        norm: batch normalisation before each synthesis.
+        dims: spatial axes, 1 to 3.
+
+    Shape:
+        ``(N, channels[0], *S')`` to ``(N, channels[-1], *output_size)``.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        *,
+        norm: bool = True,
+        dims: int = 2,
+    ) -> None:
+        super().__init__()
+        stages = len(channels) - 1
+        if stages < 1:
+            raise ValueError(f"DeconvDecoder: channels must name at least a code and a signal, got {list(channels)}")
+        settings = {}
+        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("padding", padding)):
+            settings[name] = [value] * stages if isinstance(value, int) else list(value)
+            if len(settings[name]) != stages:
+                raise ValueError(f"DeconvDecoder: {name} must be one int or {stages} of them, got {value}")
+        self.dictionaries = nn.ModuleList(
+            _DICTIONARY[dims](out, code, k, s, p)
+            for code, out, k, s, p in zip(channels[:-1], channels[1:], *settings.values(), strict=True)
+        )
+        self.norms = nn.ModuleList(_NORM[dims](c) if norm else nn.Identity() for c in channels[:-1])
+
+    def forward(self, z: Tensor, output_size: Sequence[int] | None = None, start: int = 0) -> Tensor:
+        """Decodes a code.
+
+        Args:
+            z: code of stage ``start``, ``(N, channels[start], *S')``.
+            output_size: spatial size of the signal; None as in
+                :meth:`~csc_nets.functional.ConvGeometry.signal_size`, stage by stage.
+            start: first stage to run, for codes that are not the deepest.
+
+        Raises:
+            ValueError: the code does not belong to a signal of ``output_size``.
+        """
+        dictionaries = list(self.dictionaries)[start:]
+        sizes: list[Sequence[int] | None] = [output_size]
+        for dictionary in reversed(dictionaries[1:]):
+            inner = sizes[0]
+            sizes.insert(0, None if inner is None else dictionary.geometry.code_size(inner))
+        for i, (dictionary, norm, size) in enumerate(zip(dictionaries, list(self.norms)[start:], sizes, strict=True)):
+            z = dictionary.synthesis(norm(z if i == 0 else z.relu()), size)
+        return z

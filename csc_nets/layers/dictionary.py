@@ -1,0 +1,223 @@
+"""Dictionaries as modules: unit atoms, analysis, synthesis, and the spectral bound that sets the step size."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from csc_nets.functional import ConvGeometry, largest_eigenpair, power_step, unit_norm
+
+__all__ = ["DenseDictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d", "frozen_step"]
+
+_FROZEN = ContextVar("frozen_step", default=False)
+
+
+@contextmanager
+def frozen_step() -> Iterator[None]:
+    """Inside, no dictionary updates its spectral bound: a recomputed forward pass repeats the first one exactly."""
+    token = _FROZEN.set(True)
+    try:
+        yield
+    finally:
+        _FROZEN.reset(token)
+
+
+class UnitNorm(nn.Module):
+    """Parametrization of atoms ``(M, ...)`` with unit l2 norm; the gradient is tangent to the sphere."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return unit_norm(weight)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+class _Dictionary(nn.Module):
+    """Atoms, their spectral bound and its upkeep. Subclasses give analysis and synthesis for given weights."""
+
+    weight: Tensor
+    direction: Tensor
+    lipschitz: Tensor
+
+    def __init__(self, weight: Tensor, probe_size: Sequence[int]) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        parametrize.register_parametrization(self, "weight", UnitNorm())
+        # A signal on which the power method runs, and the bound it has reached: in buffers, so that a checkpoint
+        # holds all that inference needs.
+        self.register_buffer("direction", weight.new_zeros(1, weight.shape[1], *probe_size))
+        self.register_buffer("lipschitz", weight.new_ones(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draws Gaussian atoms, uniform on the sphere, and computes the spectral bound afresh."""
+        nn.init.normal_(self.parametrizations.weight.original)
+        self.refresh()
+
+    def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
+        """``D D^T signal`` for given atoms."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Computes the spectral bound from scratch. Needed only after atoms were set by hand in evaluation mode."""
+        if self.direction.is_meta:
+            return
+        # Half precision has no eigenvalue solver and too few digits for Lanczos.
+        weight = self.weight.float() if self.weight.dtype in (torch.float16, torch.bfloat16) else self.weight
+        start = torch.randn(self.direction.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        direction, value = largest_eigenpair(lambda u: self._probe(u, weight), start.to(weight), 16)
+        self.direction.copy_(direction)
+        self.lipschitz.copy_(value)
+
+    @torch.no_grad()
+    def update_lipschitz(self, weight: Tensor) -> None:
+        """One warm-started power step on ``weight`` in training mode; nothing in evaluation.
+
+        Tensors only: no value is read back from an accelerator.
+        """
+        if not self.training or _FROZEN.get():
+            return
+        with torch.autocast(weight.device.type, enabled=False):
+            direction, value = power_step(lambda u: self._probe(u, weight.detach()), self.direction)
+        self.direction.copy_(direction)
+        self.lipschitz.copy_(value)
+
+    def __repr__(self) -> str:
+        return f"{self._get_name()}({self.extra_repr()})"
+
+    def _get_name(self) -> str:
+        return type(self).__name__.removeprefix("Parametrized")
+
+
+class DenseDictionary(_Dictionary):
+    r"""A matrix of unit atoms for vectors and tokens.
+
+    Args:
+        in_features: length F of a signal.
+        atoms: number M of atoms.
+
+    Shape:
+        - analysis: ``(..., F)`` to ``(..., M)``, :math:`D^T x = W x`.
+        - synthesis: ``(..., M)`` to ``(..., F)``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        atoms: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if in_features < 1 or atoms < 1:
+            raise ValueError(f"DenseDictionary: in_features and atoms must be positive, got {in_features}, {atoms}")
+        super().__init__(torch.empty(atoms, in_features, device=device, dtype=dtype), ())
+
+    def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
+        return F.linear(signal, weight) @ weight
+
+    def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Correlations of signals ``(..., F)`` with the atoms (or with ``weight``), plus a bias per atom."""
+        return F.linear(x, self.weight if weight is None else weight, bias)
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
+        """Combination of atoms (or of ``weight``) with the coefficients ``(..., M)``. ``output_size`` is ignored."""
+        return z @ (self.weight if weight is None else weight)
+
+    def extra_repr(self) -> str:
+        atoms, features = self.weight.shape
+        return f"{features}, {atoms}"
+
+
+class _ConvDictionary(_Dictionary):
+    r"""Convolutional dictionary: ``out_channels`` unit atoms laid over a signal.
+
+    .. math:: D^T x = \mathrm{conv}(x, W), \qquad D z = \mathrm{conv\_transpose}(z, W)
+
+    exact adjoints of each other for every kernel size, stride, padding, dilation, padding mode and signal size.
+
+    Args:
+        in_channels: channels C of the signal.
+        out_channels: number M of atoms.
+        kernel_size: extent of an atom.
+        stride: positions between neighbouring shifts of an atom.
+        padding: int, one per axis, ``"same"`` (stride 1) or ``"valid"``.
+        dilation: spacing of an atom's samples.
+        padding_mode: ``"zeros"``, ``"circular"`` or ``"reflect"``.
+
+    Shape:
+        - analysis: ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``.
+        - synthesis: ``(N, M, *S')`` to ``(N, C, *output_size)``.
+
+    Attributes:
+        weight: unit atoms ``(M, C, *K)``, a parametrization of the trained tensor.
+        lipschitz: estimate of :math:`\|D\|^2`, 0-d buffer; one power step renews it in each training forward of the
+            layer that owns the dictionary.
+    """
+
+    dims: int
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if in_channels < 1 or out_channels < 1:
+            raise ValueError(
+                f"{self._get_name()}: in_channels and out_channels must be positive, got {in_channels}, {out_channels}"
+            )
+        geometry = ConvGeometry.create(self.dims, kernel_size, stride, padding, dilation, padding_mode)
+        probe_geometry, probe_size = geometry.probe()
+        weight = torch.empty(out_channels, in_channels, *geometry.kernel_size, device=device, dtype=dtype)
+        self.geometry, self._probe_geometry = geometry, probe_geometry
+        super().__init__(weight, probe_size)
+
+    def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
+        code = self._probe_geometry.analysis(signal, weight)
+        return self._probe_geometry.synthesis(code, weight, signal.shape[2:])
+
+    def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        """Correlations of a signal ``(N, C, *S)`` with the atoms (or with ``weight``), plus a bias per atom."""
+        return self.geometry.analysis(x, self.weight if weight is None else weight, bias)
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
+        """Signal ``(N, C, *output_size)`` of a code ``(N, M, *S')``; see :meth:`ConvGeometry.signal_size` for None."""
+        return self.geometry.synthesis(z, self.weight if weight is None else weight, output_size)
+
+    def extra_repr(self) -> str:
+        g = self.geometry
+        atoms, channels = self.weight.shape[:2]
+        text = f"{channels}, {atoms}, kernel_size={g.kernel_size}, stride={g.stride}"
+        if any(p != (0, 0) for p in g.padding):
+            text += f", padding={tuple(lo if lo == hi else (lo, hi) for lo, hi in g.padding)}"
+        if any(d != 1 for d in g.dilation):
+            text += f", dilation={g.dilation}"
+        if g.padding_mode != "zeros":
+            text += f", padding_mode={g.padding_mode!r}"
+        return text
+
+
+class Dictionary1d(_ConvDictionary):
+    __doc__ = _ConvDictionary.__doc__
+    dims = 1
+
+
+class Dictionary2d(_ConvDictionary):
+    __doc__ = _ConvDictionary.__doc__
+    dims = 2
+
+
+class Dictionary3d(_ConvDictionary):
+    __doc__ = _ConvDictionary.__doc__
+    dims = 3
