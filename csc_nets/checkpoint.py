@@ -1,0 +1,81 @@
+"""Trained networks from disk."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from csc_nets.models import create_model
+
+__all__ = ["load", "read_checkpoint"]
+
+
+def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Module:
+    """Loads a trained network, without the trainer around it.
+
+    No code in the file is executed: it is read with ``torch.load(..., weights_only=True)``. Where training averaged
+    the weights (EMA), the averaged ones are what comes back.
+
+    Args:
+        path: a run folder (its ``checkpoints/best.ckpt`` is taken, or ``last.ckpt`` where there is no best one), or a
+            checkpoint file that ``train.py`` wrote.
+        map_location: device for the weights.
+
+    Returns:
+        The network in eval mode.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no checkpoint in the folder.
+        ValueError: the file is damaged, no checkpoint of this package, or does not fit its network.
+
+    Example:
+        >>> model = csc_nets.load("runs/csc_small-digits/2025-01-31_12-00-00")  # doctest: +SKIP
+    """
+    file = _checkpoint_file(Path(path))
+    checkpoint = read_checkpoint(file)
+    name, args = (checkpoint["hyper_parameters"].get(key) for key in ("model_name", "model_args"))
+    if not isinstance(name, str) or not isinstance(args, dict):
+        raise ValueError(f"load: {file} does not say which network it holds")
+    weights = {key.removeprefix("model."): v for key, v in checkpoint["state_dict"].items() if key.startswith("model.")}
+    try:
+        model = create_model(name, **args)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"load: {file} holds a network that cannot be built: {error}") from error
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ValueError(f"load: the weights in {file} do not fit {name}: {detail}") from error
+    return model.to(map_location).eval()
+
+
+def read_checkpoint(file: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint file that ``train.py`` wrote, with all tensors on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or no checkpoint of this package.
+    """
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"load: there is no file {file}")
+    if file.stat().st_size == 0:
+        raise ValueError(f"load: {file} is empty")
+    try:
+        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for a damaged file
+        raise ValueError(f"load: {file} is damaged, or no checkpoint (of plain tensors and values)") from error
+    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict"} <= set(checkpoint):
+        raise ValueError(f"load: {file} is no checkpoint of train.py (it lacks state_dict or hyper_parameters)")
+    return checkpoint
+
+
+def _checkpoint_file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    files = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    found = [file for file in files if file.is_file()]
+    if not found:
+        raise FileNotFoundError(f"load: {path} holds no checkpoints/best.ckpt or checkpoints/last.ckpt")
+    return found[0]

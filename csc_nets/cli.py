@@ -1,0 +1,241 @@
+"""What ``train.py`` and ``evaluate.py`` call: from a configuration to a run folder, and from there to numbers."""
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_only
+from torch import nn
+
+from csc_nets.checkpoint import load, read_checkpoint
+from csc_nets.data import ImageDataModule, create_datamodule
+from csc_nets.models import create_model
+from csc_nets.tasks import Task, create_task, csc_layers
+from csc_nets.tasks.pictures import save_pictures
+from csc_nets.tasks.run_folder import RunFolder
+from csc_nets.tasks.trainer import build_trainer
+
+__all__ = ["build", "evaluate", "plain", "run", "train"]
+
+_TABLE = {
+    "test/acc": ("test accuracy", "{:.2%}"),
+    "test/psnr": ("test PSNR", "{:.2f} dB"),
+    "test/ssim": ("test SSIM", "{:.4f}"),
+    "test/density": ("code density", "{:.2%}"),
+    "test/reconstruction_error": ("reconstruction error", "{:.4f}"),
+    "training_seconds": ("training time", "{:.1f} s"),
+}
+_NOISE = (
+    ".*does not have many workers.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*is smaller than the logging interval.*",
+    ".*used CPU-only.*",
+    ".*GPU available but not used.*",
+)
+
+
+def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Trains a network, tests its best checkpoint, and leaves everything in the run folder.
+
+    Args:
+        cfg: the tree of ``configs/train.yaml``.
+
+    Returns:
+        Test numbers, ``val/best`` (the best validation score) and ``training_seconds``.
+
+    Raises:
+        ValueError: a bad value in ``cfg``.
+        FileNotFoundError: ``resume`` names no run folder, or the data are missing.
+        FloatingPointError: the loss is not finite.
+    """
+    _quiet()
+    config = plain(cfg)
+    folder, config = _resumed(config) if config["resume"] else _new(config)
+    data, task = build(config)
+    if config["compile"]:
+        task.model.compile()
+    trainer = build_trainer(folder.path, task, config["trainer"], config["callbacks"], config["logger"])
+    last = folder.checkpoint("last")
+    if not config["resume"] and rank_zero_only.rank == 0:
+        folder.create(config)
+    elif last.is_file():
+        read_checkpoint(last)  # one clear line where it is damaged
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None)
+    except SystemExit:
+        print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
+        raise
+
+    best = trainer.checkpoint_callback
+    assert best is not None and best.dirpath is not None
+    folder = RunFolder(Path(best.dirpath).parent)  # that of the first process, where there are several
+    timer = next(c for c in trainer.callbacks if isinstance(c, Timer))
+    results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+    if best.best_model_score is not None:
+        results["val/best"] = best.best_model_score.item()
+    model = load(folder.path)
+    if config["test"]:
+        results |= _test(model, config, data, trainer)
+    if rank_zero_only.rank == 0:
+        _finish(results, folder, folder.metrics)
+        if config["pictures"]:
+            _pictures(model, data, folder)
+    return results
+
+
+def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Tests the network of a run folder, from its ``config.yaml`` and one of its checkpoints.
+
+    Args:
+        cfg: the tree of ``configs/evaluate.yaml``.
+
+    Returns:
+        Test numbers. They are written to ``metrics.json`` in the run folder; with another ``lam`` or ``steps`` than in
+        training, to a file beside it whose name says so.
+
+    Raises:
+        ValueError: a bad value in ``cfg``, a damaged checkpoint.
+        FileNotFoundError: ``run`` names no run folder, or the data are missing.
+    """
+    _quiet()
+    options = plain(cfg)
+    folder = RunFolder(Path(options["run"]).absolute())
+    config = folder.config()
+    config["data"] |= options["data"]
+    model = load(folder.checkpoint(options["which"]))
+    changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
+    set_pursuit(model, **changed)
+    data = _datamodule(config)
+    trainer = L.Trainer(default_root_dir=folder.path, logger=False, enable_checkpointing=False, **options["trainer"])
+    results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
+    name = "-".join(["metrics", *(f"{key}={value}" for key, value in changed.items())])
+    _finish(results, folder, folder.path / f"{name}.json")
+    return results
+
+
+def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
+    """The data module and the task, with a fresh network in it, of the tree of ``configs/train.yaml`` as plain values.
+
+    Raises:
+        ValueError: an unknown name or a value out of range.
+    """
+    L.seed_everything(config["seed"], verbose=False)
+    data = _datamodule(config)
+    model = create_model(num_classes=data.num_classes, in_chans=data.in_chans, **config["model"])
+    return data, _task(config, model, data)
+
+
+def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None = None) -> None:
+    """Gives all CSC layers of ``model`` another sparsity weight or number of steps.
+
+    Raises:
+        ValueError: the network has no CSC layer, or a value is out of range.
+    """
+    if lam is None and steps is None:
+        return
+    if steps is not None and (not isinstance(steps, int) or steps < 1):
+        raise ValueError(f"steps must be an int >= 1, got {steps!r}")
+    layers: list[Any] = list(csc_layers(model).values())
+    if not layers:
+        raise ValueError(f"lam and steps need a network with CSC layers, got {type(model).__name__}")
+    for layer in layers:
+        if lam is not None:
+            layer.lam = lam
+        if steps is not None:
+            layer.steps = steps
+
+
+def run(main: Callable[[], object]) -> None:
+    """Runs a Hydra program; an error is one line on stderr and exit status 1.
+
+    With ``HYDRA_FULL_ERROR=1`` in the environment the whole traceback is shown.
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        main()
+        return
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
+    try:
+        main()
+    except Exception as error:
+        sys.stdout.flush()
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(1)
+
+
+def plain(node: Any) -> Any:
+    """A configuration as dicts, lists and values, with all references resolved."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        return [plain(value) for value in node]
+    return node
+
+
+def _new(config: dict[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
+    path = config["run_dir"]
+    if HydraConfig.initialized() and HydraConfig.get().mode.name == "MULTIRUN":
+        path = HydraConfig.get().runtime.output_dir
+    return RunFolder(Path(path).absolute()), config
+
+
+def _resumed(config: dict[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder of the run to go on with, and what was chosen for it; nothing else may be chosen now."""
+    chosen = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if others := [choice for choice in chosen if not choice.startswith("resume=")]:
+        raise ValueError(f"resume takes everything from the config.yaml of the run, got also {', '.join(others)}")
+    folder = RunFolder(Path(config["resume"]).absolute())
+    return folder, {**folder.config(), "resume": str(folder.path)}
+
+
+def _datamodule(config: dict[str, Any]) -> ImageDataModule:
+    return create_datamodule(**config["data"], seed=config["seed"], channels_last=config["channels_last"])
+
+
+def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Task:
+    options = {**config["task"], "seed": config["seed"], "channels_last": config["channels_last"]}
+    if options["name"] == "autoencoding":
+        options |= {"mean": data.mean, "std": data.std}
+    return create_task(model=model, **options)
+
+
+def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, float]:
+    (results,) = trainer.test(_task(config, model, data), datamodule=data, verbose=False)
+    return dict(results)
+
+
+def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
+    """Writes the numbers to ``file`` and shows the table."""
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**known, **results}, indent=2) + "\n")
+    rows = [(label, form.format(results[key])) for key, (label, form) in _TABLE.items() if key in results]
+    print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder.path))]))
+
+
+def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
+    data.setup("test")
+    images, _ = next(iter(data.test_dataloader()))
+    save_pictures(model.cpu().eval(), images[:8].cpu(), data.denormalize, folder.pictures)
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an error, with its type where that is not one that bad input causes."""
+    text = " ".join(str(error).split("Config search path")[0].split())
+    if isinstance(error, ValueError | OSError | FloatingPointError) or type(error).__module__.startswith("hydra"):
+        return text
+    return f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+def _quiet() -> None:
+    """Leaves out what the libraries say and a user cannot act on."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)

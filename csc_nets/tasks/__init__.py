@@ -1,0 +1,40 @@
+"""Training tasks: LightningModules around the networks of :mod:`csc_nets.models`."""
+
+from typing import Any
+
+from torch import nn
+
+from csc_nets.tasks.autoencoding import AutoencodingTask
+from csc_nets.tasks.classification import ClassificationTask
+from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_codes
+from csc_nets.tasks.optimization import parameter_groups
+from csc_nets.tasks.task import Task
+
+__all__ = [
+    "AutoencodingTask",
+    "ClassificationTask",
+    "CodeStatistics",
+    "Task",
+    "create_task",
+    "csc_layers",
+    "observe_codes",
+    "parameter_groups",
+]
+
+_TASKS: dict[str, type[Task]] = {"autoencoding": AutoencodingTask, "classification": ClassificationTask}
+
+
+def create_task(name: str, model: nn.Module, **kwargs: Any) -> Task:
+    """Builds a task by its name.
+
+    Args:
+        name: ``"autoencoding"`` or ``"classification"``.
+        model: the network to train.
+        **kwargs: arguments of the task.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in _TASKS:
+        raise ValueError(f"create_task: unknown task {name!r}; known: {', '.join(sorted(_TASKS))}")
+    return _TASKS[name](model, **kwargs)

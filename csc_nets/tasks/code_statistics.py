@@ -1,0 +1,57 @@
+"""What the codes of a network look like while it runs: how dense they are, how well they explain their inputs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding
+
+__all__ = ["CodeStatistics", "csc_layers", "observe_codes"]
+
+
+@dataclass(frozen=True)
+class CodeStatistics:
+    """Numbers about one call of one CSC layer, means over its batch, 0-d tensors.
+
+    Attributes:
+        density: share of non-zero coefficients of the code z.
+        reconstruction_error: ``||x - D z||^2 / ||x||^2`` for the layer's input x.
+    """
+
+    density: Tensor
+    reconstruction_error: Tensor
+
+
+def csc_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """The layers of ``model`` that compute a sparse code, by name, in the order of registration."""
+    return {name: m for name, m in model.named_modules() if isinstance(m, CSC1d | CSC2d | CSC3d | SparseCoding)}
+
+
+@contextmanager
+def observe_codes(model: nn.Module) -> Iterator[list[CodeStatistics]]:
+    """Inside this context, each call of a CSC layer of ``model`` adds its numbers to the list.
+
+    A compiled model runs uncompiled here, because compiled code may skip the hooks.
+    """
+    observed: list[CodeStatistics] = []
+
+    @torch.no_grad()
+    def observe(layer: Any, args: tuple[Tensor, ...], code: Tensor) -> None:
+        x, z = args[0].float(), code.float()
+        with torch.autocast(x.device.type, enabled=False):
+            residual = x - layer.synthesize(z, x.shape[2:])
+        energy = x.square().flatten(1).sum(1).clamp_min(torch.finfo(x.dtype).tiny)
+        error = residual.square().flatten(1).sum(1) / energy
+        observed.append(CodeStatistics((z != 0).float().mean(), error.mean()))
+
+    handles = [layer.register_forward_hook(observe) for layer in csc_layers(model).values()]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield observed
+    finally:
+        for handle in handles:
+            handle.remove()

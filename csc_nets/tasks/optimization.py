@@ -1,0 +1,102 @@
+"""What is optimised, by which rule, and at which learning rate at each step."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Splits the trainable parameters into those that weight decay acts on and those that it must leave alone.
+
+    Left alone are the tensors behind a parametrisation (a unit-norm atom has no scale to shrink: decay would only
+    raise its effective learning rate), everything with at most one axis (norms, biases, learned sparsity weights),
+    and what the model itself names in ``no_weight_decay()``.
+
+    Args:
+        model: any network.
+        weight_decay: decay of the first group, >= 0.
+
+    Returns:
+        Two groups for an optimiser, the second one with ``weight_decay=0``.
+
+    Raises:
+        ValueError: negative ``weight_decay``, or a model without trainable parameters.
+    """
+    if not weight_decay >= 0:
+        raise ValueError(f"weight_decay must be >= 0, got {weight_decay}")
+    named_by_model = model.no_weight_decay() if hasattr(model, "no_weight_decay") else set()
+    decay, no_decay = [], []
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        alone = parameter.ndim <= 1 or "parametrizations." in name or name in named_by_model
+        (no_decay if alone else decay).append(parameter)
+    if not decay and not no_decay:
+        raise ValueError(f"{type(model).__name__} has no trainable parameters")
+    return [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+
+
+def build_optimizer(
+    model: nn.Module, name: str, *, lr: float, weight_decay: float, momentum: float, nesterov: bool
+) -> torch.optim.Optimizer:
+    """The optimiser of ``model`` over :func:`parameter_groups`.
+
+    Args:
+        model: any network.
+        name: ``"sgd"`` or ``"adamw"``.
+        lr: peak learning rate, > 0.
+        weight_decay: see :func:`parameter_groups`.
+        momentum: of SGD, and the first beta of AdamW.
+        nesterov: Nesterov's form of SGD's momentum.
+
+    Raises:
+        ValueError: unknown ``name``, or a number out of range.
+    """
+    if not lr > 0 or math.isinf(lr):
+        raise ValueError(f"lr must be a positive number, got {lr}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be in [0, 1), got {momentum}")
+    groups = parameter_groups(model, weight_decay)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
+    if name == "adamw":
+        return torch.optim.AdamW(groups, lr=lr, betas=(momentum, 0.999))
+    raise ValueError(f"optimizer must be 'sgd' or 'adamw', got {name!r}")
+
+
+def learning_rate_factor(
+    step: int, *, total: int, warmup: int, schedule: str, final: float, milestones: Sequence[float], gamma: float
+) -> float:
+    """Learning rate at ``step`` as a share of its peak.
+
+    The rate climbs linearly, ``(step + 1) / warmup``, for ``warmup`` steps. Then ``"cosine"`` falls along half a
+    cosine from 1 to ``final`` at ``total``; ``"step"`` is multiplied by ``gamma`` at each milestone; ``"constant"``
+    stays.
+
+    Args:
+        step: optimiser steps taken so far.
+        total: optimiser steps of the whole training.
+        warmup: optimiser steps of the warm-up, 0 for none.
+        schedule: ``"cosine"``, ``"step"`` or ``"constant"``.
+        final: last rate as a share of the peak, of ``"cosine"``.
+        milestones: optimiser steps at which ``"step"`` falls.
+        gamma: factor of each fall.
+
+    Raises:
+        ValueError: unknown ``schedule``.
+    """
+    if schedule not in ("cosine", "step", "constant"):
+        raise ValueError(f"schedule must be 'cosine', 'step' or 'constant', got {schedule!r}")
+    if step < warmup:
+        return (step + 1) / warmup
+    if schedule == "cosine":
+        progress = min(1.0, (step - warmup) / max(1, total - warmup))
+        return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+    if schedule == "step":
+        return float(gamma ** sum(step >= milestone for milestone in milestones))
+    return 1.0

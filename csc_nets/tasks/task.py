@@ -1,0 +1,139 @@
+"""What every training task shares: the optimiser, reproducible randomness, a guard on the loss, the checkpoint."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor
+
+__all__ = ["Task"]
+
+
+class Task(L.LightningModule):
+    """Trains ``model`` by SGD or AdamW under a learning-rate schedule; subclasses say what the loss is.
+
+    Random numbers of an epoch depend on ``(seed, epoch, rank)`` alone, because torch is seeded afresh at each epoch's
+    start. Together with a data module that does the same, a run that was killed and resumed from its last checkpoint
+    ends with the numbers of an uninterrupted one.
+
+    A checkpoint holds, under ``hyper_parameters``, the model's name and arguments as plain values: all that
+    :func:`csc_nets.load` needs.
+
+    Args:
+        model: a network of :func:`csc_nets.create_model`, or any other one.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        lr: peak learning rate.
+        weight_decay: acts on plain weights only, see :func:`csc_nets.tasks.parameter_groups`.
+        momentum: of SGD, and the first beta of AdamW.
+        nesterov: Nesterov's form of SGD's momentum.
+        schedule: ``"cosine"`` (per step), ``"step"`` or ``"constant"``.
+        warmup_epochs: length of the linear warm-up, in epochs; fractions are fine.
+        min_lr: learning rate at the end of ``"cosine"``.
+        milestones: epochs at which ``"step"`` multiplies the rate by ``gamma``.
+        gamma: see ``milestones``.
+        seed: of all randomness in training steps.
+        channels_last: keep weights in channels-last memory order (faster on GPUs in low precision, with a data module
+            that does the same for images).
+    """
+
+    monitor: str
+    """Validation number by which the best checkpoint is chosen."""
+    monitor_mode: str
+    """``"max"`` or ``"min"``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        optimizer: str = "sgd",
+        lr: float = 0.1,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        nesterov: bool = True,
+        schedule: str = "cosine",
+        warmup_epochs: float = 0.0,
+        min_lr: float = 0.0,
+        milestones: Sequence[float] = (),
+        gamma: float = 0.1,
+        seed: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        if not warmup_epochs >= 0:
+            raise ValueError(f"warmup_epochs must be >= 0, got {warmup_epochs}")
+        if not 0 <= min_lr <= lr:
+            raise ValueError(f"min_lr must be in [0, lr = {lr}], got {min_lr}")
+        learning_rate_factor(0, total=1, warmup=0, schedule=schedule, final=0, milestones=(), gamma=gamma)
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
+        self.optimizer_args = {
+            "name": optimizer,
+            "lr": lr,
+            "weight_decay": weight_decay,
+            "momentum": momentum,
+            "nesterov": nesterov,
+        }
+        build_optimizer(model, **self.optimizer_args)  # refuses bad values before any data are read
+        self.schedule, self.warmup_epochs, self.min_lr = schedule, warmup_epochs, min_lr
+        self.milestones, self.gamma = list(milestones), gamma
+        self.seed, self.channels_last = seed, channels_last
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The network's output."""
+        return self.model(images)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and a schedule that moves at every step."""
+        optimizer = build_optimizer(self.model, **self.optimizer_args)
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = total / max(1, self.trainer.max_epochs or 1)
+
+        def factor(step: int) -> float:
+            return learning_rate_factor(
+                step,
+                total=total,
+                warmup=round(self.warmup_epochs * per_epoch),
+                schedule=self.schedule,
+                final=self.min_lr / self.optimizer_args["lr"],
+                milestones=[epoch * per_epoch for epoch in self.milestones],
+                gamma=self.gamma,
+            )
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        """Makes the epoch's random numbers a function of ``(seed, epoch, rank)``."""
+        seed = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank]).generate_state(1)[0]
+        torch.manual_seed(int(seed))
+
+    def log_training_loss(self, loss: Tensor) -> Tensor:
+        """Logs ``train/loss`` and hands it back.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        if not torch.isfinite(loss):
+            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            raise FloatingPointError(
+                f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, "
+                f"learning rate {rate:.3g}): try a smaller task.lr, task.warmup_epochs=1, "
+                "trainer.gradient_clip_val=1 or trainer.precision=32-true"
+            )
+        self.log("loss", loss, prog_bar=True, logger=False)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the learning rate at the epoch's end."""
+        self.log("lr", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Records what rebuilds the network."""
+        checkpoint["hyper_parameters"] = {
+            "model_name": getattr(self.model, "model_name", type(self.model).__name__),
+            "model_args": dict(getattr(self.model, "model_args", {})),
+        }
