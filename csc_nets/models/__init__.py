@@ -1,0 +1,22 @@
+"""Networks of the zoo, and the registry that builds them by name."""
+
+from csc_nets.models.csc_autoencoder import CSCAutoencoder
+from csc_nets.models.csc_small import CSCSmall
+from csc_nets.models.image_classifier import ImageClassifier
+from csc_nets.models.registry import create_model, list_models, register_model
+from csc_nets.models.resnet import ResNet
+from csc_nets.models.sdnet import SDNet
+from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
+
+__all__ = [
+    "CSCAutoencoder",
+    "CSCSmall",
+    "FeatureExtractor",
+    "ImageClassifier",
+    "ResNet",
+    "SDNet",
+    "StagedEncoder",
+    "create_model",
+    "list_models",
+    "register_model",
+]

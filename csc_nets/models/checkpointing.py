@@ -1,0 +1,37 @@
+"""Gradient checkpointing of a stage that keeps state in buffers."""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["checkpoint_stage"]
+
+
+def checkpoint_stage(stage: nn.Module, x: Tensor) -> Tensor:
+    """Runs ``stage(x)`` without keeping its activations: the backward pass computes them a second time.
+
+    Batch norm moves its running statistics and a dictionary its power iteration in every training forward. The second
+    computation therefore runs on a copy of the buffers as they were before the first one: it repeats the first exactly,
+    even when the network ran again in between (two forwards before one backward), and leaves the buffers alone.
+
+    Args:
+        stage: the module to run.
+        x: its input.
+
+    Returns:
+        ``stage(x)``.
+    """
+    if torch.compiler.is_compiling():  # The compiler replays a graph without side effects by itself.
+        return checkpoint(stage, x, use_reentrant=False)
+    before = {name: buffer.clone() for name, buffer in stage.named_buffers()}
+    seen = False
+
+    def run(x: Tensor) -> Tensor:
+        nonlocal seen
+        if seen:
+            return functional_call(stage, {name: buffer.clone() for name, buffer in before.items()}, (x,))
+        seen = True
+        return stage(x)
+
+    return checkpoint(run, x, use_reentrant=False)

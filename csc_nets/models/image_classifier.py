@@ -1,0 +1,75 @@
+"""Stages, global average pooling, a linear classifier: timm's API of an image classifier."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from csc_nets.models.staged_encoder import StagedEncoder
+
+__all__ = ["ImageClassifier"]
+
+
+class ImageClassifier(StagedEncoder):
+    """Stages, global average pooling, dropout and a linear layer.
+
+    Args:
+        stages, channels, reductions, in_chans, input_size: as in :class:`StagedEncoder`.
+        num_classes: classes; 0 leaves the pooled features as output.
+        drop_rate: dropout of the pooled features.
+
+    Shape:
+        - input ``(N, in_chans, H, W)``
+        - output: logits ``(N, num_classes)``
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        channels: Sequence[int],
+        reductions: Sequence[int],
+        *,
+        in_chans: int,
+        input_size: int,
+        num_classes: int,
+        drop_rate: float = 0.0,
+    ) -> None:
+        super().__init__(stages, channels, reductions, in_chans=in_chans, input_size=input_size)
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f"drop_rate must be in [0, 1), got {drop_rate}")
+        self.dropout = nn.Dropout(drop_rate)
+        self.reset_classifier(num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(N, num_classes)`` of images ``(N, in_chans, H, W)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Logits of features ``(N, num_features, H', W')``; with ``pre_logits`` the pooled ``(N, num_features)``."""
+        pooled = self.dropout(features.mean(dim=(2, 3)))
+        return pooled if pre_logits else self.fc(pooled)
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer: linear, or the identity for ``num_classes=0``."""
+        return self.fc
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A fresh last layer, on the device and in the dtype of the network; 0 classes for none.
+
+        Raises:
+            ValueError: ``num_classes`` is negative or no int.
+        """
+        if not isinstance(num_classes, int) or num_classes < 0:
+            raise ValueError(f"num_classes must be an int >= 0, got {num_classes!r}")
+        weight = next(self.parameters())
+        self.num_classes = num_classes
+        self.fc: nn.Module = nn.Identity()
+        if num_classes:
+            self.fc = nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
+        if "num_classes" in self.model_args:
+            self.model_args["num_classes"] = num_classes
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """As :attr:`StagedEncoder.pretrained_cfg`, with ``num_classes`` and the name of the ``classifier``."""
+        return {**super().pretrained_cfg, "num_classes": self.num_classes, "classifier": "fc"}

@@ -1,0 +1,141 @@
+"""Networks by name: ``register_model``, ``list_models``, ``create_model``."""
+
+import difflib
+import fnmatch
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints, overload
+
+from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
+from csc_nets.models.weights import load_weights
+
+__all__ = ["create_model", "list_models", "register_model"]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    build: Callable[..., StagedEncoder]
+    accepted: frozenset[str]
+    url: str | None
+
+
+_ENTRIES: dict[str, _Entry] = {}
+_Build = TypeVar("_Build", bound=Callable[..., StagedEncoder])
+
+
+@overload
+def register_model(build: _Build) -> _Build: ...
+@overload
+def register_model(*, url: str | None = None) -> Callable[[_Build], _Build]: ...
+def register_model(build: Any = None, *, url: str | None = None) -> Any:
+    """Decorator that makes a function a network of the zoo, under the function's name.
+
+    The function builds the network. Its keyword arguments are what ``create_model`` accepts; where it ends in
+    ``**overrides``, those of the class that it is annotated to return are accepted too.
+
+    Args:
+        build: the function, where the decorator stands without parentheses.
+        url: where trained weights (a state dict) lie, for ``pretrained=True``.
+
+    Raises:
+        ValueError: another module has registered that name.
+
+    Example:
+        >>> @register_model
+        ... def csc_tiny(**overrides: Any) -> CSCSmall:
+        ...     return CSCSmall(**{"widths": (8, 16, 32), **overrides})
+    """
+
+    def register(build: _Build) -> _Build:
+        name = build.__name__
+        if name in _ENTRIES and _ENTRIES[name].build.__module__ != build.__module__:
+            raise ValueError(f"register_model: {name!r} is taken by {_ENTRIES[name].build.__module__}")
+        _ENTRIES[name] = _Entry(build, frozenset(_accepted(build)), url)
+        return build
+
+    return register if build is None else register(build)
+
+
+def list_models(filter: str = "") -> list[str]:
+    """Sorted names of the networks that contain ``filter``, or match it where it is a glob such as ``"sdnet*_all"``."""
+    pattern = filter if any(c in filter for c in "*?[") else f"*{filter}*"
+    return sorted(name for name in _ENTRIES if fnmatch.fnmatchcase(name, pattern))
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int = 10,
+    in_chans: int = 3,
+    pretrained: bool = False,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    checkpoint_path: str | Path | None = None,
+    **overrides: Any,
+) -> StagedEncoder:
+    """Builds a network by its name.
+
+    Args:
+        name: one of :func:`list_models`.
+        num_classes: classes; networks without a classifier leave it aside.
+        in_chans: channels of the images.
+        pretrained: load the trained weights that are known for this network.
+        features_only: return the stages alone, as a module from images to a list of feature maps.
+        out_indices: with ``features_only``, the stages to return (as timm: indices, or how many last ones).
+        checkpoint_path: a file with a state dict to load (``torch.save(model.state_dict(), path)``).
+        **overrides: arguments of the network, such as ``lam=0.2`` or ``steps=4``.
+
+    Returns:
+        The network, with ``model_name`` and ``model_args`` (plain values) set to build it again.
+
+    Raises:
+        ValueError: unknown name or override, weights that are not known or do not fit.
+    """
+    if name not in _ENTRIES:
+        near = difflib.get_close_matches(name, _ENTRIES, n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(list_models())}"
+        raise ValueError(f"create_model: unknown model {name!r}; {hint}")
+    entry = _ENTRIES[name]
+    unknown = sorted(set(overrides) - entry.accepted)
+    if unknown:
+        accepted = ", ".join(sorted(entry.accepted))
+        raise ValueError(f"create_model: {name} does not accept {', '.join(unknown)}; accepted: {accepted}")
+    if pretrained and entry.url is None:
+        raise ValueError(f"create_model: no pretrained weights are known for {name}; train it, or give checkpoint_path")
+    if out_indices is not None and not features_only:
+        raise ValueError(f"create_model: out_indices={out_indices!r} needs features_only=True")
+
+    args = {key: _plain(key, value) for key, value in overrides.items()}
+    args |= {k: v for k, v in {"num_classes": num_classes, "in_chans": in_chans}.items() if k in entry.accepted}
+    model = entry.build(**args)
+    model.model_name, model.model_args, model.pretrained_url = name, args, entry.url
+    if pretrained and entry.url is not None:
+        load_weights(model, entry.url)
+    if checkpoint_path is not None:
+        load_weights(model, checkpoint_path)
+    if features_only:
+        model = FeatureExtractor(model, out_indices)
+        model.model_name, model.pretrained_url = name, entry.url
+        model.model_args = {**args, "features_only": True, "out_indices": model.out_indices}
+    return model
+
+
+def _accepted(build: Callable[..., StagedEncoder]) -> set[str]:
+    parameters = inspect.signature(build).parameters.values()
+    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names |= set(inspect.signature(get_type_hints(build)["return"]).parameters)
+    return names
+
+
+def _plain(key: str, value: Any) -> Any:
+    """``value`` in Python's own types, so that a checkpoint can hold it."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(k): _plain(key, v) for k, v in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(key, v) for v in value]
+    raise ValueError(f"create_model: {key} must be a number, string, list or dict, got {type(value).__name__}")

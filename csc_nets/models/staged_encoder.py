@@ -1,0 +1,184 @@
+"""What every network of the zoo has in common: a chain of stages whose outputs can be read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.layers import CSC2d
+from csc_nets.models.checkpointing import checkpoint_stage
+
+__all__ = ["FeatureExtractor", "StagedEncoder"]
+
+
+class StagedEncoder(nn.Module):
+    """A chain of stages from images ``(N, in_chans, H, W)`` to features ``(N, num_features, H', W')``.
+
+    Follows timm's API where it applies. ``create_model`` records ``model_name`` and ``model_args`` (plain values) on
+    the instance, so that ``create_model(model.model_name, **model.model_args)`` builds the same network again.
+
+    Args:
+        stages: modules that run one after the other.
+        channels: output channels of each stage.
+        reductions: how many pixels of the image one position of each stage's output steps over, per axis.
+        in_chans: channels of the image.
+        input_size: height and width the network was designed for, in pixels; every other size runs too.
+
+    Attributes:
+        feature_info: for each stage ``num_chs``, ``reduction`` and ``module`` (its name in the network).
+        num_features: channels of the last stage.
+    """
+
+    model_name: str = ""
+    model_args: dict[str, Any]
+    pretrained_url: str | None = None
+
+    def __init__(
+        self,
+        stages: Sequence[nn.Module],
+        channels: Sequence[int],
+        reductions: Sequence[int],
+        *,
+        in_chans: int,
+        input_size: int,
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.feature_info: list[dict[str, Any]] = [
+            {"num_chs": width, "reduction": reduction, "module": f"stages.{i}"}
+            for i, (width, reduction) in enumerate(zip(channels, reductions, strict=True))
+        ]
+        self.num_features = channels[-1]
+        self.in_chans = in_chans
+        self.input_size = input_size
+        self.grad_checkpointing = False
+        self.model_args = {}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades time for memory: the backward pass recomputes each stage instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def set_lam(self, lam: float) -> None:
+        """Sets the sparsity weight of every coded layer; it takes effect in the next forward pass.
+
+        Raises:
+            ValueError: ``lam`` is negative or not finite.
+        """
+        if not 0 <= lam < float("inf"):
+            raise ValueError(f"lam must be a finite number >= 0, got {lam!r}")
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, CSC2d):
+                    module.lam = torch.full_like(module.lam, lam)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Features ``(N, num_features, H', W')`` of images ``(N, in_chans, H, W)``."""
+        return self._run(x, len(self.stages), ())[0]
+
+    def forward_intermediates(
+        self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False
+    ) -> Any:
+        """Outputs of chosen stages.
+
+        Args:
+            x: images ``(N, in_chans, H, W)``.
+            indices: stages, negative ones counted from the end; an int means that many last ones, None all.
+            intermediates_only: leave out the features, and the stages after the last chosen one.
+
+        Returns:
+            ``(features, intermediates)``, or the list of intermediates alone, in the order of the stages.
+
+        Raises:
+            ValueError: there is no such stage.
+        """
+        chosen = stage_indices(indices, len(self.stages))
+        depth = chosen[-1] + 1 if intermediates_only else len(self.stages)
+        features, intermediates = self._run(x, depth, chosen)
+        return intermediates if intermediates_only else (features, intermediates)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay must leave alone.
+
+        These are the dictionaries (a unit-norm atom has no scale to shrink: decay would only raise its effective
+        learning rate), norm layers, biases and learned sparsity weights.
+        """
+        return {name for name, p in self.named_parameters() if p.ndim <= 1 or ".parametrizations." in name}
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What one must know to use weights of this network, in timm's words; ``url`` is None where none are known."""
+        first = next(m for m in self.modules() if isinstance(m, nn.Conv2d | CSC2d))
+        return {
+            "architecture": self.model_name,
+            "url": self.pretrained_url,
+            "input_size": (self.in_chans, self.input_size, self.input_size),
+            "first_conv": next(name for name, m in self.named_modules() if m is first),
+        }
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """timm's older name of :attr:`pretrained_cfg`."""
+        return self.pretrained_cfg
+
+    def _run(self, x: Tensor, depth: int, kept: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+        """Output of the first ``depth`` stages, and those of the stages ``kept``."""
+        if x.ndim != 4 or x.shape[1] != self.in_chans:
+            name = self.model_name or type(self).__name__
+            raise ValueError(f"{name}: expected images (N, {self.in_chans}, H, W), got {tuple(x.shape)}")
+        outputs: list[Tensor] = []
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
+        for i, stage in enumerate(self.stages):
+            if i == depth:
+                break
+            x = checkpoint_stage(stage, x) if recompute else stage(x)
+            if i in kept:
+                outputs.append(x)
+        return x, outputs
+
+
+class FeatureExtractor(StagedEncoder):
+    """The first stages of a network, returning the outputs of chosen ones; what ``features_only=True`` builds.
+
+    Stages keep their names, so the state dict is a part of the whole network's.
+
+    Args:
+        model: the network to take over; its later stages and head are dropped.
+        out_indices: stages to return, as in :meth:`StagedEncoder.forward_intermediates`.
+
+    Shape:
+        - input ``(N, in_chans, H, W)``
+        - output: a list of ``(N, num_chs, H / reduction, W / reduction)``, one for each entry of ``feature_info``
+    """
+
+    def __init__(self, model: StagedEncoder, out_indices: int | Sequence[int] | None = None) -> None:
+        chosen = stage_indices(out_indices, len(model.stages))
+        kept = model.feature_info[: chosen[-1] + 1]
+        super().__init__(
+            list(model.stages)[: len(kept)],
+            [info["num_chs"] for info in kept],
+            [info["reduction"] for info in kept],
+            in_chans=model.in_chans,
+            input_size=model.input_size,
+        )
+        self.out_indices = chosen
+        self.feature_info = [kept[i] for i in chosen]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Feature maps of the chosen stages."""
+        return self.forward_intermediates(x, self.out_indices, intermediates_only=True)
+
+
+def stage_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
+    """Sorted stage numbers that ``indices`` names among ``count`` stages.
+
+    Raises:
+        ValueError: there is no such stage, or none is named.
+    """
+    if indices is None:
+        return list(range(count))
+    named = range(count - indices, count) if isinstance(indices, int) else [i + count * (i < 0) for i in indices]
+    chosen = sorted(set(named))
+    if not chosen or chosen[0] < 0 or chosen[-1] >= count:
+        raise ValueError(f"indices must name some of the {count} stages, got {indices!r}")
+    return chosen

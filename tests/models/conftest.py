@@ -1,0 +1,37 @@
+"""Narrow networks, so that a matrix over the whole zoo runs in seconds."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from csc_nets.models import create_model
+
+RESIDUAL = {"widths": [4, 6, 8, 10], "depths": [1, 2, 1, 1]}
+NARROW = {
+    "csc_autoencoder": {"widths": [4, 6, 8]},
+    "csc_small": {"widths": [4, 6, 8]},
+    **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
+}
+
+
+@pytest.fixture
+def narrow() -> Callable[..., nn.Module]:
+    """``narrow(name, **arguments)``: the network with few channels and blocks, from a fixed seed."""
+
+    def build(name: str, **arguments) -> nn.Module:
+        torch.manual_seed(0)
+        return create_model(name, **{**NARROW.get(name, {}), **arguments})
+
+    return build
+
+
+@pytest.fixture
+def images() -> Callable[..., torch.Tensor]:
+    """``images(channels=3, size=(16, 16), count=2)``: a batch of noise, from a fixed seed."""
+
+    def draw(channels: int = 3, size: tuple[int, int] = (16, 16), count: int = 2) -> torch.Tensor:
+        return torch.randn(count, channels, *size, generator=torch.Generator().manual_seed(1))
+
+    return draw

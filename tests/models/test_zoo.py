@@ -1,0 +1,160 @@
+"""Every registered network through the same checks."""
+
+import copy
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from csc_nets.models import FeatureExtractor, ImageClassifier, create_model, list_models
+
+pytestmark = pytest.mark.parametrize("name", list_models())
+
+
+def train_step(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """One forward and backward in training mode; the output."""
+    model.train()
+    model.zero_grad()
+    y = model(x)
+    y.float().square().mean().backward()
+    return y.detach()
+
+
+@pytest.mark.parametrize("channels, size", [(3, (16, 16)), (1, (15, 18))])
+def test_output_shape_and_gradient_of_every_parameter(name, channels, size, narrow, images):
+    model, x = narrow(name, in_chans=channels, num_classes=7), images(channels, size)
+    y = train_step(model, x)
+    assert y.shape == ((2, 7) if isinstance(model, ImageClassifier) else x.shape)
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    grads = torch.cat([p.grad.flatten() for p in model.parameters()])
+    assert grads.abs().sum() > 0
+
+
+def test_evaluation_changes_nothing_and_treats_samples_alone(name, narrow, images):
+    model, x = narrow(name), images()
+    train_step(model, x)
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad():
+        y = model.eval()(x)
+        torch.testing.assert_close(model(x[:1]), y[:1], rtol=1e-4, atol=1e-5)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_intermediates_and_features_only_agree_with_the_whole(name, narrow, images):
+    model, x = narrow(name).eval(), images(size=(17, 20))
+    features, outputs = model.forward_intermediates(x)
+    torch.testing.assert_close(features, model.forward_features(x))
+    torch.testing.assert_close(features, outputs[-1])
+    assert features.shape[1] == model.num_features
+    for info, output in zip(model.feature_info, outputs, strict=True):
+        assert output.shape[1] == info["num_chs"]
+        assert list(output.shape[2:]) == [-(-n // info["reduction"]) for n in x.shape[2:]]
+        assert info["module"] in dict(model.named_modules())
+    part = narrow(name, features_only=True, out_indices=(0, -2)).eval()
+    assert isinstance(part, FeatureExtractor)
+    for ours, whole in zip(part(x), [outputs[0], outputs[-2]], strict=True):
+        torch.testing.assert_close(ours, whole)
+    assert [info["module"] for info in part.feature_info] == [model.feature_info[i]["module"] for i in (0, -2)]
+    assert sum(p.numel() for p in part.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+def test_name_and_arguments_rebuild_the_network(name, narrow, images):
+    for extra in ({}, {"features_only": True, "out_indices": [1]}):
+        model, x = narrow(name, in_chans=1, **extra), images(1)
+        model.train()(x)
+        stream = io.BytesIO()
+        torch.save({"name": model.model_name, "args": model.model_args, "state": model.state_dict()}, stream)
+        stream.seek(0)
+        saved = torch.load(stream, weights_only=True)
+        again = create_model(saved["name"], **saved["args"])
+        again.load_state_dict(saved["state"])
+        torch.testing.assert_close(again.eval()(x), model.eval()(x), rtol=0, atol=0)
+
+
+def test_deepcopy_is_equal_and_apart(name, narrow, images):
+    model, x = narrow(name), images()
+    y = train_step(model, x)
+    other = copy.deepcopy(model)
+    before = copy.deepcopy(model.state_dict())
+    assert torch.equal(train_step(other, x).isfinite(), y.isfinite())
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.1)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert other.model_args == model.model_args and other.model_args is not model.model_args
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiles_as_one_graph(name, training, narrow, images):
+    torch.compiler.reset()
+    model, x = narrow(name).train(training), images()
+    expected = copy.deepcopy(model)(x)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(x), expected)
+
+
+def test_exports_with_a_free_batch_size(name, narrow, images):
+    model = narrow(name).eval()
+    program = torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+    x = images(count=5)
+    torch.testing.assert_close(program.module()(x), model(x))
+
+
+def test_channels_last_gives_the_same(name, narrow, images):
+    model, x = narrow(name).eval(), images()
+    expected = model(x)
+    model = model.to(memory_format=torch.channels_last)
+    x = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+    assert model.forward_features(x).is_contiguous(memory_format=torch.channels_last)
+    assert train_step(model, x).isfinite().all()
+
+
+def test_bfloat16_autocast_stays_near_float32(name, narrow, images):
+    model, x = narrow(name), images(count=4)
+    exact = copy.deepcopy(model)(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = train_step(model, x)
+    assert (rough.float() - exact).norm() < 0.1 * exact.norm()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all(), key
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+
+
+def test_checkpointing_changes_neither_gradients_nor_buffers(name, narrow, images):
+    plain, x = narrow(name), images()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    assert torch.equal(train_step(plain, x), train_step(saving, x))
+    for (key, ours), theirs in zip(saving.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-7, msg=key)
+    for key, value in saving.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[key]), key
+
+
+def test_no_weight_decay_spares_norms_biases_and_dictionaries(name, narrow):
+    model = narrow(name)
+    spared = model.no_weight_decay()
+    decayed = {key for key, _ in model.named_parameters()} - spared
+    kinds = {key: type(model.get_submodule(key.rpartition(".")[0])) for key in decayed}
+    assert all(kind in (nn.Linear, nn.Conv2d) and key.endswith("weight") for key, kind in kinds.items())
+    assert all(key in dict(model.named_parameters()) for key in spared)
+
+
+def test_wrong_channels_are_refused_in_one_line(name, narrow, images):
+    with pytest.raises(ValueError, match=rf"^{name}: expected images \(N, 3, H, W\), got \(2, 1, 16, 16\)$"):
+        narrow(name)(images(1))
+
+
+def test_configuration_names_what_a_user_replaces(name, narrow):
+    model = narrow(name, in_chans=1)
+    cfg = model.pretrained_cfg
+    assert cfg == model.default_cfg and cfg["architecture"] == name and cfg["input_size"][0] == 1
+    modules = dict(model.named_modules())
+    assert cfg["first_conv"] in modules
+    if "classifier" in cfg:
+        assert modules[cfg["classifier"]] is model.get_classifier()
