@@ -47,7 +47,7 @@ def sample_images(*, image_size: int = 32, stride: int | None = None, **options:
     facts, bands = FACTS["sample_images"], {"train": (0, 448), "val": (448, 544), "test": (544, 640)}
     stride = max(image_size // 2, 1) if stride is None else stride
     if not 1 <= image_size <= 96:
-        raise ValueError(f"sample_images: image_size must be from 1 to 96, got {image_size}")
+        raise ValueError(f"sample_images: image_size must be a whole number from 1 to 96, got {image_size}")
     if stride < 1:
         raise ValueError(f"sample_images: stride must be a whole number >= 1, got {stride}")
     photographs = torch.stack(

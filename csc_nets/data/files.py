@@ -1,5 +1,6 @@
 """Image files on disk: which there are, and how one becomes uint8 pixels."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import pil_to_tensor
 
+BILINEAR = Image.Resampling.BILINEAR
 MODES = {1: "L", 3: "RGB"}
 
 
@@ -63,15 +65,12 @@ def find_images(name: str, folder: Path, class_names: list[str]) -> FileList:
     return files
 
 
-def evaluation_transform(image_size: int, crop_share: float) -> v2.Compose:
-    """Shorter side to ``image_size / crop_share``, then the central square: PIL image to uint8 ``(C, S, S)``."""
-    resize = v2.Resize(round(image_size / crop_share))
-    return v2.Compose([resize, v2.CenterCrop(image_size), v2.PILToTensor()])
-
-
-def training_transform(image_size: int, crop_scale: tuple[float, float]) -> v2.Compose:
-    """Random crop of a share ``crop_scale`` of the area (Szegedy et al. 2015): PIL image to uint8 ``(C, S, S)``."""
-    return v2.Compose([v2.RandomResizedCrop(image_size, scale=crop_scale), v2.PILToTensor()])
+def central_square(picture: Image.Image, size: int, share: float) -> Image.Image:
+    """The central square of ``share`` of the shorter side, resized to ``size`` pixels (bilinear, antialiased)."""
+    side = share * min(picture.size)
+    left, top = (picture.width - side) / 2, (picture.height - side) / 2
+    box = (left, top, left + side, top + side)
+    return picture if picture.size == (size, size) and share == 1 else picture.resize((size, size), BILINEAR, box)
 
 
 class ImageFiles(Dataset):
@@ -80,11 +79,13 @@ class ImageFiles(Dataset):
     Args:
         name: Stands in front of the message.
         files: Paths and classes.
-        transform: PIL image to uint8 ``(C, S, S)``; draws from torch's random numbers, which the key seeds.
+        transform: PIL image to PIL image of one size; draws from torch's random numbers, which the key seeds.
         in_chans: 1 for grey, 3 for colour.
     """
 
-    def __init__(self, name: str, files: FileList, transform: Callable[[Image.Image], Tensor], in_chans: int) -> None:
+    def __init__(
+        self, name: str, files: FileList, transform: Callable[[Image.Image], Image.Image], in_chans: int
+    ) -> None:
         self.name, self.files, self.transform, self.in_chans = name, files, transform, in_chans
 
     def __len__(self) -> int:
@@ -110,17 +111,19 @@ class ImageFiles(Dataset):
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
             raise ValueError(f"{self.name}: cannot read the image {path.absolute()} ({reason})") from None
-        return self.transform(picture)
+        return pil_to_tensor(self.transform(picture))
 
     def decode_all(self) -> tuple[Tensor, Tensor]:
         """All images uint8 ``(N, C, S, S)`` and classes int64 ``(N,)``; for a transform that draws nothing."""
         first = self.read(0)
         images = first.new_empty(len(self), *first.shape)
 
-        def fill(index: int) -> None:
-            images[index] = self.read(index)
+        def fill(indices: range) -> None:
+            for index in indices:
+                images[index] = self.read(index)
 
-        with ThreadPoolExecutor() as threads:  # decoding leaves the interpreter lock
-            for _ in threads.map(fill, range(len(self))):
-                pass
+        # Decoding leaves the interpreter lock, but for thumbnails passing the lock around costs more than it gains.
+        workers = (os.cpu_count() or 1) if first.shape[-1] >= 64 else 1
+        with ThreadPoolExecutor(workers) as threads:
+            list(threads.map(fill, [range(start, len(self), workers) for start in range(workers)]))
         return images, torch.tensor(self.files.labels)

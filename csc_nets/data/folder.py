@@ -1,20 +1,21 @@
 """Any tree of image files, in memory where it fits and streamed from disk where it does not."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torchvision.transforms import v2
 
 from csc_nets.data.facts import IMAGENET_MEAN, IMAGENET_STD
 from csc_nets.data.files import (
     MODES,
     FileList,
     ImageFiles,
-    evaluation_transform,
+    central_square,
     find_classes,
     find_images,
-    training_transform,
 )
 from csc_nets.data.module import FileSplit, ImageDataModule, Split, TensorSplit
 from csc_nets.data.sampling import held_out_indices
@@ -30,7 +31,7 @@ class ImageFolderDataModule(ImageDataModule):
     - Without ``test/`` the validation images are tested on: such a test figure is a validation figure.
     - A split whose folder holds images and no sub-folders is one class, for autoencoding.
 
-    In memory, every image is decoded once (shorter side to ``image_size / crop_share``, central square) and batches are
+    In memory, every image is decoded once (the central square, resized to ``image_size``) and batches are
     made where the tensors lie. Streamed, worker processes decode every image every epoch, which alone allows
     ``crop_scale``. The other augmentation is the same in both cases and is done on whole batches.
 
@@ -40,8 +41,8 @@ class ImageFolderDataModule(ImageDataModule):
         in_chans: 1 for grey, 3 for colour.
         in_memory: Whether images are decoded once and kept as uint8; None for yes if all splits together take at most
             2 GB (2e9 bytes) at this ``image_size`` and ``crop_scale`` is None.
-        crop_scale: Smallest and largest share of the area that a random resized training crop takes; None for the
-            central square.
+        crop_scale: Smallest and largest share of the area that a random resized training crop takes (Szegedy
+            et al. 2015, *Going Deeper with Convolutions*); None for the central square.
         crop_share: Share of the shorter side that the central square takes, in (0, 1].
         val_fraction: Share of every class that is validated on where there is no ``val/``, in (0, 1).
         split_seed: Decides which images are held out.
@@ -85,7 +86,7 @@ class ImageFolderDataModule(ImageDataModule):
             **options,
         )
         self._require(in_chans in MODES, "in_chans", in_chans, "1 or 3")
-        self._require(image_size >= 1, "image_size", image_size, "a whole number >= 1")
+        self._require_whole("image_size", image_size, 1)
         self._require(0 < crop_share <= 1, "crop_share", crop_share, "above 0 and at most 1")
         self.crop_scale = None if crop_scale is None else (float(crop_scale[0]), float(crop_scale[-1]))
         if self.crop_scale is not None:
@@ -123,7 +124,7 @@ class ImageFolderDataModule(ImageDataModule):
 
     def load(self, split: str) -> dict[str, Split]:
         files = self.files[split]
-        evaluation = evaluation_transform(self.image_size, self.crop_share)
+        evaluation = partial(central_square, size=self.image_size, share=self.crop_share)
         dataset = ImageFiles(self.name, files, evaluation, self.in_chans)
         keep = self.in_memory
         if keep is None:
@@ -132,8 +133,11 @@ class ImageFolderDataModule(ImageDataModule):
         if keep:
             loaded = TensorSplit(*dataset.decode_all())
         else:
-            training = training_transform(self.image_size, self.crop_scale) if self.crop_scale else evaluation
-            loaded = FileSplit(ImageFiles(self.name, files, training, self.in_chans), dataset, len(dataset))
+            training = dataset
+            if self.crop_scale is not None:
+                crop = v2.RandomResizedCrop(self.image_size, self.crop_scale)
+                training = ImageFiles(self.name, files, crop, self.in_chans)
+            loaded = FileSplit(training, dataset, len(dataset))
         return {other: loaded for other, same in self.files.items() if same is files}
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any, NamedTuple
 
 import torch
@@ -54,7 +55,7 @@ class ImageDataModule(LightningDataModule, ABC):
         cutout: Side in pixels of the square put to zero in training images; 0 for none.
         channels_last: Whether images are stored in ``torch.channels_last``.
         device: Where splits in memory lie and batches are made: ``"auto"`` (the trainer's GPU if it uses one, else the
-            CPU) or a torch device.
+            CPU), ``"cpu"``, or ``"cuda"`` with or without a number.
         seed: Decides order and augmentation.
         drop_last: Whether training leaves out the incomplete last batch of an epoch.
         num_workers: Worker processes of a split that is read from files.
@@ -100,23 +101,31 @@ class ImageDataModule(LightningDataModule, ABC):
             "cutout": cutout,
         }
         for label, values in (("mean", self.mean), ("std", self.std)):
-            self._require(len(values) == in_chans, label, values, f"one number for each of the {in_chans} channels")
+            allowed = f"one finite number for each of the {in_chans} channels"
+            self._require(len(values) == in_chans and all(map(isfinite, values)), label, values, allowed)
         self._require(min(self.std) > 0, "std", self.std, "numbers above 0")
-        self._require(batch_size >= 1, "batch_size", batch_size, "a whole number >= 1")
-        self._require(self.eval_batch_size >= 1, "eval_batch_size", eval_batch_size, "a whole number >= 1")
+        self._require_whole("batch_size", batch_size, 1)
+        self._require_whole("eval_batch_size", self.eval_batch_size, 1)
         self._require(padding_mode in PADDING_MODES, "padding_mode", padding_mode, f"one of {', '.join(PADDING_MODES)}")
-        limit = image_size - 1 if padding_mode == "reflect" else image_size
+        # Reflection does not repeat the border pixel, so it has one pixel less to give.
+        self._require_whole("crop_padding", crop_padding, 0, image_size - (padding_mode == "reflect"))
+        self._require_whole("cutout", cutout, 0, image_size)
+        self._require_whole("seed", seed, 0)
+        self._require_whole("num_workers", num_workers, 0)
+        available = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         self._require(
-            0 <= crop_padding <= limit, "crop_padding", crop_padding, f"0 to {limit} ({padding_mode} padding)"
+            str(device).partition(":")[0] in available, "device", str(device), f"one of {', '.join(available)}"
         )
-        self._require(0 <= cutout <= image_size, "cutout", cutout, f"0 to image_size = {image_size}")
-        self._require(seed >= 0, "seed", seed, "a whole number >= 0")
-        self._require(num_workers >= 0, "num_workers", num_workers, "a whole number >= 0")
         self._splits: dict[str, Split] = {}
 
     def _require(self, condition: bool, argument: str, value: object, allowed: str) -> None:
         if not condition:
             raise ValueError(f"{self.name}: {argument} must be {allowed}, got {value!r}")
+
+    def _require_whole(self, argument: str, value: object, low: int, high: int | None = None) -> None:
+        allowed = f"a whole number >= {low}" if high is None else f"a whole number from {low} to {high}"
+        fits = isinstance(value, int) and low <= value and (high is None or value <= high)
+        self._require(fits, argument, value, allowed)
 
     @abstractmethod
     def load(self, split: str) -> dict[str, Split]:

@@ -1,0 +1,102 @@
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import v2
+
+from csc_nets.data.files import FileList, ImageFiles, central_square, find_classes, find_images
+
+
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_classes_and_files_are_numbered_as_torchvision_numbers_them(tmp_path):
+    from torchvision.datasets import ImageFolder
+
+    for place in ("b/2.png", "a/1.PNG", "a/deep/0.png", "c/9.bmp"):
+        write(tmp_path / place, noise(4, 4))
+    (tmp_path / "a" / "notes.txt").write_text("no image")
+    names = find_classes("toy", tmp_path)
+    files = find_images("toy", tmp_path, names)
+    reference = ImageFolder(tmp_path)
+    assert names == reference.classes
+    pairs = zip(files.paths, files.labels, strict=True)
+    assert {(str(path), label) for path, label in pairs} == set(reference.samples)
+
+
+def test_a_flat_folder_is_one_class(tmp_path):
+    write(tmp_path / "train" / "0.png", noise(4, 4))
+    assert find_classes("toy", tmp_path / "train") == ["train"]
+    assert find_images("toy", tmp_path / "train", ["train"]).labels == [0]
+
+
+def test_missing_and_empty_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"toy: folder {tmp_path}/train is missing, expected one sub-folder"):
+        find_classes("toy", tmp_path / "train")
+    (tmp_path / "a").mkdir()
+    with pytest.raises(FileNotFoundError, match=rf"toy: no image under {tmp_path}, expected files ending in \.jpg"):
+        find_images("toy", tmp_path, ["a"])
+
+
+def test_a_class_that_training_has_not_is_named(tmp_path):
+    write(tmp_path / "z" / "0.png", noise(4, 4))
+    with pytest.raises(ValueError, match="has class 'z', which the training folder has not"):
+        find_images("toy", tmp_path, ["a"])
+
+
+def test_central_square_takes_the_middle():
+    wide = Image.fromarray(noise(6, 10))
+    assert np.array_equal(np.asarray(central_square(wide, 6, 1.0)), noise(6, 10)[:, 2:8])
+    tall = Image.fromarray(noise(8, 4))
+    assert np.array_equal(np.asarray(central_square(tall, 2, 0.5)), noise(8, 4)[3:5, 1:3])
+    grey = Image.new("RGB", (40, 30), (10, 20, 30))
+    assert np.asarray(central_square(grey, 7, 0.875)).tolist() == [[[10, 20, 30]] * 7] * 7
+
+
+@pytest.mark.parametrize("size", [8, 64])
+def test_decoding_all_agrees_with_one_at_a_time(tmp_path, size):
+    paths = [write(tmp_path / f"{i}.png", noise(size, size + i, i)) for i in range(5)]
+    files = ImageFiles("toy", FileList(paths, [4, 3, 2, 1, 0]), partial(central_square, size=size, share=1.0), 3)
+    images, labels = files.decode_all()
+    assert labels.tolist() == [4, 3, 2, 1, 0] and images.dtype == torch.uint8
+    assert all(torch.equal(images[i], files[i, 7][0]) for i in range(5))
+    assert torch.equal(images[0], torch.from_numpy(noise(size, size, 0)).permute(2, 0, 1))
+
+
+def test_the_key_decides_the_random_crop_and_leaves_torchs_random_numbers_alone(tmp_path):
+    path = write(tmp_path / "0.png", noise(20, 20))
+    files = ImageFiles("toy", FileList([path], [0]), v2.RandomResizedCrop(8, (0.1, 0.5)), 3)
+    state = torch.get_rng_state()
+    first, again, other = (files[0, key][0] for key in (5, 5, 6))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_grey_reading_of_a_colour_image(tmp_path):
+    path = write(tmp_path / "0.png", np.full((3, 3, 3), 77, np.uint8))
+    files = ImageFiles("toy", FileList([path], [0]), partial(central_square, size=3, share=1.0), 1)
+    assert files.read(0).tolist() == [[[77] * 3] * 3]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize("damage", ["text", "empty", "truncated", "missing"])
+def test_an_unreadable_image_is_named(tmp_path, suffix, damage):
+    path = write(tmp_path / f"0.{suffix}", noise(40, 40))
+    if damage == "missing":
+        path.unlink()
+    else:
+        content = {"text": b"no image", "empty": b"", "truncated": path.read_bytes()[:900]}[damage]
+        path.write_bytes(content)
+    files = ImageFiles("toy", FileList([path], [0]), partial(central_square, size=8, share=1.0), 3)
+    with pytest.raises(ValueError, match=f"^toy: cannot read the image {path} ") as caught:
+        files[0, 0]
+    assert "\n" not in str(caught.value)
