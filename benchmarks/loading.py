@@ -59,9 +59,18 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
     labels = torch.arange(count) % 10
-    held_out = (images[:10], labels[:10])
-    settings = {"batch_size": BATCH, "crop_padding": 4, "flip": True, "cutout": 8, "mean": MEAN, "std": STD}
-    data = TensorDataModule(images, labels, val=held_out, device="cpu", **settings)
+    data = TensorDataModule(
+        images,
+        labels,
+        val=(images[:10], labels[:10]),
+        mean=MEAN,
+        std=STD,
+        batch_size=BATCH,
+        crop_padding=4,
+        flip=True,
+        cutout=8,
+        device="cpu",
+    )
     ours = images_per_second(data.train_dataloader())
 
     rows = []

@@ -87,7 +87,7 @@ class TensorBatches(Batches):
 
     def stored(self, plan: EpochPlan) -> Iterator[Batch]:
         for index in plan.order.to(self.device).split(self.batch_size):
-            yield self.images[index], self.labels[index]
+            yield self.images.index_select(0, index), self.labels.index_select(0, index)
 
 
 class StreamBatches(Batches):

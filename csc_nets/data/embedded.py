@@ -3,7 +3,6 @@
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits, load_sample_images
 from torch import Tensor
 
 from csc_nets.data.facts import FACTS
@@ -21,6 +20,8 @@ def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
         split_seed: Decides which images are validated and tested on; keep it fixed when runs are compared.
         options: See `ImageDataModule`.
     """
+    from sklearn.datasets import load_digits  # here, because it takes a second to import
+
     facts, source = FACTS["digits"], load_digits()
     images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(source.target).long()
@@ -44,6 +45,8 @@ def sample_images(*, image_size: int = 32, stride: int | None = None, **options:
     Raises:
         ValueError: If ``image_size`` or ``stride`` is out of range.
     """
+    from sklearn.datasets import load_sample_images
+
     facts, bands = FACTS["sample_images"], {"train": (0, 448), "val": (448, 544), "test": (544, 640)}
     stride = max(image_size // 2, 1) if stride is None else stride
     if not 1 <= image_size <= 96:

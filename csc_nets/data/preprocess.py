@@ -42,8 +42,7 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, mirror: Tensor, pad
     picked = images.flatten(2).gather(2, index.expand(n, channels, height * width)).view(images.shape)
     if mode == "reflect":
         return picked
-    inside = (rows == source_rows)[:, :, None] & (columns == source_columns)[:, None, :]
-    return picked * inside[:, None]
+    return picked * _rectangle(rows == source_rows, columns == source_columns, images.dtype)
 
 
 def cutout(images: Tensor, row: Tensor, column: Tensor, size: int) -> Tensor:
@@ -64,8 +63,8 @@ def cutout(images: Tensor, row: Tensor, column: Tensor, size: int) -> Tensor:
     height, width = images.shape[2:]
     down = torch.arange(height, device=images.device) - (row[:, None] - size // 2)
     across = torch.arange(width, device=images.device) - (column[:, None] - size // 2)
-    hit = ((down >= 0) & (down < size))[:, :, None] & ((across >= 0) & (across < size))[:, None, :]
-    return images * ~hit[:, None]
+    hit = _rectangle((down >= 0) & (down < size), (across >= 0) & (across < size), images.dtype)
+    return images * (1 - hit)
 
 
 class Preprocess(nn.Module):
@@ -115,11 +114,16 @@ class Preprocess(nn.Module):
             top, left = _whole(draws[:, 0], places), _whole(draws[:, 1], places)
             mirror = (draws[:, 2] < 0.5) & self.flip
             images = crop_and_flip(images, top, left, mirror, self.crop_padding, self.padding_mode)
-        images = images.to(torch.float32) * self.gain - self.offset
+        images = images.to(torch.float32, copy=True).mul_(self.gain).sub_(self.offset)
         if self.cutout:
             row, column = _whole(draws[:, 3], images.shape[2]), _whole(draws[:, 4], images.shape[3])
             images = cutout(images, row, column, self.cutout)
         return images.contiguous(memory_format=self.memory_format)
+
+
+def _rectangle(rows: Tensor, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    # A product in the type of the images is several times faster than bool masks on the CPU.
+    return (rows.to(dtype)[:, :, None] * columns.to(dtype)[:, None, :])[:, None]
 
 
 def _whole(uniform: Tensor, count: int) -> Tensor:
