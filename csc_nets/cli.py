@@ -7,12 +7,14 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+import hydra
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.utilities import rank_zero_only
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
 from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
@@ -37,8 +39,8 @@ _NOISE = (
     ".*does not have many workers.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*is smaller than the logging interval.*",
-    ".*used CPU-only.*",
     ".*GPU available but not used.*",
+    ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
 
@@ -46,7 +48,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Trains a network, tests its best checkpoint, and leaves everything in the run folder.
 
     Args:
-        cfg: the tree of ``configs/train.yaml``.
+        cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest comes from that run's ``config.yaml``.
 
     Returns:
         Test numbers, ``val/best`` (the best validation score) and ``training_seconds``.
@@ -58,16 +60,19 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """
     _quiet()
     config = plain(cfg)
-    folder, config = _resumed(config) if config["resume"] else _new(config)
+    resume = config["resume"]
+    folder = RunFolder(Path(resume or config["run_dir"]).absolute())
+    if resume:
+        config = folder.config()
     data, task = build(config)
     if config["compile"]:
         task.model.compile()
     trainer = build_trainer(folder.path, task, config["trainer"], config["callbacks"], config["logger"])
     last = folder.checkpoint("last")
-    if not config["resume"] and rank_zero_only.rank == 0:
-        folder.create(config)
-    elif last.is_file():
+    if last.is_file():
         read_checkpoint(last)  # one clear line where it is damaged
+    if not resume and trainer.is_global_zero:
+        folder.create(config)
     try:
         trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None)
     except SystemExit:
@@ -75,16 +80,16 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         raise
 
     best = trainer.checkpoint_callback
-    assert best is not None and best.dirpath is not None
+    (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+    assert isinstance(best, ModelCheckpoint) and best.dirpath is not None
     folder = RunFolder(Path(best.dirpath).parent)  # that of the first process, where there are several
-    timer = next(c for c in trainer.callbacks if isinstance(c, Timer))
     results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
     if best.best_model_score is not None:
         results["val/best"] = best.best_model_score.item()
     model = load(folder.path)
     if config["test"]:
         results |= _test(model, config, data, trainer)
-    if rank_zero_only.rank == 0:
+    if trainer.is_global_zero:
         _finish(results, folder, folder.metrics)
         if config["pictures"]:
             _pictures(model, data, folder)
@@ -114,7 +119,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
     data = _datamodule(config)
-    trainer = L.Trainer(default_root_dir=folder.path, logger=False, enable_checkpointing=False, **options["trainer"])
+    quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
+    trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
     name = "-".join(["metrics", *(f"{key}={value}" for key, value in changed.items())])
     _finish(results, folder, folder.path / f"{name}.json")
@@ -153,21 +159,41 @@ def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None
             layer.steps = steps
 
 
-def run(main: Callable[[], object]) -> None:
-    """Runs a Hydra program; an error is one line on stderr and exit status 1.
+def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path, config_name: str) -> None:
+    """Runs ``program`` on the configuration that the command line asks for; with ``-m`` on several, one after another.
 
-    With ``HYDRA_FULL_ERROR=1`` in the environment the whole traceback is shown.
+    An error is one line on stderr and exit status 1; with ``HYDRA_FULL_ERROR=1`` in the environment, a traceback. What
+    a sweeper may optimise is ``val/best`` of the result.
+
+    Args:
+        program: :func:`train` or :func:`evaluate`.
+        config_dir: folder of the tree.
+        config_name: its root, without ``.yaml``.
     """
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        main()
-        return
+    whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
+
+    def job(cfg: Any) -> float | None:
+        config, hydra_config = plain(cfg), HydraConfig.get()
+        in_sweep = hydra_config.mode is RunMode.MULTIRUN
+        if in_sweep:
+            config["run_dir"] = hydra_config.runtime.output_dir
+        try:
+            others = [choice for choice in hydra_config.overrides.task if not choice.startswith("resume=")]
+            if config.get("resume") and others:
+                raise ValueError(f"resume takes everything from the run's config.yaml, got also {', '.join(others)}")
+            return program(config).get("val/best")
+        except Exception as error:
+            if whole or in_sweep:
+                raise
+            _exit(error)
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
-        main()
+        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name)(job)()
     except Exception as error:
-        sys.stdout.flush()
-        print(f"error: {_one_line(error)}", file=sys.stderr)
-        sys.exit(1)
+        if whole:
+            raise
+        _exit(error)
 
 
 def plain(node: Any) -> Any:
@@ -177,22 +203,6 @@ def plain(node: Any) -> Any:
     if isinstance(node, Sequence) and not isinstance(node, str | bytes):
         return [plain(value) for value in node]
     return node
-
-
-def _new(config: dict[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
-    path = config["run_dir"]
-    if HydraConfig.initialized() and HydraConfig.get().mode.name == "MULTIRUN":
-        path = HydraConfig.get().runtime.output_dir
-    return RunFolder(Path(path).absolute()), config
-
-
-def _resumed(config: dict[str, Any]) -> tuple[RunFolder, dict[str, Any]]:
-    """The folder of the run to go on with, and what was chosen for it; nothing else may be chosen now."""
-    chosen = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    if others := [choice for choice in chosen if not choice.startswith("resume=")]:
-        raise ValueError(f"resume takes everything from the config.yaml of the run, got also {', '.join(others)}")
-    folder = RunFolder(Path(config["resume"]).absolute())
-    return folder, {**folder.config(), "resume": str(folder.path)}
 
 
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:
@@ -225,12 +235,14 @@ def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> Non
     save_pictures(model.cpu().eval(), images[:8].cpu(), data.denormalize, folder.pictures)
 
 
-def _one_line(error: Exception) -> str:
-    """The message of an error, with its type where that is not one that bad input causes."""
+def _exit(error: Exception) -> NoReturn:
+    """Leaves with the message of an error, and with its type where that is not one that bad input causes."""
     text = " ".join(str(error).split("Config search path")[0].split())
-    if isinstance(error, ValueError | OSError | FloatingPointError) or type(error).__module__.startswith("hydra"):
-        return text
-    return f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
+    if not isinstance(error, ValueError | OSError | FloatingPointError | HydraException):
+        text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
+    sys.stdout.flush()
+    print(f"error: {text}", file=sys.stderr)
+    sys.exit(1)
 
 
 def _quiet() -> None:

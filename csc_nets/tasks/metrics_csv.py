@@ -35,9 +35,9 @@ class MetricsCSV(Logger):
         return "metrics"
 
     @property
-    def version(self) -> str:
-        """The run folder's name."""
-        return self.path.parent.name
+    def version(self) -> None:
+        """None: the progress bar would show it."""
+        return None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

@@ -49,16 +49,14 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
         save_image(_tile(_atoms(first)), folder / "atoms.png", nrow=8, normalize=True, scale_each=True, pad_value=1)
         busiest = code.abs().mean((0, 2, 3)).topk(min(8, code.shape[1])).indices
         maps = code[:, busiest].abs() / code[:, busiest].abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
-        rows = [
-            torch.cat([image.mean(1, keepdim=True), _tile(z[:, None], like=shown)])
-            for image, z in zip(shown.split(1), maps, strict=True)
-        ]
+        pairs = zip(shown.mean(1, keepdim=True), maps[:, :, None], strict=True)
+        rows = [torch.cat([image[None], interpolate(z, image.shape[1:])]) for image, z in pairs]
         save_image(torch.cat(rows), folder / "codes.png", nrow=1 + len(busiest), pad_value=1)
         if x_hat is None and x.shape == images.shape:
             x_hat = first.synthesize(code, x.shape[2:])  # type: ignore[operator]
     if x_hat is not None:
-        pairs = torch.stack([shown, _tile(denormalize(x_hat))], dim=1).flatten(0, 1)
-        save_image(pairs, folder / "reconstructions.png", nrow=2, pad_value=1)
+        beside = torch.stack([shown, _tile(denormalize(x_hat))], dim=1).flatten(0, 1)
+        save_image(beside, folder / "reconstructions.png", nrow=2, pad_value=1)
 
 
 def _atoms(layer: nn.Module) -> Tensor:
@@ -67,9 +65,7 @@ def _atoms(layer: nn.Module) -> Tensor:
     return atoms if atoms.shape[1] in (1, 3) else atoms.flatten(0, 1)[:, None]
 
 
-def _tile(images: Tensor, like: Tensor | None = None) -> Tensor:
-    """Small images enlarged to whole blocks of pixels, or to the size of ``like``; other channels than 1 or 3 averaged."""
+def _tile(images: Tensor) -> Tensor:
+    """Small images enlarged to whole blocks of pixels, with channels averaged where they are not 1 or 3."""
     images = images.float() if images.shape[1] in (1, 3) else images.float().mean(1, keepdim=True)
-    if like is not None:
-        return interpolate(images, like.shape[2:], mode="nearest")
-    return interpolate(images, scale_factor=max(1, -(-_SIDE // images.shape[-1])), mode="nearest")
+    return interpolate(images, scale_factor=max(1, -(-_SIDE // images.shape[-1])))

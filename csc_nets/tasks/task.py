@@ -63,13 +63,7 @@ class Task(L.LightningModule):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        if not warmup_epochs >= 0:
-            raise ValueError(f"warmup_epochs must be >= 0, got {warmup_epochs}")
-        if not 0 <= min_lr <= lr:
-            raise ValueError(f"min_lr must be in [0, lr = {lr}], got {min_lr}")
-        learning_rate_factor(0, total=1, warmup=0, schedule=schedule, final=0, milestones=(), gamma=gamma)
-        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
-        self.optimizer_args = {
+        self.optimizer_args: dict[str, Any] = {
             "name": optimizer,
             "lr": lr,
             "weight_decay": weight_decay,
@@ -77,6 +71,12 @@ class Task(L.LightningModule):
             "nesterov": nesterov,
         }
         build_optimizer(model, **self.optimizer_args)  # refuses bad values before any data are read
+        if not warmup_epochs >= 0:
+            raise ValueError(f"warmup_epochs must be >= 0, got {warmup_epochs}")
+        if not 0 <= min_lr <= lr:
+            raise ValueError(f"min_lr must be in [0, lr = {lr}], got {min_lr}")
+        learning_rate_factor(0, total=1, warmup=0, schedule=schedule, final=0, milestones=(), gamma=gamma)
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.schedule, self.warmup_epochs, self.min_lr = schedule, warmup_epochs, min_lr
         self.milestones, self.gamma = list(milestones), gamma
         self.seed, self.channels_last = seed, channels_last

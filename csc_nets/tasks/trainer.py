@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.task import Task
@@ -35,15 +36,19 @@ def build_trainer(
         logger: ``name`` and the arguments of that logger, see :func:`build_loggers`.
 
     Raises:
-        ValueError: unknown logger, or a number out of range.
+        ValueError: unknown logger, or a bad value.
     """
-    return L.Trainer(
-        default_root_dir=run_dir,
-        callbacks=build_callbacks(run_dir, task, **callbacks),
-        logger=build_loggers(run_dir, **logger),
-        enable_progress_bar=callbacks["progress_bar"],
-        **trainer,
-    )
+    epochs = trainer["max_epochs"]
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"trainer.max_epochs must be an int >= 1, got {epochs!r}")
+    chosen, loggers = build_callbacks(run_dir, task, **callbacks), build_loggers(run_dir, **logger)
+    progress_bar = callbacks["progress_bar"]
+    try:
+        return L.Trainer(
+            default_root_dir=run_dir, callbacks=chosen, logger=loggers, enable_progress_bar=progress_bar, **trainer
+        )
+    except (MisconfigurationException, TypeError) as error:
+        raise ValueError(f"trainer: {error}") from error
 
 
 def build_callbacks(
