@@ -1,6 +1,7 @@
 """Images per second of the in-memory batches against a torch DataLoader with torchvision transforms.
 
-Both crop (padding 4), mirror, cut out and normalise synthetic 32x32 colour images in batches of 128 on the CPU::
+Both crop (padding 4), mirror, cut out and normalise synthetic 32x32 colour images in batches of 128 on the CPU, with one thread a
+process, which is what a DataLoader gives its workers::
 
     python benchmarks/loading.py [--quick] [--json FILE]
 """
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the rows to FILE")
     options = parser.parse_args()
 
+    torch.set_num_threads(1)
     count = 10_000 if options.quick else 50_000
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator)
@@ -80,7 +82,7 @@ def main() -> None:
     ours = images_per_second(data.train_dataloader(), limit)
 
     rows = []
-    print(f"{count:,} images, batch {BATCH}, {torch.get_num_threads()} threads")
+    print(f"{count:,} images, batch {BATCH}, one thread a process")
     print(f"{'DataLoader':<12}{'ours':>12}{'reference':>12}{'ratio':>8}   images/s")
     for workers in (0, 2):
         dataset = TransformedImages(images, labels)
