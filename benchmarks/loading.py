@@ -1,7 +1,7 @@
 """Images per second of the in-memory batches against a torch DataLoader with torchvision transforms.
 
-Both crop (padding 4), mirror, cut out and normalise synthetic 32x32 colour images in batches of 128 on the CPU, with one thread a
-process, which is what a DataLoader gives its workers::
+Both crop (padding 4), mirror, cut out and normalise synthetic 32x32 colour images in batches of 128 on the CPU. Every
+process has one thread, which is what a DataLoader gives its workers::
 
     python benchmarks/loading.py [--quick] [--json FILE]
 """
