@@ -15,6 +15,9 @@ def checkpoint_stage(stage: nn.Module, x: Tensor) -> Tensor:
     computation therefore runs on a copy of the buffers as they were before the first one: it repeats the first exactly,
     even when the network ran again in between (two forwards before one backward), and leaves the buffers alone.
 
+    Under ``torch.compile`` the stage runs as it is: the compiler decides by itself what it recomputes, and a checkpoint
+    inside its graph would recompute from buffers that have moved on.
+
     Args:
         stage: the module to run.
         x: its input.
@@ -22,8 +25,8 @@ def checkpoint_stage(stage: nn.Module, x: Tensor) -> Tensor:
     Returns:
         ``stage(x)``.
     """
-    if torch.compiler.is_compiling():  # The compiler replays a graph without side effects by itself.
-        return checkpoint(stage, x, use_reentrant=False)
+    if torch.compiler.is_compiling():
+        return stage(x)
     before = {name: buffer.clone() for name, buffer in stage.named_buffers()}
     seen = False
 

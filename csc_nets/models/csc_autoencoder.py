@@ -69,7 +69,7 @@ class CSCAutoencoder(StagedEncoder):
         strides = per_stage("stride", stride, len(widths))
         paddings = per_stage("padding", padding, len(widths))
         stages: list[nn.Module] = []
-        dictionaries = []
+        dictionaries: list[Dictionary2d] = []
         reductions: list[int] = []
         previous = in_chans
         for i, width in enumerate(widths):
@@ -85,6 +85,7 @@ class CSCAutoencoder(StagedEncoder):
                 learn_lam=learn_lam,
                 nonneg=not (signed_code and i == len(widths) - 1),
             )
+            assert isinstance(csc.dictionary, Dictionary2d)
             dictionaries.append(csc.dictionary)
             stages.append(nn.Sequential(csc) if i == 0 else nn.Sequential(nn.BatchNorm2d(previous), csc))
             reductions.append(math.prod(strides[: i + 1]))
@@ -96,6 +97,11 @@ class CSCAutoencoder(StagedEncoder):
         else:
             channels = [in_chans, *widths]
             self.decoder = DeconvDecoder(channels[::-1], kernels[::-1], strides[::-1], paddings[::-1])
+        # With unit atoms the mean eigenvalue of D D^T is M / (C stride^2): without this a first reconstruction has many
+        # times the variance of the image, and training starts by shrinking it.
+        signals = [in_chans, *widths[:-1]]
+        for norm, c, s, m in zip(self.decoder.norms, signals[::-1], strides[::-1], widths[::-1], strict=True):
+            nn.init.constant_(norm.get_parameter("weight"), s * math.sqrt(c / m))
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""

@@ -45,3 +45,18 @@ def test_activations_are_not_kept():
             run(x)
         kept[name] = sum(sizes)
     assert kept["saving"] < 0.2 * kept["plain"]
+
+
+def test_compiled_network_with_checkpointing_has_the_same_gradient(narrow, images):
+    plain, x = narrow("csc_small"), images()
+    saving = copy.deepcopy(plain)
+    saving.set_grad_checkpointing()
+    torch.compiler.reset()
+    compiled = torch.compile(saving, fullgraph=True, backend="aot_eager")
+    for run in (plain, compiled):
+        for _ in range(2):
+            run(x).square().sum().backward()
+    for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    for ours, theirs in zip(saving.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs)

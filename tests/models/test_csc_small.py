@@ -28,16 +28,17 @@ def test_threshold_pursuit_is_a_plain_network(narrow, images):
 
 def test_learns_handwritten_digits():
     digits = sklearn_datasets.load_digits()
-    x = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16 - 0.3
-    y = torch.tensor(digits.target)
     torch.manual_seed(0)
+    order = torch.randperm(len(digits.target))
+    x = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1)[order] / 16 - 0.3
+    y = torch.tensor(digits.target)[order]
     model = create_model("csc_small", in_chans=1, widths=[16, 32, 32], steps=2)
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(4):
-        for batch in torch.randperm(1400).split(70):
+        for batch in torch.randperm(1400).split(35):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x[batch]), y[batch]).backward()
             optimizer.step()
     with torch.no_grad():
         accuracy = (model.eval()(x[1400:]).argmax(1) == y[1400:]).float().mean()
-    assert accuracy > 0.9  # chance: 0.1
+    assert accuracy > 0.93  # chance: 0.1
