@@ -42,10 +42,11 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
     Raises:
         ValueError: another module has registered that name.
 
-    Example:
-        >>> @register_model
-        ... def csc_tiny(**overrides: Any) -> CSCSmall:
-        ...     return CSCSmall(**{"widths": (8, 16, 32), **overrides})
+    Example::
+
+        @register_model
+        def csc_tiny(**overrides: Any) -> CSCSmall:
+            return CSCSmall(**{"widths": [8, 16, 32], **overrides})
     """
 
     def register(build: _Build) -> _Build:
