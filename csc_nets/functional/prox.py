@@ -26,7 +26,7 @@ def soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
     tensor([-1.,  0.,  2.])
     """
     # v - clamp(v) takes two passes over memory; sign, abs, relu, mul would take four.
-    return v - v.clamp(-t, t)
+    return v - torch.clamp(v, -t, t)  # type: ignore[arg-type]
 
 
 def nonneg_soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:

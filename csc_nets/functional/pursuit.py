@@ -65,7 +65,9 @@ def iterate(
     Returns:
         The last iterate.
     """
-    y, t = z, torch.ones(1, device=z.device) if restart else 1.0
+    y, t = z, (1 + 5**0.5) / 2  # t_2: t_1 = 1 makes y_1 = z_1
+    if restart:
+        t = z.new_tensor(t)
     done = None
     if trace is not None:
         trace(z)
@@ -246,12 +248,12 @@ def iterative_hard_thresholding(
     """
     if (k is None) == (project is None):
         raise ValueError("iterative_hard_thresholding: give either k or project")
-    keep = project if project is not None else partial(prox.top_k, k=k)
+    keep = partial(prox.top_k, k=k) if k is not None else project
     return ista(
         x,
         dictionary,
         0.0,
-        proximal_map=lambda v, t: keep(v),
+        proximal_map=lambda v, t: keep(v),  # type: ignore[misc]
         steps=steps,
         step_size=step_size,
         init=init,

@@ -1,6 +1,7 @@
 """Layers whose forward pass solves a sparse coding problem by a fixed number of steps of a pursuit."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,14 @@ from torch.nn.utils import parametrize
 
 from csc_nets.functional import Problem, as_weight, iterate, soft_threshold, stop_rule
 from csc_nets.functional.pursuit import SAFETY
-from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.dictionary import (
+    DenseDictionary,
+    Dictionary1d,
+    Dictionary2d,
+    Dictionary3d,
+    _ConvDictionary,
+    _Dictionary,
+)
 
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
 
@@ -28,11 +36,12 @@ class Positive(nn.Module):
 class _SparseCode(nn.Module):
     """The pursuit of one sparse coding problem; the dictionary says whether it is a matrix or a convolution."""
 
+    dictionary: _Dictionary
     lam: Tensor
 
     def __init__(
         self,
-        dictionary: DenseDictionary | Dictionary1d | Dictionary2d | Dictionary3d,
+        dictionary: _Dictionary,
         lam: float | Tensor,
         steps: int,
         pursuit: str,
@@ -73,9 +82,9 @@ class _SparseCode(nn.Module):
         as_weight(lam, 2, f"{self._get_name()}: lam")
         return torch.as_tensor(lam).detach().to(self.dictionary.lipschitz)
 
-    def __setattr__(self, name: str, value: object) -> None:
+    def __setattr__(self, name: str, value: Any) -> None:
         if name == "lam" and "_buffers" in self.__dict__ and "lam" in self._buffers:
-            value = self._as_lam(value)  # type: ignore[arg-type]
+            value = self._as_lam(value)
         super().__setattr__(name, value)
 
     @property
@@ -234,7 +243,8 @@ class _ConvSparseCode(_SparseCode):
         ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.
     """
 
-    dictionary_class: Callable[..., Dictionary1d | Dictionary2d | Dictionary3d]
+    dictionary: _ConvDictionary
+    dictionary_class: type[_ConvDictionary]
 
     def __init__(
         self,

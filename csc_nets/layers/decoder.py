@@ -1,23 +1,24 @@
 """Deconvolutional decoder: synthesis stages from a deep code back to the signal."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from torch import Tensor, nn
 
-from csc_nets.layers.dictionary import Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.dictionary import Dictionary1d, Dictionary2d, Dictionary3d, _ConvDictionary
 
 __all__ = ["DeconvDecoder"]
 
-_DICTIONARY = {1: Dictionary1d, 2: Dictionary2d, 3: Dictionary3d}
-_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_DICTIONARY: dict[int, type[_ConvDictionary]] = {1: Dictionary1d, 2: Dictionary2d, 3: Dictionary3d}
+_NORM: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class DeconvDecoder(nn.Module):
     r"""Stages of synthesis with their own unit-norm dictionaries, from the deepest code to the signal.
 
-    .. math:: \hat u_{l-1} = D_l \, \mathrm{BN}(\hat u_l), \qquad \hat u_l \leftarrow \max(\hat u_l, 0) \text{ between stages}
+    .. math:: \hat u_{l-1} = D_l \, \mathrm{BN}(\hat u_l), \qquad l = L, \dots, 1
 
-    Codes of the inner stages are non-negative, hence the ReLU; the signal itself is not constrained.
+    Codes of the inner stages are non-negative, so a ReLU stands between two stages; the signal is not constrained.
 
     Args:
         channels: channels from the deepest code to the signal, such as ``[256, 128, 64, 3]``.
@@ -66,7 +67,7 @@ class DeconvDecoder(nn.Module):
         Raises:
             ValueError: the code does not belong to a signal of ``output_size``.
         """
-        dictionaries = list(self.dictionaries)[start:]
+        dictionaries = cast(list[_ConvDictionary], list(self.dictionaries)[start:])
         sizes: list[Sequence[int] | None] = [output_size]
         for dictionary in reversed(dictionaries[1:]):
             inner = sizes[0]

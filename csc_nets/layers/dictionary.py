@@ -55,8 +55,14 @@ class _Dictionary(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws Gaussian atoms, uniform on the sphere, and computes the spectral bound afresh."""
-        nn.init.normal_(self.parametrizations.weight.original)
+        nn.init.normal_(self.get_parameter("parametrizations.weight.original"))
         self.refresh()
+
+    def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
 
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
         """``D D^T signal`` for given atoms."""
@@ -160,6 +166,8 @@ class _ConvDictionary(_Dictionary):
     """
 
     dims: int
+    geometry: ConvGeometry
+    _probe_geometry: ConvGeometry
 
     def __init__(
         self,

@@ -1,0 +1,80 @@
+"""Shared by the benchmarks: interleaved timing, the machine's description, the table and its JSON."""
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """Options that every benchmark takes."""
+    options = argparse.ArgumentParser(description=description)
+    options.add_argument("--quick", action="store_true", help="fewer cases and rounds, under 30 s")
+    options.add_argument("--json", type=Path, help="write the rows to this file")
+    options.add_argument("--threads", type=int, default=1, help="CPU threads (default 1: steadiest)")
+    options.add_argument("--device", default="cpu", help="cpu or cuda")
+    return options
+
+
+def interleaved(
+    candidates: Sequence[Callable[[], object]], rounds: int, device: str, least: float = 0.02
+) -> list[list[float]]:
+    """Seconds per call of every candidate in every round; they take turns, so a drifting machine hits all.
+
+    CPU time of the process is taken on a CPU (other processes do not count), wall time on an accelerator.
+    """
+    accelerated = device != "cpu"
+    clock = time.perf_counter if accelerated or torch.get_num_threads() > 1 else time.process_time
+
+    def run(candidate: Callable[[], object], calls: int) -> float:
+        if accelerated:
+            torch.cuda.synchronize()
+        start = clock()
+        for _ in range(calls):
+            candidate()
+        if accelerated:
+            torch.cuda.synchronize()
+        return (clock() - start) / calls
+
+    for candidate in candidates:
+        run(candidate, 2)
+    calls = [max(1, round(least / run(candidate, 1))) for candidate in candidates]
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for _ in range(rounds):
+        for record, candidate, n in zip(seconds, candidates, calls, strict=True):
+            record.append(run(candidate, n))
+    return seconds
+
+
+def row(name: str, ours: list[float], reference: list[float], unit: str = "ms") -> dict[str, object]:
+    """One result: medians in ``unit`` and the median of the ratios round by round."""
+    scale = {"s": 1, "ms": 1e3}[unit]
+    ratios = [a / b for a, b in zip(ours, reference, strict=True)]
+    return {
+        "name": name,
+        "ours": statistics.median(ours) * scale,
+        "reference": statistics.median(reference) * scale,
+        "ratio": statistics.median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "unit": unit,
+    }
+
+
+def report(rows: list[dict[str, object]], file: Path | None, reference: str) -> None:
+    """Prints the table and, if asked, writes the rows as JSON."""
+    width = max(len(str(r["name"])) for r in rows)
+    print(f"{'':{width}}  {'ours':>10}  {reference:>10}  {'ratio':>6}  (min to max)")
+    for r in rows:
+        span = f"({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if "ratio_min" in r else ""
+        print(f"{r['name']:{width}}  {r['ours']:10.3f}  {r['reference']:10.3f}  {r['ratio']:6.3f}  {span}")
+    print(
+        f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    if file is not None:
+        file.write_text(json.dumps(rows, indent=2) + "\n")
