@@ -1,5 +1,6 @@
 """Trained networks from disk."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,12 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     if file.stat().st_size == 0:
         raise ValueError(f"load: {file} is empty")
     try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch muses about foreign pickles
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for a damaged file
         raise ValueError(f"load: {file} is damaged, or no checkpoint (of plain tensors and values)") from error
-    if not isinstance(checkpoint, dict) or not {"hyper_parameters", "state_dict"} <= set(checkpoint):
+    parts = ("state_dict", "hyper_parameters")
+    if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
         raise ValueError(f"load: {file} is no checkpoint of train.py (it lacks state_dict or hyper_parameters)")
     return checkpoint
 

@@ -173,11 +173,12 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def job(cfg: Any) -> float | None:
-        config, hydra_config = plain(cfg), HydraConfig.get()
+        hydra_config = HydraConfig.get()
         in_sweep = hydra_config.mode is RunMode.MULTIRUN
-        if in_sweep:
-            config["run_dir"] = hydra_config.runtime.output_dir
         try:
+            config = _resolved(cfg)
+            if in_sweep:
+                config["run_dir"] = hydra_config.runtime.output_dir
             others = [choice for choice in hydra_config.overrides.task if not choice.startswith("resume=")]
             if config.get("resume") and others:
                 raise ValueError(f"resume takes everything from the run's config.yaml, got also {', '.join(others)}")
@@ -233,6 +234,13 @@ def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> Non
     data.setup("test")
     images, _ = next(iter(data.test_dataloader()))
     save_pictures(model.cpu().eval(), images[:8].cpu(), data.denormalize, folder.pictures)
+
+
+def _resolved(cfg: Any) -> dict[str, Any]:
+    try:
+        return plain(cfg)
+    except Exception as error:  # a value that must be given, or a reference that leads nowhere
+        raise ValueError(str(error).splitlines()[0]) from error
 
 
 def _exit(error: Exception) -> NoReturn:

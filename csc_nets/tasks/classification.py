@@ -57,8 +57,8 @@ class ClassificationTask(Task):
             if not alpha >= 0:
                 raise ValueError(f"{name} must be >= 0, got {alpha}")
         self.label_smoothing = label_smoothing
-        mixes = [v2.MixUp(alpha=mixup_alpha, num_classes=num_classes)] if mixup_alpha else []
-        mixes += [v2.CutMix(alpha=cutmix_alpha, num_classes=num_classes)] if cutmix_alpha else []
+        mixes = [v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes)] if mixup_alpha else []
+        mixes += [v2.CutMix(alpha=float(cutmix_alpha), num_classes=num_classes)] if cutmix_alpha else []
         self.mix = v2.RandomChoice(mixes) if mixes else None
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")

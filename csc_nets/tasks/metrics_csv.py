@@ -14,6 +14,8 @@ __all__ = ["MetricsCSV"]
 class MetricsCSV(Logger):
     """Writes ``metrics.csv`` in the run folder: one row for each training step at which something was logged.
 
+    In a run of ``train.py`` that is a row an epoch, and a last one with the numbers of the test.
+
     Rows of an earlier session of the same run are kept, and overwritten where a resumed run repeats their steps. (The
     CSV logger of Lightning deletes them.)
 

@@ -13,8 +13,9 @@ __all__ = ["RunFolder"]
 class RunFolder:
     """Names of the files of a run.
 
-    ``config.yaml`` holds everything that was chosen, ``metrics.csv`` a row an epoch, ``checkpoints/`` the best and the
-    last state, ``pictures/`` atoms, codes and reconstructions, ``metrics.json`` the numbers of the test.
+    ``config.yaml`` holds everything that was chosen, ``metrics.csv`` a row an epoch and one for the test,
+    ``checkpoints/`` the best and the last state, ``pictures/`` atoms, codes and reconstructions, and ``metrics.json``
+    the numbers of the test.
 
     Args:
         path: the folder, absolute.

@@ -47,7 +47,7 @@ def build_trainer(
         return L.Trainer(
             default_root_dir=run_dir, callbacks=chosen, logger=loggers, enable_progress_bar=progress_bar, **trainer
         )
-    except (MisconfigurationException, TypeError) as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
 
 

@@ -1,0 +1,115 @@
+import lightning as L
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from csc_nets.data import TensorDataModule
+from csc_nets.models import create_model
+from csc_nets.tasks import ClassificationTask, create_task, observe_codes
+
+QUIET = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+
+
+def tiny(name="csc_small", **overrides):
+    torch.manual_seed(0)
+    return create_model(name, num_classes=3, in_chans=1, **overrides)
+
+
+def test_test_numbers_agree_with_one_plain_pass():
+    torch.manual_seed(0)
+    x, y = torch.randn(21, 1, 8, 8), torch.arange(21) % 3
+    data = TensorDataModule(x, y, test=(x, y), val_fraction=0.3, eval_batch_size=7)
+    model = tiny(widths=[4, 6]).eval()
+    with torch.no_grad(), observe_codes(model) as codes:
+        logits = model(x)
+    (got,) = L.Trainer(**QUIET).test(ClassificationTask(model), datamodule=data, verbose=False)
+    assert got["test/acc"] == pytest.approx((logits.argmax(1) == y).float().mean().item())
+    assert got["test/loss"] == pytest.approx(cross_entropy(logits, y).item(), rel=1e-5)
+    assert got["test/density"] == pytest.approx(sum(c.density for c in codes).item() / 2, rel=1e-5)
+    error = sum(c.reconstruction_error for c in codes).item() / 2
+    assert got["test/reconstruction_error"] == pytest.approx(error, rel=1e-5)
+
+
+def test_a_network_without_codes_has_no_code_numbers():
+    x, y = torch.randn(6, 1, 16, 16), torch.arange(6) % 3
+    data = TensorDataModule(x, y, test=(x, y), val_fraction=0.5)
+    model = tiny("resnet18", widths=[4, 4, 4, 4])
+    (got,) = L.Trainer(**QUIET).test(ClassificationTask(model), datamodule=data, verbose=False)
+    assert set(got) == {"test/acc", "test/loss"}
+
+
+class Constant(nn.Module):
+    """Logits that do not depend on the image."""
+
+    num_classes = 3
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor([2.0, 0.0, 0.0]))
+
+    def forward(self, x):
+        return self.logits.expand(len(x), 3)
+
+
+def loss_of(task, y):
+    task.log_training_loss = lambda loss: loss
+    return task.training_step((torch.rand(len(y), 1, 8, 8), y), 0)
+
+
+def test_label_smoothing_is_the_closed_form():
+    y = torch.tensor([0, 1])
+    target = 0.7 * one_hot(y, 3) + 0.3 / 3
+    logits = torch.tensor([2.0, 0.0, 0.0]).log_softmax(0)
+    expected = -(target * logits).sum(1).mean()
+    torch.testing.assert_close(loss_of(ClassificationTask(Constant(), label_smoothing=0.3), y), expected)
+
+
+@pytest.mark.parametrize(
+    "options", [{"mixup_alpha": 1.0}, {"cutmix_alpha": 1.0}, {"mixup_alpha": 1, "cutmix_alpha": 1}]
+)
+def test_mixing_leaves_the_mean_loss_of_a_constant_output_alone(options):
+    # Mixed labels have the same mean over the batch, and cross-entropy is linear in the label.
+    y = torch.tensor([0, 1, 2, 0])
+    plain = loss_of(ClassificationTask(Constant()), y)
+    torch.testing.assert_close(loss_of(ClassificationTask(Constant(), **options), y), plain)
+
+
+def test_mixing_changes_the_images():
+    seen = []
+    model = Constant()
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    task = ClassificationTask(model, mixup_alpha=1.0)
+    task.log_training_loss = lambda loss: loss
+    torch.manual_seed(0)
+    x = torch.rand(4, 1, 8, 8)
+    task.training_step((x.clone(), torch.tensor([0, 1, 2, 0])), 0)
+    share = ((seen[0] - x) / (x.roll(1, 0) - x)).flatten()
+    torch.testing.assert_close(share, share[:1].expand_as(share), rtol=1e-2, atol=1e-2)
+    assert 0 < share[0] < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"mixup_alpha": -0.1}, "mixup_alpha must be >= 0, got -0.1"),
+        ({"cutmix_alpha": float("nan")}, "cutmix_alpha must be >= 0, got nan"),
+    ],
+)
+def test_bad_values_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        ClassificationTask(Constant(), **options)
+
+
+def test_an_autoencoder_and_an_unknown_task_are_refused():
+    with pytest.raises(ValueError, match="needs a classifier, got CSCAutoencoder"):
+        ClassificationTask(create_model("csc_autoencoder", in_chans=1, widths=[4]))
+    with pytest.raises(ValueError, match="unknown task 'x'; known: autoencoding, classification"):
+        create_task("x", Constant())

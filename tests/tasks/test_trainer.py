@@ -1,0 +1,86 @@
+import subprocess
+import sys
+from importlib.util import find_spec
+
+import pytest
+import torch
+
+from csc_nets.models import create_model
+from csc_nets.tasks import ClassificationTask
+from csc_nets.tasks.metrics_csv import MetricsCSV
+from csc_nets.tasks.trainer import MovableCheckpoint, build_loggers, build_trainer
+
+CALLBACKS = {"ema_decay": None, "patience": None, "progress_bar": False}
+
+
+def task():
+    return ClassificationTask(create_model("csc_small", in_chans=1, widths=[4]))
+
+
+def trainer(tmp_path, *, callbacks=(), **options):
+    arguments = {"max_epochs": 1, "accelerator": "cpu", "enable_model_summary": False, **options}
+    return build_trainer(tmp_path, task(), arguments, {**CALLBACKS, **dict(callbacks)}, {"name": "none"})
+
+
+def test_the_best_checkpoint_is_written_before_the_last_one_records_it(tmp_path):
+    names = [c.filename for c in trainer(tmp_path).callbacks if isinstance(c, MovableCheckpoint)]
+    assert names == ["best", "last"]
+
+
+def test_callbacks_are_added_only_when_asked_for(tmp_path):
+    def kinds(**options):
+        return {type(c).__name__ for c in trainer(tmp_path, callbacks=options).callbacks}
+
+    assert kinds(ema_decay=0.9, patience=3) - kinds() == {"EMAWeightAveraging", "EarlyStopping"}
+
+
+def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path):
+    old, new = str(tmp_path / "old"), str(tmp_path / "new")
+    first = MovableCheckpoint(dirpath=old, filename="best", monitor="val/acc", mode="max")
+    first.best_model_path = first.kth_best_model_path = f"{old}/best.ckpt"
+    first.best_k_models, first.best_model_score = {f"{old}/best.ckpt": torch.tensor(0.9)}, torch.tensor(0.9)
+    second = MovableCheckpoint(dirpath=new, filename="best", monitor="val/acc", mode="max")
+    second.load_state_dict(first.state_dict())
+    assert second.best_model_score == 0.9
+    assert second.best_model_path == second.kth_best_model_path == f"{new}/best.ckpt"
+    assert list(second.best_k_models) == [f"{new}/best.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_epochs": 0}, r"trainer\.max_epochs must be an int >= 1, got 0"),
+        ({"max_epochs": "ten"}, r"trainer\.max_epochs must be an int >= 1, got 'ten'"),
+        ({"precision": "7-bit"}, "trainer: .*7-bit"),
+        ({"nonsense": 1}, "trainer: .*nonsense"),
+        ({"callbacks": {"ema_decay": 1.0}}, r"callbacks\.ema_decay must be in \[0, 1\), got 1.0"),
+        ({"callbacks": {"patience": 0}}, r"callbacks\.patience must be >= 1, got 0"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, **options)
+
+
+def test_loggers_by_name(tmp_path):
+    assert build_loggers(tmp_path, name="none") == []
+    assert [type(logger) for logger in build_loggers(tmp_path, name="csv")] == [MetricsCSV]
+    with pytest.raises(ValueError, match="logger must be 'csv', 'wandb' or 'none', got 'tensorboard'"):
+        build_loggers(tmp_path, name="tensorboard")
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_weights_and_biases_works_without_an_account_and_is_imported_only_when_chosen(tmp_path):
+    program = f"""
+import sys
+from pathlib import Path
+from csc_nets.tasks.trainer import build_loggers
+build_loggers(Path({str(tmp_path)!r}), name="csv")
+assert "wandb" not in sys.modules
+for logger in build_loggers(Path({str(tmp_path)!r}), name="wandb", project="p", offline=True):
+    logger.log_metrics({{"val/acc": 0.5}}, step=1)
+    logger.finalize("success")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)
+    assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
+    assert (tmp_path / "metrics.csv").is_file()

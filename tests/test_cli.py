@@ -1,0 +1,233 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+import csc_nets.cli as cli
+from csc_nets.checkpoint import load, read_checkpoint
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+TINY = ["model.widths=[4,8]", "model.steps=2", "callbacks.progress_bar=false"]
+
+
+def program(name, *arguments, cwd):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def finished(process, timeout=120):
+    output, errors = process.communicate(timeout=timeout)
+    assert process.returncode == 0, errors
+    return output
+
+
+def config(*overrides, name="train"):
+    with initialize_config_dir(str(CONFIGS)):
+        return cli.plain(compose(name, overrides=list(overrides)))
+
+
+def tiny(tmp_path, *overrides, name="run"):
+    return config(*TINY, "trainer.max_epochs=2", f"run_dir={tmp_path / name}", *overrides)
+
+
+def same_state(a, b):
+    """Whether two checkpoints agree bit by bit in all but paths and times."""
+    for key in ("state_dict", "current_model_state", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        torch.testing.assert_close(a.get(key), b.get(key), rtol=0, atol=0)
+    return True
+
+
+def test_a_run_leaves_a_complete_folder_and_a_table(tmp_path, capsys):
+    results = cli.train(tiny(tmp_path))
+    folder = tmp_path / "run"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    pictures = {f"pictures/{name}.png" for name in ("atoms", "codes", "reconstructions")}
+    checkpoints = {"checkpoints/best.ckpt", "checkpoints/last.ckpt"}
+    assert names == {"config.yaml", "metrics.csv", "metrics.json"} | checkpoints | pictures
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    *epochs, test = rows
+    assert [row["epoch"] for row in epochs] == ["0", "1"]
+    assert all(row[key] for row in epochs for key in ("train/loss", "val/loss", "val/acc", "lr"))
+    assert float(test["test/acc"]) == results["test/acc"]
+    assert json.loads((folder / "metrics.json").read_text()) == results
+    assert {"test/acc", "test/density", "test/reconstruction_error", "training_seconds", "val/best"} <= set(results)
+    table = capsys.readouterr().out
+    for label in ("test accuracy", "code density", "reconstruction error", "training time", str(folder)):
+        assert label in table
+
+
+def test_evaluation_repeats_the_numbers_of_training_and_of_a_loaded_network(tmp_path):
+    trained = cli.train(tiny(tmp_path, "pictures=false"))
+    again = cli.evaluate(config(f"run={tmp_path / 'run'}", name="evaluate"))
+    assert {k: v for k, v in again.items() if k.startswith("test/")} == {
+        k: v for k, v in trained.items() if k.startswith("test/")
+    }
+    data, _ = cli.build(tiny(tmp_path))
+    data.setup("test")
+    model = load(tmp_path / "run")
+    with torch.no_grad():
+        right = [(model(x).argmax(1) == y) for x, y in data.test_dataloader()]
+    assert torch.cat(right).float().mean().item() == pytest.approx(again["test/acc"])
+
+
+def test_another_sparsity_weight_at_test_time(tmp_path):
+    trained = cli.train(tiny(tmp_path, "pictures=false", "trainer.max_epochs=1"))
+    sparse = cli.evaluate(config(f"run={tmp_path / 'run'}", "lam=5", "which=last", name="evaluate"))
+    assert sparse["test/density"] < 0.5 * trained["test/density"]
+    assert json.loads((tmp_path / "run" / "metrics-lam=5.json").read_text()) == sparse
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == trained
+
+
+def test_averaged_weights_are_tested_and_loaded(tmp_path):
+    cli.train(tiny(tmp_path, "callbacks.ema_decay=0.9", "pictures=false"))
+    checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    loaded = load(tmp_path / "run").state_dict()["fc.weight"]
+    assert torch.equal(loaded, checkpoint["state_dict"]["model.fc.weight"])
+    assert not torch.equal(loaded, checkpoint["current_model_state"]["model.fc.weight"])
+
+
+def test_an_autoencoder_is_trained_by_its_own_task(tmp_path):
+    model = ["model.widths=[4,4]", "callbacks.progress_bar=false", "trainer.max_epochs=1"]
+    results = cli.train(config("experiment=digits_autoencoder", *model, f"run_dir={tmp_path / 'run'}"))
+    assert {"test/psnr", "test/ssim", "test/density", "test/reconstruction_error"} <= set(results)
+    assert (tmp_path / "run" / "pictures" / "reconstructions.png").is_file()
+
+
+def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path):
+    training = [*TINY, "trainer.max_epochs=4", "data.batch_size=8", "callbacks.ema_decay=0.9", "task.mixup_alpha=0.2"]
+    whole = program("train.py", *training, f"run_dir={tmp_path / 'whole'}", cwd=tmp_path)
+    killed = program("train.py", *training, f"run_dir={tmp_path / 'killed'}", cwd=tmp_path)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    while not last.exists() and killed.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)  # into the next epoch
+    killed.kill()
+    killed.communicate()
+    assert killed.returncode == -9
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    assert read_checkpoint(last)["epoch"] < 3
+    table = finished(program("train.py", f"resume={tmp_path / 'killed'}", cwd=tmp_path))
+    assert "test accuracy" in table
+    finished(whole)
+
+    for name in ("best", "last"):
+        paths = [tmp_path / run / "checkpoints" / f"{name}.ckpt" for run in ("whole", "killed")]
+        assert same_state(*map(read_checkpoint, paths))
+    tables = [(tmp_path / run / "metrics.csv").read_text() for run in ("whole", "killed")]
+    assert tables[0] == tables[1]
+    numbers = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "killed")]
+    assert {**numbers[0], "training_seconds": 0} == {**numbers[1], "training_seconds": 0}
+
+
+class Crash(Exception):
+    pass
+
+
+def test_a_run_that_crashed_inside_an_epoch_goes_on_without_averaging(tmp_path, monkeypatch):
+    from csc_nets.tasks import ClassificationTask
+
+    cli.train(tiny(tmp_path, "pictures=false", "trainer.max_epochs=3", name="whole"))
+    step = ClassificationTask.training_step
+
+    def crash(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 5:
+            raise Crash
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(ClassificationTask, "training_step", crash)
+    with pytest.raises(Crash):
+        cli.train(tiny(tmp_path, "pictures=false", "trainer.max_epochs=3", name="broken"))
+    monkeypatch.undo()
+    cli.train(config(f"resume={tmp_path / 'broken'}"))
+    assert same_state(*(read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("whole", "broken")))
+
+
+def test_a_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path):
+    from csc_nets.tasks.run_folder import RunFolder
+
+    RunFolder(tmp_path / "run").create(tiny(tmp_path, "trainer.max_epochs=1", "pictures=false"))
+    assert "test/acc" in cli.train(config(f"resume={tmp_path / 'run'}"))
+
+
+def test_a_sweep_leaves_a_folder_for_each_job(tmp_path):
+    jobs = program("train.py", "-m", *TINY, "debug=fast", "model.steps=1,2", cwd=tmp_path)
+    finished(jobs)
+    (sweep,) = tmp_path.glob("runs/csc_small-digits/*")
+    steps = sorted(load(folder).model_args["steps"] for folder in sweep.iterdir() if folder.is_dir())
+    assert steps == [1, 2]
+
+
+ERRORS = {
+    "data=image_folder": "Missing mandatory value: data.root",
+    "experiment=nothing": "Could not find 'experiment/nothing' Available options",
+    "model=nothing": "Could not find 'model/nothing' Available options",
+    "model.name=csc_smal": "unknown model 'csc_smal'",
+    "data.name=digit": "unknown data set 'digit'",
+    "model.nothing=3": "Could not override 'model.nothing'",
+    "model.lam=-1": "lam must be",
+    "model.steps=0": "steps must be an int >= 1, got 0",
+    "task.lr=-1": "lr must be a positive number, got -1",
+    "data.batch_size=0": "batch_size must be a whole number >= 1, got 0",
+    "trainer.max_epochs=ten": "trainer.max_epochs must be an int >= 1, got 'ten'",
+    "resume=nowhere": "nowhere is no run folder: it holds no config.yaml",
+    "task=autoencoding": "needs an autoencoder, got CSCSmall",
+}
+
+
+def message_of(monkeypatch, capsys, call, name, *arguments):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.run(call, CONFIGS, name)
+    assert stop.value.code == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("argument", ERRORS)
+def test_an_error_is_one_line(tmp_path, monkeypatch, capsys, argument):
+    monkeypatch.chdir(tmp_path)
+    assert ERRORS[argument] in message_of(monkeypatch, capsys, cli.train, "train", argument)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_errors_of_evaluation_and_resuming(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    cli.train(tiny(tmp_path, "trainer.max_epochs=1", "pictures=false"))
+    capsys.readouterr()
+
+    def error(call, name, *arguments):
+        return message_of(monkeypatch, capsys, call, name, *arguments)
+
+    assert "Missing mandatory value: run" in error(cli.evaluate, "evaluate")
+    assert "which must be 'best' or 'last', got 'first'" in error(cli.evaluate, "evaluate", f"run={run}", "which=first")
+    assert "lam must be" in error(cli.evaluate, "evaluate", f"run={run}", "lam=-1")
+    assert "steps must be an int >= 1, got 0" in error(cli.evaluate, "evaluate", f"run={run}", "steps=0")
+    assert "already holds a run" in error(cli.train, "train", f"run_dir={run}")
+    assert "got also seed=1" in error(cli.train, "train", f"resume={run}", "seed=1")
+    last = run / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert "last.ckpt is damaged" in error(cli.train, "train", f"resume={run}")
+    assert "last.ckpt is damaged" in error(cli.evaluate, "evaluate", f"run={run}", "which=last")
+
+
+def test_the_whole_traceback_on_request(tmp_path):
+    environment = {**os.environ, "HYDRA_FULL_ERROR": "1", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "train.py"), "model.steps=0"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "steps must be an int >= 1, got 0" in done.stderr
