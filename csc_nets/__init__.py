@@ -1,3 +1,9 @@
 """csc_nets: a PyTorch zoo of unrolled sparse-coding networks."""
 
+from csc_nets.checkpoint import load
+from csc_nets.functional import solve
+from csc_nets.models import create_model, list_models, register_model
+
 __version__ = "0.1.0"
+
+__all__ = ["create_model", "list_models", "load", "register_model", "solve"]

@@ -133,11 +133,13 @@ class Problem:
     def lam_max(self) -> Tensor:
         """Smallest weight per sample at which the code is zero: the largest (absolute) correlation of ``x``.
 
-        Shape ``(N, 1, ...)`` with as many axes as the code, so it can be scaled and used as ``lam``.
+        Shape ``(N, 1, ...)`` with as many axes as the code, so it can be scaled and used as ``lam``. Rounded up by 32
+        ulps, so that the code is exactly zero there whatever order a convolution sums in.
         """
         correlation = self.pair.analysis(self.masked(self.x))
         correlation = correlation if self.nonneg else correlation.abs()
-        return correlation.flatten(1).amax(1).clamp_min(0).view(-1, *(1,) * (correlation.ndim - 1))
+        top = correlation.flatten(1).amax(1).clamp_min(0) * (1 + 32 * torch.finfo(correlation.dtype).eps)
+        return top.view(-1, *(1,) * (correlation.ndim - 1))
 
     def duality_gap(self, z: Tensor) -> Tensor:
         r"""An upper bound of :math:`F(z) - \min F`, per sample ``(N,)``; 0 exactly at a solution.

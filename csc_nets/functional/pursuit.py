@@ -65,7 +65,8 @@ def iterate(
     Returns:
         The last iterate.
     """
-    y, t = z, (1 + 5**0.5) / 2  # t_2: t_1 = 1 makes y_1 = z_1
+    y = z
+    t: Any = (1 + 5**0.5) / 2  # t_2: t_1 = 1 makes y_1 = z_1
     if restart:
         t = z.new_tensor(t)
     done = None

@@ -2,7 +2,7 @@
 
 from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d, SparseCoding
 from csc_nets.layers.decoder import DeconvDecoder
-from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d, frozen_step
+from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 
 __all__ = [
     "CSC1d",
@@ -14,5 +14,4 @@ __all__ = [
     "Dictionary2d",
     "Dictionary3d",
     "SparseCoding",
-    "frozen_step",
 ]

@@ -1,5 +1,6 @@
 """Deconvolutional decoder: synthesis stages from a deep code back to the signal."""
 
+import math
 from collections.abc import Sequence
 from typing import cast
 
@@ -54,6 +55,22 @@ class DeconvDecoder(nn.Module):
             for code, out, k, s, p in zip(channels[:-1], channels[1:], *settings.values(), strict=True)
         )
         self.norms = nn.ModuleList(_NORM[dims](c) if norm else nn.Identity() for c in channels[:-1])
+        self.reset_gains()
+
+    def reset_gains(self) -> None:
+        """Starts each batch norm at the gain that lets synthesis keep the variance of its code.
+
+        With unit atoms the mean eigenvalue of ``D D^T`` is ``M / (C stride^dims)``: without this, a first
+        reconstruction has many times the variance of the signal, and training starts by shrinking it.
+        """
+        for dictionary, norm in zip(self.dictionaries, self.norms, strict=True):
+            if isinstance(norm, nn.Identity):
+                continue
+            dictionary = cast(_ConvDictionary, dictionary)
+            atoms, channels = dictionary.weight.shape[:2]
+            nn.init.constant_(
+                norm.get_parameter("weight"), math.sqrt(channels * math.prod(dictionary.geometry.stride) / atoms)
+            )
 
     def forward(self, z: Tensor, output_size: Sequence[int] | None = None, start: int = 0) -> Tensor:
         """Decodes a code.

@@ -1,8 +1,6 @@
 """Dictionaries as modules: unit atoms, analysis, synthesis, and the spectral bound that sets the step size."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,19 +9,7 @@ from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, largest_eigenpair, power_step, unit_norm
 
-__all__ = ["DenseDictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d", "frozen_step"]
-
-_FROZEN = ContextVar("frozen_step", default=False)
-
-
-@contextmanager
-def frozen_step() -> Iterator[None]:
-    """Inside, no dictionary updates its spectral bound: a recomputed forward pass repeats the first one exactly."""
-    token = _FROZEN.set(True)
-    try:
-        yield
-    finally:
-        _FROZEN.reset(token)
+__all__ = ["DenseDictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d"]
 
 
 class UnitNorm(nn.Module):
@@ -86,7 +72,7 @@ class _Dictionary(nn.Module):
 
         Tensors only: no value is read back from an accelerator.
         """
-        if not self.training or _FROZEN.get():
+        if not self.training:
             return
         with torch.autocast(weight.device.type, enabled=False):
             direction, value = power_step(lambda u: self._probe(u, weight.detach()), self.direction)

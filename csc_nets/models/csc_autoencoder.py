@@ -97,11 +97,6 @@ class CSCAutoencoder(StagedEncoder):
         else:
             channels = [in_chans, *widths]
             self.decoder = DeconvDecoder(channels[::-1], kernels[::-1], strides[::-1], paddings[::-1])
-        # With unit atoms the mean eigenvalue of D D^T is M / (C stride^2): without this a first reconstruction has many
-        # times the variance of the image, and training starts by shrinking it.
-        signals = [in_chans, *widths[:-1]]
-        for norm, c, s, m in zip(self.decoder.norms, signals[::-1], strides[::-1], widths[::-1], strict=True):
-            nn.init.constant_(norm.get_parameter("weight"), s * math.sqrt(c / m))
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""
@@ -148,6 +143,7 @@ class SharedDecoder(DeconvDecoder):
         # A plain list: a module list would put the encoder's weights into the state dict a second time.
         self.dictionaries = [ConstantDictionary(d) if detach else d for d in dictionaries]  # type: ignore[assignment]
         self.norms = nn.ModuleList(nn.BatchNorm2d(d.weight.shape[0]) for d in dictionaries)
+        self.reset_gains()
 
 
 class ConstantDictionary:
@@ -161,9 +157,14 @@ class ConstantDictionary:
         """Geometry of the dictionary."""
         return self.dictionary.geometry
 
+    @property
+    def weight(self) -> Tensor:
+        """Atoms of the dictionary, without gradient."""
+        return self.dictionary.weight.detach()
+
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As :meth:`Dictionary2d.synthesis`."""
-        return self.dictionary.synthesis(z, output_size, self.dictionary.weight.detach())
+        return self.dictionary.synthesis(z, output_size, self.weight)
 
 
 def per_stage(name: str, value: int | Sequence[int], count: int) -> list[int]:

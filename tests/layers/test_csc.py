@@ -1,0 +1,293 @@
+"""Every sparse coding layer through the same checks: limits in closed form, and what a PyTorch user does."""
+
+import copy
+import io
+import itertools
+
+import pytest
+import torch
+
+import csc_nets.functional as functional
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding
+
+LAYERS = {
+    "CSC1d": (CSC1d, (3, 8, 5), {"padding": 2, "stride": 2}, (2, 3, 17)),
+    "CSC2d": (CSC2d, (3, 10, 3), {"padding": 1}, (2, 3, 9, 8)),
+    "CSC2d even": (CSC2d, (2, 10, 4), {"padding": 1, "stride": 2}, (2, 2, 9, 8)),
+    "CSC2d reflect": (CSC2d, (2, 10, 3), {"padding": "same", "padding_mode": "reflect"}, (2, 2, 9, 8)),
+    "CSC3d": (CSC3d, (2, 6, 3), {"padding": 1, "padding_mode": "circular"}, (2, 2, 5, 6, 4)),
+    "SparseCoding": (SparseCoding, (7, 12), {}, (6, 7)),
+}
+
+
+@pytest.fixture(params=LAYERS)
+def case(request):
+    """A function that builds the layer with given options, and an input."""
+    cls, args, kwargs, shape = LAYERS[request.param]
+    return (lambda **options: cls(*args, **{**kwargs, **options})), torch.randn(shape)
+
+
+def solved(layer, x, lam, **options):
+    """The same problem by the functional pursuit, which shares neither the folded filters nor the bias."""
+    return functional.fista(x, layer.dictionary, lam, steps=layer.steps, nonneg=layer.nonneg, **options)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("grad", [True, False])
+def test_layer_runs_the_pursuit(case, nonneg, grad):
+    build, x = case
+    layer = build(lam=0.2, steps=5, nonneg=nonneg).eval()
+    kept = x.clone()
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(layer(x), solved(layer, x, 0.2), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(build(lam=0.2, steps=1, nonneg=nonneg).eval()(x).shape, layer(x).shape)
+    assert torch.equal(x, kept)
+
+
+def test_ridge_mask_and_warm_start(case):
+    build, x = case
+    layer = build(lam=0.1, steps=4, ridge=0.3).eval()
+    mask, init = (torch.rand_like(x) > 0.3).float(), layer(x).detach() + 0.1
+    kept = init.clone()
+    with torch.no_grad():
+        ours = layer(x, mask=mask, init=init)
+    assert torch.equal(init, kept)
+    torch.testing.assert_close(ours, solved(layer, x, 0.1, ridge=0.3, mask=mask, init=init), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_weights_per_atom_and_per_sample(case, nonneg):
+    build, x = case
+    layer = build(steps=3, nonneg=nonneg).eval()
+    atoms, samples = layer.atoms.shape[0], len(x)
+    for lam in (torch.rand(atoms), torch.rand(samples, *(1,) * (x.ndim - 1)), 0.0, torch.tensor(0.3)):
+        torch.testing.assert_close(layer(x, lam=lam), solved(layer, x, lam), rtol=1e-4, atol=1e-5)
+        if not isinstance(lam, torch.Tensor) or lam.ndim < 2:
+            layer.lam = lam  # takes effect at once
+            torch.testing.assert_close(layer(x), layer(x, lam=lam))
+
+
+def test_weight_per_sample_when_there_are_as_many_samples_as_atoms():
+    layer, x = CSC2d(1, 4, 3, steps=3).eval(), torch.randn(4, 1, 6, 6)
+    lam = torch.rand(4, 1, 1, 1)
+    for i in range(4):
+        torch.testing.assert_close(layer(x, lam=lam)[i : i + 1], layer(x[i : i + 1], lam=lam[i].item()))
+
+
+def test_limits(case):
+    build, x = case
+    layer = build(steps=1, lam=0.3).eval()
+    eta = 0.97 / layer.dictionary.lipschitz
+    one_step = torch.relu(eta * layer.dictionary.analysis(x) - eta * 0.3)
+    torch.testing.assert_close(layer(x), one_step, rtol=1e-4, atol=1e-6)
+    thresholded = torch.relu(layer.dictionary.analysis(x) - 0.3)
+    torch.testing.assert_close(build(pursuit="threshold", lam=0.3).eval()(x).shape, thresholded.shape)
+    convolution = build(pursuit="threshold", lam=0.3).eval()
+    torch.testing.assert_close(convolution(x), torch.relu(convolution.dictionary.analysis(x) - 0.3))
+    # At lam_max the code is zero; two steps of FISTA and of ISTA agree, three do not.
+    layer = build(steps=20).eval()
+    assert not layer(x, lam=layer.lam_max(x)).any()
+    ista = build(steps=3, pursuit="ista").eval()
+    ista.load_state_dict(layer.state_dict())
+    for steps, same in ((2, True), (3, False)):
+        layer.steps = ista.steps = steps
+        assert torch.allclose(layer(x), ista(x), atol=1e-6) == same
+
+
+def test_many_steps_reach_the_optimum(case):
+    build, x = case
+    layer = build(lam=0.2, steps=3000, tol=1e-5).eval()
+    with torch.no_grad():
+        z = layer(x)
+    problem = layer.problem(x)
+    assert (problem.duality_gap(z) <= 1.1e-5 * x.square().flatten(1).sum(1) / 2).all()
+    layer, x = layer.double().requires_grad_(False), x.double()
+    best = layer.objective(x, functional.solve(x, layer.dictionary, 0.2, tol=1e-9, nonneg=True))
+    assert (layer.objective(x, z.double()) - best <= 1.2e-5 * x.square().flatten(1).sum(1) / 2).all()
+
+
+def test_objective_descends_over_steps(case):
+    build, x = case
+    layer = build(lam=0.1, pursuit="ista").eval()
+    values = []
+    for steps in (1, 2, 4, 8, 16):
+        layer.steps = steps
+        values.append(layer.objective(x, layer(x)))
+    assert all((b <= a + 1e-5).all() for a, b in itertools.pairwise(values))
+
+
+def test_gradients_in_double_precision(case):
+    build, x = case
+    layer = build(steps=3, lam=0.05, nonneg=False).double().eval()
+    x = x.double()[:2].requires_grad_()
+    weight = layer.dictionary.get_parameter("parametrizations.weight.original")
+    assert torch.autograd.gradcheck(lambda x, w: layer(x), (x, weight), nondet_tol=0, fast_mode=True)
+
+
+def test_learned_weight_is_positive_and_trained(case):
+    build, x = case
+    layer = build(lam=0.2, learn_lam=True, steps=2)
+    torch.testing.assert_close(layer.lam, torch.tensor(0.2))
+    layer(x).sum().backward()
+    gradient = layer.get_parameter("parametrizations.lam.original").grad
+    assert gradient < 0  # a larger weight gives a smaller code
+    layer.lam = torch.tensor(0.7)
+    torch.testing.assert_close(layer.lam, torch.tensor(0.7))
+    with pytest.raises(ValueError, match="must start above 0"):
+        build(lam=0.0, learn_lam=True)
+
+
+def test_training_follows_the_spectral_norm_and_evaluation_leaves_everything_alone(case):
+    build, x = case
+    layer = build()
+    weight = layer.dictionary.get_parameter("parametrizations.weight.original")
+    with torch.no_grad():
+        weight += 0.05 * torch.randn_like(weight) + 0.3 * weight.mean()
+    for _ in range(60):
+        layer.train()(x)
+    tracked = layer.dictionary.lipschitz.clone()
+    layer.dictionary.refresh()
+    torch.testing.assert_close(tracked, layer.dictionary.lipschitz, rtol=0.02, atol=0)
+    state = copy.deepcopy(layer.state_dict())
+    layer.eval()(x)
+    assert all(torch.equal(state[k], v) for k, v in layer.state_dict().items())
+
+
+def test_state_dict_and_deepcopy_hold_everything(case):
+    build, x = case
+    layer = build(lam=0.3, steps=3)
+    for _ in range(3):
+        layer(x)
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    other = build(steps=3)
+    other.load_state_dict(torch.load(file, weights_only=True))
+    for twin in (other, copy.deepcopy(layer)):
+        assert torch.equal(twin.eval()(x), layer.eval()(x))
+    for name, tensor in vars(layer).items():
+        assert not isinstance(tensor, torch.Tensor), name
+
+
+def test_compile_without_graph_breaks(case):
+    torch.compiler.reset()  # every case is a recompilation of the same code
+    build, x = case
+    layer = build(steps=3)
+    reference = copy.deepcopy(layer)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    for mode in (True, False):
+        layer.train(mode), reference.train(mode)
+        torch.testing.assert_close(compiled(x), reference(x), rtol=1e-4, atol=1e-5)
+    layer.train(), reference.train()
+    compiled(x).sum().backward(), reference(x).sum().backward()
+    for a, b in zip(layer.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(layer.dictionary.lipschitz, reference.dictionary.lipschitz)
+
+
+def test_export(case):
+    build, x = case
+    layer = build(steps=3).eval()
+    torch.testing.assert_close(torch.export.export(layer, (x,)).module()(x), layer(x))
+
+
+def test_autocast_and_half_precision(case):
+    build, x = case
+    layer = build(steps=4, lam=0.05).eval()
+    full = layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer(x)
+    assert mixed.dtype == torch.bfloat16
+    assert (mixed.float() - full).norm() < 0.03 * full.norm()
+    with torch.autocast("cpu", torch.bfloat16):
+        layer.train()(x).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in layer.parameters())
+    half = copy.deepcopy(layer).eval().bfloat16()
+    assert (half(x.bfloat16()).float() - full).norm() < 0.05 * full.norm()
+
+
+def test_double_backward(case):
+    build, x = case
+    layer = build(steps=3).eval()
+    x = x.requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x).square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert torch.isfinite(x.grad).all() and x.grad.any()
+
+
+def test_repr_shows_the_defining_numbers():
+    assert repr(CSC2d(3, 8, 3, 2, 1, lam=0.2, steps=4)) == (
+        "CSC2d(3, 8, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), lam=0.2, pursuit='fista', steps=4)"
+    )
+    assert repr(SparseCoding(7, 12, learn_lam=True)) == "SparseCoding(7, 12, lam=0.1, pursuit='fista', steps=2)"
+
+
+def test_channels_last_is_kept_and_any_size_runs():
+    layer = CSC2d(3, 8, 3, 2, 1, steps=3).eval().to(memory_format=torch.channels_last)
+    for size in ((9, 8), (16, 5), (3, 3)):
+        x = torch.randn(2, 3, *size)
+        z = layer(x.to(memory_format=torch.channels_last))
+        assert z.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(z, layer(x), rtol=1e-4, atol=1e-5)
+        assert layer.synthesize(z, size).shape == x.shape
+
+
+def test_drop_in_for_a_convolution_and_relu():
+    for kwargs in (
+        {"padding": 2, "stride": 2},
+        {"padding": "same", "dilation": 2},
+        {"padding": (1, 0), "kernel_size": (3, 2)},
+    ):
+        options = {"kernel_size": 3, **kwargs}
+        conv, csc = torch.nn.Conv2d(3, 8, **options), CSC2d(3, 8, **options)
+        x = torch.randn(2, 3, 11, 12)
+        assert csc(x).shape == conv(x).shape
+        # One thresholding with the atoms as filters is that layer exactly.
+        layer = CSC2d(3, 8, **options, pursuit="threshold", lam=torch.rand(8))
+        conv.weight.data, conv.bias.data = layer.atoms.detach(), -layer.lam
+        torch.testing.assert_close(layer(x), conv(x).relu())
+
+
+def test_tokens_keep_their_leading_axes():
+    layer, x = SparseCoding(7, 12, steps=4).eval(), torch.randn(2, 5, 7)
+    z = layer(x)
+    assert z.shape == (2, 5, 12)
+    torch.testing.assert_close(z[1, 3], layer(x[1, 3]))
+    lam = torch.rand(2, 1, 1)
+    torch.testing.assert_close(layer(x, lam=lam)[1], layer(x[1], lam=lam[1].item()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lam": -0.1}, r"CSC2d: lam must be a finite number >= 0 or a tensor, got -0.1"),
+        ({"lam": float("nan")}, "lam"),
+        ({"lam": torch.ones(7)}, r"one per atom \(8,\), got shape \(7,\)"),
+        ({"steps": 0}, "steps must be an int >= 1, got 0"),
+        ({"steps": 2.0}, "steps"),
+        ({"pursuit": "omp"}, "one of fista, ista, threshold, got 'omp'"),
+        ({"ridge": -1}, "ridge"),
+        ({"tol": 0}, "tol"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        CSC2d(3, 8, 3, **options)
+
+
+def test_bad_input_is_refused():
+    layer = CSC2d(3, 8, 3)
+    with pytest.raises(ValueError, match=r"CSC2d: expected 3 input channels \(N, 3, H, W\), got \(8, 1, 28, 28\)"):
+        layer(torch.zeros(8, 1, 28, 28))
+    with pytest.raises(ValueError, match="too small: axis 1 must be at least 3"):
+        layer(torch.zeros(1, 3, 5, 2))
+    with pytest.raises(ValueError, match=r"\(N, 1, 1, 1\), got shape \(2, 1\)"):
+        layer(torch.zeros(2, 3, 5, 5), lam=torch.ones(2, 1))
+    with pytest.raises(ValueError, match="must not be negative or NaN"):
+        layer(torch.zeros(2, 3, 5, 5), lam=torch.tensor(-1.0))
+    with pytest.raises(ValueError, match="lam"):
+        layer.lam = -1.0
+    with pytest.raises(ValueError, match=r"expected 7 features \(\.\.\., 7\), got \(2, 6\)"):
+        SparseCoding(7, 3)(torch.zeros(2, 6))
+    with pytest.raises(ValueError, match="must be positive"):
+        CSC2d(0, 8, 3)

@@ -1,0 +1,73 @@
+"""Dictionary modules: unit atoms, adjointness, the spectral bound."""
+
+import pytest
+import torch
+from torch import nn
+
+from csc_nets.layers import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+
+CASES = [
+    (DenseDictionary(6, 9), (2, 6), None),
+    (Dictionary1d(2, 5, 4, 2, 1), (2, 2, 11), (11,)),
+    (Dictionary2d(3, 7, 3, 2, 1), (2, 3, 9, 10), (9, 10)),
+    (Dictionary3d(2, 4, 2, 2), (2, 2, 5, 4, 6), (5, 4, 6)),
+]
+
+
+@pytest.mark.parametrize(("dictionary", "shape", "size"), CASES)
+def test_adjoint_unit_atoms_and_bound(dictionary, shape, size):
+    dictionary = dictionary.double()
+    x = torch.randn(shape, dtype=torch.float64)
+    code = dictionary.analysis(x)
+    z = torch.randn_like(code)
+    inner = (dictionary.synthesis(z, size) * x).sum()
+    torch.testing.assert_close(inner, (z * code).sum(), rtol=1e-10, atol=1e-10)
+    norms = dictionary.weight.flatten(1).norm(dim=1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    assert code.square().sum() <= 1.03 * dictionary.lipschitz * x.square().sum()
+
+
+def test_dense_bound_is_the_spectral_norm():
+    dictionary = DenseDictionary(6, 9)
+    torch.testing.assert_close(dictionary.lipschitz, torch.linalg.matrix_norm(dictionary.weight.detach(), 2) ** 2)
+
+
+def test_atoms_stay_on_the_sphere_through_an_optimiser_step_and_an_assignment():
+    dictionary = Dictionary2d(2, 5, 3)
+    optimiser = torch.optim.SGD(dictionary.parameters(), lr=0.5)
+    dictionary.analysis(torch.randn(1, 2, 6, 6)).square().sum().backward()
+    gradient = dictionary.get_parameter("parametrizations.weight.original").grad
+    # Moving along an atom changes nothing, so the gradient is tangent to the sphere.
+    original = dictionary.get_parameter("parametrizations.weight.original").detach()
+    assert ((gradient * original).flatten(1).sum(1).abs() < 1e-4 * gradient.flatten(1).norm(dim=1)).all()
+    optimiser.step()
+    torch.testing.assert_close(dictionary.weight.flatten(1).norm(dim=1), torch.ones(5))
+    atoms = 3 * torch.randn(5, 2, 3, 3)
+    dictionary.weight = atoms
+    torch.testing.assert_close(dictionary.weight, atoms / atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+
+
+def test_refresh_after_atoms_were_set_by_hand():
+    dictionary = Dictionary2d(1, 6, 3, padding=1).eval()
+    dictionary.weight = torch.ones(6, 1, 3, 3)  # six copies of a box filter: norm^2 = 6 * 9 at frequency 0
+    assert dictionary.lipschitz < 30
+    dictionary.refresh()
+    assert dictionary.lipschitz.item() == pytest.approx(54, rel=1e-4)
+
+
+def test_lower_bound_of_the_spectral_norm():
+    # The mean eigenvalue of D D^T with unit atoms is M / (C stride^2).
+    for channels, atoms, stride in ((3, 64, 1), (4, 64, 2), (8, 8, 1)):
+        assert Dictionary2d(channels, atoms, 3, stride, 1).lipschitz >= max(1, atoms / (channels * stride**2))
+
+
+def test_meta_device_and_repr():
+    with torch.device("meta"):
+        assert Dictionary2d(2, 3, 3).weight.is_meta
+    assert repr(nn.Sequential(Dictionary2d(2, 3, (3, 2), padding="same", dilation=2, padding_mode="circular"))) == (
+        "Sequential(\n  (0): Dictionary2d(2, 3, kernel_size=(3, 2), stride=(1, 1), padding=(2, 1), dilation=(2, 2), "
+        "padding_mode='circular')\n)"
+    )
+    assert repr(DenseDictionary(4, 5)) == "DenseDictionary(4, 5)"
+    with pytest.raises(ValueError, match="must be positive, got 0, 5"):
+        DenseDictionary(0, 5)
