@@ -131,7 +131,7 @@ class ConvGeometry:
 
     def analysis(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         r""":math:`D^T x` (plus a bias per atom): ``(N, C, *S)`` to ``(N, M, *S')``."""
-        native = self._native_padding
+        native = self.native_padding
         if native is None:
             x, native = self._pad(x), (0,) * self.dims
         return _CONV[self.dims](x, weight, bias, self.stride, native, self.dilation)
@@ -157,7 +157,7 @@ class ConvGeometry:
                 f"output_size {tuple(size)} does not fit a code of size {tuple(code_size)}; "
                 f"{self.signal_size(code_size)} would"
             )
-        native = self._native_padding
+        native = self.native_padding
         pads = ((0, 0),) * self.dims if native is None else self.padding
         # What the strides of the analysis skipped at the end of the signal: the published rule "1 if the stride is 2"
         # is wrong for even kernels and odd sizes.
@@ -169,7 +169,7 @@ class ConvGeometry:
         return z if native is not None else self._fold(z)
 
     @property
-    def _native_padding(self) -> tuple[int, ...] | None:
+    def native_padding(self) -> tuple[int, ...] | None:
         """The padding argument when torch's own zero padding does it, else None."""
         if any(lo != hi for lo, hi in self.padding):
             return None

@@ -85,8 +85,10 @@ def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tens
                 f"(N{', 1' * (ndim - 1)}), got shape {tuple(lam.shape)}"
             )
         # Reading a value would stop a graph being traced, or wait for the accelerator.
-        if not torch.compiler.is_compiling() and lam.device.type == "cpu" and not bool((lam >= 0).all()):
-            raise ValueError(f"{name} must not be negative or NaN, got a minimum of {lam.min().item()}")
+        if not torch.compiler.is_compiling() and lam.device.type == "cpu":
+            low, high = torch.aminmax(lam.detach())
+            if not 0 <= low.item() <= high.item() < math.inf:
+                raise ValueError(f"{name} must be finite and not negative, got {low.item()} to {high.item()}")
         return lam.view(-1, *(1,) * (ndim - 2)) if lam.ndim == 1 else lam
     if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam < math.inf:
         raise ValueError(f"{name} must be a finite number >= 0 or a tensor, got {lam!r}")

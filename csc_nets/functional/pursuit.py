@@ -32,7 +32,7 @@ SAFETY = 0.97
 
 
 def iterate(
-    update: Callable[[Tensor], Tensor],
+    update: Callable[[Tensor, bool], Tensor],
     z: Tensor,
     steps: int,
     *,
@@ -51,7 +51,8 @@ def iterate(
     (Beck and Teboulle, "A Fast Iterative Shrinkage-Thresholding Algorithm", 2009, eq. 4.1 to 4.3).
 
     Args:
-        update: proximal gradient step, ``(N, M, ...)`` to the same shape. It must return a new tensor.
+        update: proximal gradient step ``(y, disposable)``, ``(N, M, ...)`` to the same shape. It must leave ``y`` alone
+            unless ``disposable``, which says that nobody will look at ``y`` again.
         z: the first iterate, the result of step 1; it may be overwritten where no gradient is recorded.
         steps: number of steps, the first one included.
         momentum: extrapolate.
@@ -73,9 +74,9 @@ def iterate(
     if trace is not None:
         trace(z)
     # Buffers are reused where nobody can look back at them: no gradient, no candidate that was refused.
-    in_place = momentum and not (torch.is_grad_enabled() or restart or objective or stop)
+    reuse = not (torch.is_grad_enabled() or restart or objective or stop or trace)
     for k in range(2, steps + 1):
-        candidate = new = update(y)
+        candidate = new = update(y, reuse and (y is not z or k == steps or not momentum))
         if objective is not None:
             new = torch.where(_per_sample(objective(candidate) > objective(z), z), z, candidate)
         if done is not None:
@@ -92,7 +93,7 @@ def iterate(
             return new
         if momentum:
             t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
-            y = (torch.Tensor.lerp_ if in_place else torch.lerp)(z, new, 1 + (t - 1) / t_next)
+            y = (torch.Tensor.lerp_ if reuse else torch.lerp)(z, new, 1 + (t - 1) / t_next)
             if objective is not None:
                 y = y + (t / t_next) * (candidate - new)
             t = t_next
@@ -182,7 +183,7 @@ def fista(
     eta = SAFETY / problem.lipschitz() if step_size is None else step_size
     shrink = proximal_map or (prox.nonneg_soft_threshold if nonneg else prox.soft_threshold)
 
-    def step(y: Tensor | None) -> Tensor:
+    def step(y: Tensor | None, disposable: bool = False) -> Tensor:
         residual = problem.masked(x) if y is None else problem.residual(y)
         v = eta * problem.pair.analysis(residual)
         v = v if y is None else y + v

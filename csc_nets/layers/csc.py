@@ -73,7 +73,7 @@ class _SparseCode(nn.Module):
 
     def _as_lam(self, lam: float | Tensor) -> Tensor:
         """A weight for all atoms ``()`` or one per atom ``(M,)``, in the dictionary's dtype."""
-        atoms = self.dictionary.weight.shape[0]
+        atoms = self.dictionary.out_channels
         if isinstance(lam, Tensor) and lam.shape not in ((), (atoms,)):
             raise ValueError(
                 f"{self._get_name()}: lam of the layer must be a number or one per atom ({atoms},), "
@@ -114,33 +114,42 @@ class _SparseCode(nn.Module):
         Step size, shrinkage and threshold are folded into the filters and their bias, so that a step is one synthesis
         and one analysis with a few in-place passes over their fresh outputs, and the first step one analysis.
         """
-        weight = self.dictionary.weight
-        self.dictionary.update_lipschitz(weight)
+        dictionary, weight = self.dictionary, self.dictionary.weight
+        dictionary.update_lipschitz(weight)
         steps = 1 if self.pursuit == "threshold" else self.steps
-        eta = 1.0 if self.pursuit == "threshold" else SAFETY / self.dictionary.lipschitz
+        eta = 1.0 if self.pursuit == "threshold" else SAFETY / dictionary.lipschitz
         keep = 1 / (1 + self.ridge * eta)
         lam = as_weight(self.lam if lam is None else lam, x.ndim, f"{self._get_name()}: lam")
         threshold = torch.as_tensor(eta * keep * lam, dtype=weight.dtype, device=weight.device)
         gain = weight * (eta * keep)
+        descent = -gain
         # A non-negative threshold that is the same for all samples is the bias of the analysis.
         folded = self.nonneg and threshold.ndim < x.ndim
-        bias = -threshold.flatten().expand(weight.shape[0]) if folded else None
+        bias = -threshold.flatten().expand(dictionary.out_channels) if folded else None
         observed = x if mask is None else x * mask
+        fused = folded and self.ridge == 0 and dictionary.can_fuse(observed)
 
         def shrink(v: Tensor) -> Tensor:
             if not self.nonneg:
                 return soft_threshold(v, threshold.to(v.dtype))
             return (v if folded else v.sub_(threshold)).relu_()
 
-        def update(y: Tensor) -> Tensor:
-            surplus = self.dictionary.synthesis(y, x.shape[2:], weight).sub_(observed)
-            v = self.dictionary.analysis(surplus if mask is None else surplus * mask, descent, bias)
+        def start() -> Tensor:
+            if fused and bias is not None:
+                return dictionary.analysis_relu(observed, gain, bias)
+            return shrink(dictionary.analysis(observed, gain, bias))
+
+        def update(y: Tensor, disposable: bool = False) -> Tensor:
+            surplus = dictionary.synthesis(y, x.shape[2:], weight).sub_(observed)
+            surplus = surplus if mask is None else surplus * mask
+            if fused and disposable and bias is not None:
+                return dictionary.analysis_relu(surplus, descent, bias, onto=y)
+            v = dictionary.analysis(surplus, descent, bias)
             return shrink(v.add_(y if self.ridge == 0 else y * keep))
 
-        descent = -gain if steps > 1 or init is not None else gain
         return iterate(
             update,
-            shrink(self.dictionary.analysis(observed, gain, bias)) if init is None else update(init),
+            start() if init is None else update(init),
             steps,
             momentum=self.pursuit == "fista",
             stop=None if self.tol is None else stop_rule(self.problem(x, lam, mask), self.tol),
@@ -199,7 +208,7 @@ class SparseCoding(_SparseCode):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Codes ``(..., M)`` of ``x (..., F)``; keywords as for :class:`CSC2d`, with one axis per axis of ``x``."""
-        features = self.dictionary.weight.shape[1]
+        features = self.dictionary.in_channels
         if x.ndim < 1 or x.shape[-1] != features:
             raise ValueError(f"SparseCoding: expected {features} features (..., {features}), got {tuple(x.shape)}")
         rows = x.reshape(-1, features)
@@ -293,7 +302,7 @@ class _ConvSparseCode(_SparseCode):
         Raises:
             ValueError: wrong number of axes or channels, a signal smaller than an atom, a bad ``lam``.
         """
-        dims, channels = self.dictionary.geometry.dims, self.dictionary.weight.shape[1]
+        dims, channels = self.dictionary.geometry.dims, self.dictionary.in_channels
         if x.ndim != dims + 2 or x.shape[1] != channels:
             axes = ", ".join(["D", "H", "W"][3 - dims :])
             raise ValueError(

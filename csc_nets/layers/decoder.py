@@ -67,10 +67,8 @@ class DeconvDecoder(nn.Module):
             if isinstance(norm, nn.Identity):
                 continue
             dictionary = cast(_ConvDictionary, dictionary)
-            atoms, channels = dictionary.weight.shape[:2]
-            nn.init.constant_(
-                norm.get_parameter("weight"), math.sqrt(channels * math.prod(dictionary.geometry.stride) / atoms)
-            )
+            gain = math.sqrt(dictionary.in_channels * math.prod(dictionary.geometry.stride) / dictionary.out_channels)
+            nn.init.constant_(norm.get_parameter("weight"), gain)
 
     def forward(self, z: Tensor, output_size: Sequence[int] | None = None, start: int = 0) -> Tensor:
         """Decodes a code.

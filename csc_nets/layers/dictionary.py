@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional.fused import analysis_relu, can_fuse
 
 __all__ = ["DenseDictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d"]
 
@@ -31,6 +32,8 @@ class _Dictionary(nn.Module):
 
     def __init__(self, weight: Tensor, probe_size: Sequence[int]) -> None:
         super().__init__()
+        # Reading ``weight`` normalises the atoms, so sizes are kept beside it.
+        self.out_channels, self.in_channels = weight.shape[:2]
         self.weight = nn.Parameter(weight)
         parametrize.register_parametrization(self, "weight", UnitNorm())
         # A signal on which the power method runs, and the bound it has reached: in buffers, so that a checkpoint
@@ -48,6 +51,14 @@ class _Dictionary(nn.Module):
         raise NotImplementedError
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def can_fuse(self, x: Tensor) -> bool:
+        """Whether :meth:`analysis_relu` may be called for signals like ``x``."""
+        return False
+
+    def analysis_relu(self, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """See :func:`csc_nets.functional.fused.analysis_relu`."""
         raise NotImplementedError
 
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
@@ -121,8 +132,7 @@ class DenseDictionary(_Dictionary):
         return z @ (self.weight if weight is None else weight)
 
     def extra_repr(self) -> str:
-        atoms, features = self.weight.shape
-        return f"{features}, {atoms}"
+        return f"{self.in_channels}, {self.out_channels}"
 
 
 class _ConvDictionary(_Dictionary):
@@ -177,6 +187,12 @@ class _ConvDictionary(_Dictionary):
         self.geometry, self._probe_geometry = geometry, probe_geometry
         super().__init__(weight, probe_size)
 
+    def can_fuse(self, x: Tensor) -> bool:
+        return can_fuse(x, self.direction, self.geometry)
+
+    def analysis_relu(self, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        return analysis_relu(x, weight, bias, self.geometry, onto)
+
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
         code = self._probe_geometry.analysis(signal, weight)
         return self._probe_geometry.synthesis(code, weight, signal.shape[2:])
@@ -191,8 +207,7 @@ class _ConvDictionary(_Dictionary):
 
     def extra_repr(self) -> str:
         g = self.geometry
-        atoms, channels = self.weight.shape[:2]
-        text = f"{channels}, {atoms}, kernel_size={g.kernel_size}, stride={g.stride}"
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={g.kernel_size}, stride={g.stride}"
         if any(p != (0, 0) for p in g.padding):
             text += f", padding={tuple(lo if lo == hi else (lo, hi) for lo, hi in g.padding)}"
         if any(d != 1 for d in g.dilation):

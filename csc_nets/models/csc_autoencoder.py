@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from csc_nets.functional import ConvGeometry
 from csc_nets.layers import CSC2d, DeconvDecoder, Dictionary2d
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder, stage_indices
@@ -142,7 +141,7 @@ class SharedDecoder(DeconvDecoder):
         nn.Module.__init__(self)
         # A plain list: a module list would put the encoder's weights into the state dict a second time.
         self.dictionaries = [ConstantDictionary(d) if detach else d for d in dictionaries]  # type: ignore[assignment]
-        self.norms = nn.ModuleList(nn.BatchNorm2d(d.weight.shape[0]) for d in dictionaries)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(d.out_channels) for d in dictionaries)
         self.reset_gains()
 
 
@@ -151,20 +150,12 @@ class ConstantDictionary:
 
     def __init__(self, dictionary: Dictionary2d) -> None:
         self.dictionary = dictionary
-
-    @property
-    def geometry(self) -> ConvGeometry:
-        """Geometry of the dictionary."""
-        return self.dictionary.geometry
-
-    @property
-    def weight(self) -> Tensor:
-        """Atoms of the dictionary, without gradient."""
-        return self.dictionary.weight.detach()
+        self.geometry, self.in_channels = dictionary.geometry, dictionary.in_channels
+        self.out_channels = dictionary.out_channels
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As :meth:`Dictionary2d.synthesis`."""
-        return self.dictionary.synthesis(z, output_size, self.weight)
+        return self.dictionary.synthesis(z, output_size, self.dictionary.weight.detach())
 
 
 def per_stage(name: str, value: int | Sequence[int], count: int) -> list[int]:

@@ -245,7 +245,7 @@ def test_gradients_of_the_unrolled_pursuit(matrix):
     [
         ({"lam": -0.1}, "lam must be a finite number >= 0"),
         ({"lam": float("nan")}, "lam"),
-        ({"lam": torch.tensor([-1.0])}, "negative or NaN"),
+        ({"lam": torch.tensor([-1.0])}, "not negative"),
         ({"lam": torch.ones(5, 1, 1)}, "got shape"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"tol": 0.0}, "tol must be greater than 0"),
