@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import hydra
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
@@ -40,6 +41,7 @@ _NOISE = (
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*is smaller than the logging interval.*",
     ".*GPU available but not used.*",
+    ".*You requested to overfit but enabled .* shuffling.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
@@ -233,7 +235,8 @@ def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
 def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
     data.setup("test")
     images, _ = next(iter(data.test_dataloader()))
-    save_pictures(model.cpu().eval(), images[:8].cpu(), data.denormalize, folder.pictures)
+    spread = torch.linspace(0, len(images) - 1, min(8, len(images))).long()  # neighbours may look alike
+    save_pictures(model.cpu().eval(), images.cpu()[spread], data.denormalize, folder.pictures)
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def test_a_grid_for_each_picture(tmp_path, channels, name):
     model = create_model(name, in_chans=channels, widths=[16, 4]).eval()
     save_pictures(model, torch.randn(3, channels, 32, 32), lambda x: x.sigmoid(), tmp_path / "pictures")
     rows = {1: 2, 2: 4, 3: 2}[channels]  # 16 atoms in rows of eight; with two channels each channel is a picture
-    side, tile, gap = 66, 64, 2
+    side, tile, gap = 66, 64, 4
     assert sizes(tmp_path / "pictures") == {
         "atoms.png": (8 * (side + gap) + gap, rows * (side + gap) + gap),
         "codes.png": (9 * (tile + gap) + gap, 3 * (tile + gap) + gap),
@@ -27,9 +27,9 @@ def test_reconstructions_show_the_image_beside_what_the_first_layer_keeps(tmp_pa
     torch.manual_seed(0)
     model = create_model("csc_small", in_chans=1, widths=[8], lam=1e3).eval()  # so sparse that nothing is left
     save_pictures(model, torch.ones(1, 1, 64, 64), lambda x: x.clamp(0, 1), tmp_path)
-    picture = torch.tensor(list(Image.open(tmp_path / "reconstructions.png").convert("L").tobytes())).view(68, 134)
-    assert picture[2:66, 2:66].eq(255).all()
-    assert picture[2:66, 68:132].eq(0).all()
+    picture = torch.tensor(list(Image.open(tmp_path / "reconstructions.png").convert("L").tobytes())).view(72, 140)
+    assert picture[4:68, 4:68].eq(255).all()
+    assert picture[4:68, 72:136].eq(0).all()
 
 
 def test_a_network_without_codes_leaves_no_pictures(tmp_path):
