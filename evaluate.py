@@ -1,8 +1,11 @@
 """Tests a trained network: ``python evaluate.py run=runs/csc_small-digits/...``."""
 
+import os
 from pathlib import Path
 
-from csc_nets import cli
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in train.py
+
+from csc_nets import cli  # noqa: E402
 
 if __name__ == "__main__":
     cli.run(cli.evaluate, Path(__file__).with_name("configs"), "evaluate")

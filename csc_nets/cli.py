@@ -20,6 +20,7 @@ from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
+from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.tasks import Task, create_task, csc_layers
 from csc_nets.tasks.pictures import save_pictures
@@ -172,6 +173,7 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         config_dir: folder of the tree.
         config_name: its root, without ``.yaml``.
     """
+    reuse_memory()
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
     def job(cfg: Any) -> float | None:
