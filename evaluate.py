@@ -5,7 +5,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in train.py
 
-from csc_nets import cli  # noqa: E402
+from csc_nets import cli
 
 if __name__ == "__main__":
     cli.run(cli.evaluate, Path(__file__).with_name("configs"), "evaluate")
