@@ -1,5 +1,6 @@
 """The memory of freed tensors is used again without a page fault."""
 
+import os
 import subprocess
 import sys
 
@@ -21,11 +22,14 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 def faults(mode: str) -> int:
-    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True)
+    # A fixed threshold in place of one that adapts: each of these blocks comes from the system and goes back to it.
+    environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.mmap_threshold=131072"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM, mode], capture_output=True, text=True, env=environment)
     if done.returncode == 77:
         pytest.skip("the C library has no mallopt")
     return int(done.stdout)
 
 
 def test_no_page_faults_after_the_first_steps():
-    assert faults("reuse") < faults("default") / 10
+    assert faults("default") > 1000  # 8 blocks of 8 MB
+    assert faults("reuse") < 100

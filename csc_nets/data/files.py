@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -34,7 +35,8 @@ def find_classes(name: str, folder: Path) -> list[str]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{name}: folder {folder.absolute()} is missing, expected one sub-folder a class in it")
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) or [folder.name]
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return names or [folder.name]
 
 
 def find_images(name: str, folder: Path, class_names: list[str]) -> FileList:
@@ -46,23 +48,45 @@ def find_images(name: str, folder: Path, class_names: list[str]) -> FileList:
         class_names: Classes in the order of the labels.
 
     Raises:
-        FileNotFoundError: In one line, if the folder or all images in it are missing.
+        FileNotFoundError: In one line, if the folder or all images in it, or in one of its classes, are missing.
         ValueError: In one line, if it has a class that is not in ``class_names``.
     """
     found = find_classes(name, folder)
     flat = not any((folder / label).is_dir() for label in found)
     if not flat and (unknown := sorted(set(found) - set(class_names))):
         raise ValueError(f"{name}: {folder.absolute()} has class {unknown[0]!r}, which the training folder has not")
-    files = FileList([], [])
+    files, empty = FileList([], []), []
     for label, class_name in enumerate(class_names[:1] if flat else class_names):
-        inside = sorted((folder if flat else folder / class_name).rglob("*"))
-        images = [path for path in inside if path.suffix.lower() in IMG_EXTENSIONS]
+        inside = folder if flat else folder / class_name
+        images = [path for path in sorted(inside.rglob("*")) if is_image(path.relative_to(inside)) and path.is_file()]
+        if not images and inside.is_dir():
+            empty.append(inside)
         files.paths.extend(images)
         files.labels.extend([label] * len(images))
     if not files.paths:
         allowed = " ".join(IMG_EXTENSIONS)
         raise FileNotFoundError(f"{name}: no image under {folder.absolute()}, expected files ending in {allowed}")
+    if empty:
+        raise FileNotFoundError(f"{name}: no image under {empty[0].absolute()}, expected at least one for each class")
     return files
+
+
+def is_image(path: Path) -> bool:
+    """Whether a path has the name of an image and no part of it is hidden."""
+    return path.suffix.lower() in IMG_EXTENSIONS and not any(part.startswith(".") for part in path.parts)
+
+
+def as_eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    """Converts to ``mode``, 16-bit grey by its upper eight bits (PIL would clip it). Transparency is dropped.
+
+    Raises:
+        ValueError: 32 bits a pixel, whose range nobody knows.
+    """
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"32 bits a pixel (mode {image.mode}), expected 8 or 16")
+    return image.convert(mode)
 
 
 def central_square(picture: Image.Image, size: int, share: float) -> Image.Image:
@@ -107,7 +131,7 @@ class ImageFiles(Dataset):
         path = self.files.paths[index]
         try:
             with Image.open(path) as image:
-                picture = image.convert(MODES[self.in_chans])
+                picture = as_eight_bit(image, MODES[self.in_chans])
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
             raise ValueError(f"{self.name}: cannot read the image {path.absolute()} ({reason})") from None

@@ -32,7 +32,9 @@ def stratified_split(labels: Tensor, fractions: Sequence[float], seed: int = 0) 
     for value in labels.unique().tolist():
         members = (labels == value).nonzero()[:, 0]
         members = members[torch.randperm(len(members), generator=generator)]
-        held_out = [round(fraction * len(members)) for fraction in fractions]
+        held_out: list[int] = []
+        for fraction in fractions:  # rounding up twice must not ask for more than there is
+            held_out.append(min(round(fraction * len(members)), len(members) - sum(held_out)))
         for part, piece in zip(parts, members.split([len(members) - sum(held_out), *held_out]), strict=True):
             part.append(piece)
     return [torch.cat(part).sort().values for part in parts]

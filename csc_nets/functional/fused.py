@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional.dictionary import ConvGeometry
+from csc_nets.functional.problem import is_transformed
 
 __all__ = ["analysis_relu", "can_fuse"]
 
@@ -17,7 +18,7 @@ def can_fuse(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
     """Whether :func:`analysis_relu` may be called: float32, channels_last, on the CPU, no gradient, no tracing."""
     return bool(
         _AVAILABLE
-        and not torch.compiler.is_compiling()
+        and not is_transformed()
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.enabled
         and x.device.type == "cpu"

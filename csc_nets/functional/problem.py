@@ -7,7 +7,7 @@ Signals are ``(N, C, *S)`` or ``(N, F)``, codes ``(N, M, *S')`` or ``(N, M)``: s
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -67,32 +67,49 @@ def as_adjoint_pair(dictionary: AdjointPair | Tensor) -> AdjointPair:
 
 
 def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tensor:
-    """A sparsity weight that broadcasts against codes of ``ndim`` axes.
+    """A sparsity weight that broadcasts against codes of ``ndim`` axes; says no to a bad one.
 
     Args:
-        lam: a number, a tensor ``()``, one weight per atom ``(M,)``, or a tensor that broadcasts against the codes as
-            it is, such as one weight per sample ``(N, 1, 1, 1)``.
+        lam: a number, a tensor ``()``, one weight per atom ``(M,)`` or ``(M, 1, ...)``, or a tensor with ``ndim`` axes,
+            such as one weight per sample ``(N, 1, ...)``.
         ndim: axes of the codes, samples and atoms included.
         name: what to call it in an error.
 
     Raises:
-        ValueError: negative or not finite, or of another number of axes.
+        ValueError: negative or not finite, or of another shape.
     """
-    if isinstance(lam, Tensor):
-        if lam.ndim not in (0, 1, ndim):
-            raise ValueError(
-                f"{name} must be a number, one weight per atom (M,), or one per sample with {ndim} axes "
-                f"(N{', 1' * (ndim - 1)}), got shape {tuple(lam.shape)}"
-            )
-        # Reading a value would stop a graph being traced, or wait for the accelerator.
-        if not torch.compiler.is_compiling() and lam.device.type == "cpu":
-            low, high = torch.aminmax(lam.detach())
-            if not 0 <= low.item() <= high.item() < math.inf:
-                raise ValueError(f"{name} must be finite and not negative, got {low.item()} to {high.item()}")
-        return lam.view(-1, *(1,) * (ndim - 2)) if lam.ndim == 1 else lam
-    if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0 or a tensor, got {lam!r}")
+    if not isinstance(lam, Tensor):
+        if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam < math.inf:
+            raise ValueError(f"{name} must be a finite number >= 0 or a tensor, got {lam!r}")
+        return lam
+    # Reading a value would stop a graph being traced, or wait for the accelerator.
+    if lam.numel() and lam.device.type == "cpu" and not is_transformed():
+        low, high = torch.aminmax(lam.detach())
+        if not 0 <= low.item() <= high.item() < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {low.item()} to {high.item()}")
+    return align(lam, ndim, name)
+
+
+def align(lam: Tensor, ndim: int, name: str = "lam") -> Tensor:
+    """The shape part of :func:`as_weight`: ``(M,)`` becomes ``(M, 1, ...)``, the rest stays."""
+    if lam.ndim == 1:
+        return lam.view(-1, *(1,) * (ndim - 2))
+    per_atom = lam.ndim == ndim - 1 and all(n == 1 for n in lam.shape[1:])
+    if lam.ndim not in (0, ndim) and not per_atom:
+        raise ValueError(
+            f"{name} must be a number, one weight per atom (M,), or one per sample with {ndim} axes "
+            f"(N{', 1' * (ndim - 1)}), got shape {tuple(lam.shape)}"
+        )
     return lam
+
+
+def is_transformed() -> bool:
+    """Whether a compiler traces, or ``torch.func`` or forward-mode differentiation looks on."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 @dataclass(frozen=True)
@@ -105,7 +122,11 @@ class Problem:
         lam: as for :func:`as_weight`.
         ridge: weight mu of the squared l2 norm.
         nonneg: codes are non-negative.
-        mask: 1 where ``x`` was observed and 0 where it is missing; broadcasts against ``x``.
+        mask: 0 where ``x`` is missing (it may hold anything there, NaN too) and anything else where it was observed;
+            broadcasts against ``x``.
+
+    Raises:
+        ValueError: a bad weight, or ``x`` without a batch axis.
     """
 
     x: Tensor
@@ -115,9 +136,16 @@ class Problem:
     nonneg: bool = False
     mask: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        if self.x.ndim < 2:
+            raise ValueError(f"signals must be (N, F) or (N, C, *S), got shape {tuple(self.x.shape)}")
+        if not 0 <= self.ridge < math.inf:
+            raise ValueError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
+        object.__setattr__(self, "lam", as_weight(self.lam, self.x.ndim))
+
     def masked(self, signal: Tensor) -> Tensor:
         """The observed part of a signal."""
-        return signal if self.mask is None else signal * self.mask
+        return signal if self.mask is None else signal.masked_fill(self.mask == 0, 0)
 
     def residual(self, z: Tensor) -> Tensor:
         """Observed part of ``x - D z``."""
@@ -125,12 +153,12 @@ class Problem:
 
     def penalty(self, z: Tensor) -> Tensor:
         """Weighted l1 norm plus ridge, per sample ``(N,)``."""
-        value = self._l1(z)
-        return value + self.ridge / 2 * z.square().flatten(1).sum(1) if self.ridge else value
+        value = _sum(self.lam * z.abs())
+        return value + self.ridge / 2 * _sum(z.square()) if self.ridge else value
 
     def objective(self, z: Tensor) -> Tensor:
         """F(z) per sample ``(N,)``, without checking ``z >= 0``."""
-        return self.residual(z).square().flatten(1).sum(1) / 2 + self.penalty(z)
+        return _sum(self.residual(z).square()) / 2 + self.penalty(z)
 
     def lam_max(self) -> Tensor:
         """Smallest weight per sample at which the code is zero: the largest (absolute) correlation of ``x``.
@@ -144,41 +172,48 @@ class Problem:
         return top.view(-1, *(1,) * (correlation.ndim - 1))
 
     def duality_gap(self, z: Tensor) -> Tensor:
-        r"""An upper bound of :math:`F(z) - \min F`, per sample ``(N,)``; 0 exactly at a solution.
+        r"""An upper bound of :math:`F(z) - \min F`, per sample ``(N,)`` in float64; 0 exactly at a solution.
 
         The residual, scaled into the dual feasible set, is the dual point: with
         :math:`c = D^T r - \mu z`, :math:`\theta = s r` is feasible where :math:`s |c_j| \le \lambda_j` (Kim et al.,
         "An interior-point method for large-scale l1-regularized least squares", 2007, section III). The ridge enters
         as extra rows :math:`\sqrt\mu I` of the dictionary. Where a weight is 0 the bound is F(z) itself, as a rule.
         """
-        x, r = self.masked(self.x), self.residual(z)
+        # It is a small difference of large sums, hence float64.
+        x, r, wide = self.masked(self.x), self.residual(z), torch.float64
         correlation = self.pair.analysis(r) - self.ridge * z
         correlation = correlation.clamp_min(0) if self.nonneg else correlation.abs()
-        excess = torch.where(correlation > 0, correlation / as_weight(self.lam, z.ndim), 0.0).flatten(1).amax(1)
-        norm = r.square().flatten(1).sum(1) + self.ridge * z.square().flatten(1).sum(1)
-        inner = (x * r).flatten(1).sum(1)
+        excess = torch.where(correlation > 0, correlation / self.lam, 0.0).flatten(1).amax(1).to(wide)
+        norm = _sum(r.square(), wide) + self.ridge * _sum(z.square(), wide)
+        inner = _sum(x * r, wide)
         # Along the ray of the residual the dual is a parabola with its top at inner / norm.
         limit = 1 / excess
         best = torch.where(norm > 0, inner / norm, 0.0)
         scale = torch.minimum(torch.maximum(best, torch.zeros_like(best) if self.nonneg else -limit), limit)
-        dual = scale * inner - scale.square() * norm / 2
-        return norm / 2 + self._l1(z) - dual
+        return norm / 2 + _sum(self.lam * z.abs(), wide) - (scale * inner - scale.square() * norm / 2)
 
-    def _l1(self, z: Tensor) -> Tensor:
-        return (as_weight(self.lam, z.ndim) * z.abs()).flatten(1).sum(1)
-
-    def lipschitz(self) -> float | Tensor:
+    def lipschitz(self) -> Tensor:
         """Largest eigenvalue of ``D^T D`` on signals of this size, for a step size; exact for a matrix.
 
-        A dictionary layer's own estimate is used where there is one.
+        A dictionary layer's own bound is used where there is one.
         """
-        if hasattr(self.pair, "lipschitz"):
-            return self.pair.lipschitz
-        if isinstance(self.pair, _Matrix):
-            return torch.linalg.matrix_norm(self.pair.weight.detach(), ord=2).square()
         size = tuple(self.x.shape[2:])
+        if hasattr(self.pair, "bound"):
+            return self.pair.bound(size)
+        pair = self.pair
+        if isinstance(pair, _Matrix | _Convolution) and pair.weight.dtype in (torch.float16, torch.bfloat16):
+            pair = replace(pair, weight=pair.weight.float())  # no eigenvalue solver in half precision
         with torch.no_grad():
-            start = torch.randn(
-                (1, *self.x.shape[1:]), generator=torch.Generator().manual_seed(0), dtype=torch.float64
-            ).to(self.x)
-            return largest_eigenpair(lambda u: self.pair.synthesis(self.pair.analysis(u), size), start, 40)[1]
+            if isinstance(pair, _Matrix):
+                value = torch.linalg.matrix_norm(pair.weight, ord=2).square()
+            else:
+                generator = torch.Generator().manual_seed(0)
+                start = torch.randn((1, *self.x.shape[1:]), generator=generator, dtype=torch.float64)
+                start = start.to(pair.weight if isinstance(pair, _Convolution) else self.x)
+                value = largest_eigenpair(lambda u: pair.synthesis(pair.analysis(u), size), start, 40)[1]
+        return value.to(self.x.dtype).clamp_min(torch.finfo(self.x.dtype).tiny)
+
+
+def _sum(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Sum per sample ``(N,)``."""
+    return t.flatten(1).sum(1, dtype=dtype)

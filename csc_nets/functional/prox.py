@@ -103,6 +103,8 @@ def one_per_block(v: Tensor, k: int | None = None) -> Tensor:
         v: ``(N, M, *S)``.
         k: blocks to keep, those with the largest maxima; None keeps all ``M``.
     """
+    if v.ndim < 3:
+        raise ValueError(f"one_per_block: expected codes (N, M, *S), got shape {tuple(v.shape)}")
     blocks = v.flatten(2)
     at = blocks.abs().argmax(2, keepdim=True)
     peak = blocks.gather(2, at)

@@ -4,6 +4,7 @@ All of them are one loop, :func:`iterate`, around an ``update`` of the code; the
 update with the step folded into the filters.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
-from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
+from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight, is_transformed
 
 __all__ = [
     "duality_gap",
@@ -27,8 +28,9 @@ __all__ = [
     "thresholding",
 ]
 
-# The estimates of the Lipschitz constant approach it from below (within 1 %, see ConvGeometry.probe).
-SAFETY = 0.97
+# Step size times Lipschitz constant. Estimates of the constant approach it from below: at worst, for a single wave in
+# two dimensions, by 10 % (see ConvGeometry.probe).
+SAFETY = 0.9
 
 
 def iterate(
@@ -89,7 +91,9 @@ def iterate(
             done = finished if done is None else done | finished
         if trace is not None:
             trace(new)
-        if k == steps or (done is not None and bool(done.all())):
+        if k == steps:
+            return new
+        if done is not None and not is_transformed() and bool(done.all()):
             return new
         if momentum:
             t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
@@ -120,7 +124,7 @@ def stop_rule(problem: Problem, tol: float, criterion: str = "gap") -> Callable[
     if not tol > 0:
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     if criterion == "gap":
-        energy = problem.masked(problem.x).square().flatten(1).sum(1) / 2
+        energy = problem.masked(problem.x).square().flatten(1).sum(1, dtype=torch.float64) / 2
         return lambda new, old: problem.duality_gap(new) <= tol * energy
     if criterion == "change":
         return lambda new, old: (new - old).flatten(1).norm(dim=1) <= tol * new.flatten(1).norm(dim=1)
@@ -161,7 +165,7 @@ def fista(
         proximal_map: ``(v, threshold) -> z`` in place of the (non-negative) soft threshold.
         step_size: 1/L; None estimates L.
         init: warm start; None is zero, whose first step costs one analysis and no synthesis.
-        mask: 1 where ``x`` is known, 0 where it is missing; broadcasts against ``x``.
+        mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
         tol: stop each sample at this tolerance; None takes all steps.
         criterion: what ``tol`` bounds, see :func:`stop_rule`.
         trace: a list that receives the objective ``(N,)`` of every step.
@@ -175,8 +179,10 @@ def fista(
     Raises:
         ValueError: negative or NaN ``lam``, ``steps`` below 1, ``tol`` not above 0, an unknown criterion.
     """
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps must be an int >= 1, got {steps!r}")
+    if isinstance(step_size, int | float) and not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be a finite number > 0, got {step_size!r}")
     if proximal_map is not None and (trace is not None or monotone or (tol is not None and criterion == "gap")):
         raise ValueError("trace, monotone and the gap criterion know the l1 objective only, not a proximal_map's")
     problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask)
@@ -187,7 +193,7 @@ def fista(
         residual = problem.masked(x) if y is None else problem.residual(y)
         v = eta * problem.pair.analysis(residual)
         v = v if y is None else y + v
-        return shrink(v / (1 + eta * ridge), eta * as_weight(lam, v.ndim) / (1 + eta * ridge))
+        return shrink(v / (1 + eta * ridge), eta * problem.lam / (1 + eta * ridge))
 
     return iterate(
         step,
@@ -287,29 +293,40 @@ def solve(
     *,
     tol: float = 1e-4,
     steps: int = 10_000,
-    **options: Any,
+    nonneg: bool = False,
+    ridge: float = 0.0,
+    init: Tensor | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Codes solved to a certified accuracy: duality gap at most ``tol`` times half the squared norm of each signal.
 
-    FISTA with restart; ``options`` as for :func:`fista`. The gap stays finite for ``lam > 0`` only.
+    FISTA with restart, without gradient; arguments as for :func:`fista`. A tolerance near the precision of ``x``
+    (1e-6 in float32) needs float64.
 
     Raises:
+        ValueError: ``x`` is not finite where it was observed, or an argument is bad.
         RuntimeError: the tolerance was not reached within ``steps``.
     """
-    options.setdefault("restart", True)
     with torch.no_grad():
-        z = fista(x, dictionary, lam, tol=tol, steps=steps, **options)
-        problem = Problem(
+        problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask)
+        if not bool(problem.masked(x).isfinite().all()):
+            raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
+        z = fista(
             x,
-            as_adjoint_pair(dictionary),
+            dictionary,
             lam,
-            options.get("ridge", 0.0),
-            options.get("nonneg", False),
-            options.get("mask"),
+            steps=steps,
+            tol=tol,
+            nonneg=nonneg,
+            ridge=ridge,
+            init=init,
+            mask=mask,
+            restart=True,
         )
-        left = ~stop_rule(problem, tol)(z, z)
-    if bool(left.any()):
+        left = int((~stop_rule(problem, tol)(z, z)).sum())
+    if left:
         raise RuntimeError(
-            f"solve: {int(left.sum())} of {len(x)} samples did not reach tol={tol} in {steps} steps; raise steps or tol"
+            f"solve: {left} of {len(x)} samples did not reach tol={tol} in {steps} steps of {x.dtype}: raise steps or "
+            "tol, or use float64"
         )
     return z

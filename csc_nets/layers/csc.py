@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import Problem, as_weight, iterate, soft_threshold, stop_rule
+from csc_nets.functional.problem import align
 from csc_nets.functional.pursuit import SAFETY
 from csc_nets.layers.dictionary import (
     DenseDictionary,
@@ -74,16 +75,22 @@ class _SparseCode(nn.Module):
     def _as_lam(self, lam: float | Tensor) -> Tensor:
         """A weight for all atoms ``()`` or one per atom ``(M,)``, in the dictionary's dtype."""
         atoms = self.dictionary.out_channels
+        learned = parametrize.is_parametrized(self, "lam")
         if isinstance(lam, Tensor) and lam.shape not in ((), (atoms,)):
             raise ValueError(
                 f"{self._get_name()}: lam of the layer must be a number or one per atom ({atoms},), "
                 f"got shape {tuple(lam.shape)}; weights per sample go to forward(x, lam=...)"
             )
         as_weight(lam, 2, f"{self._get_name()}: lam")
-        return torch.as_tensor(lam).detach().to(self.dictionary.lipschitz)
+        value = torch.as_tensor(lam).detach().to(self.dictionary.lipschitz, copy=True)
+        if learned and not bool((value > 0).all()):
+            raise ValueError(f"{self._get_name()}: a learned lam must be above 0, got {lam!r}")
+        # One number for a layer with a weight per atom is that number for every atom.
+        now = getattr(self, "lam", None)
+        return value if now is None or value.ndim == now.ndim else value.expand(atoms).clone()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "lam" and "_buffers" in self.__dict__ and "lam" in self._buffers:
+        if name == "lam" and ("lam" in self.__dict__.get("_buffers", ()) or parametrize.is_parametrized(self, name)):
             value = self._as_lam(value)
         super().__setattr__(name, value)
 
@@ -100,9 +107,11 @@ class _SparseCode(nn.Module):
         """The signal ``D z`` of a code, of spatial size ``output_size``."""
         return self.dictionary.synthesis(z, output_size)
 
-    def objective(self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None) -> Tensor:
+    def objective(
+        self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Objective of a code per sample, ``(N,)``."""
-        return self.problem(x, lam).objective(z)
+        return self.problem(x, lam, mask).objective(z)
 
     def lam_max(self, x: Tensor) -> Tensor:
         """The smallest sparsity weight per sample at which the code is zero, ``(N, 1, ...)``."""
@@ -117,16 +126,17 @@ class _SparseCode(nn.Module):
         dictionary, weight = self.dictionary, self.dictionary.weight
         dictionary.update_lipschitz(weight)
         steps = 1 if self.pursuit == "threshold" else self.steps
-        eta = 1.0 if self.pursuit == "threshold" else SAFETY / dictionary.lipschitz
+        eta = 1.0 if self.pursuit == "threshold" else SAFETY / dictionary.bound(x.shape[2:])
         keep = 1 / (1 + self.ridge * eta)
-        lam = as_weight(self.lam if lam is None else lam, x.ndim, f"{self._get_name()}: lam")
+        lam = align(self.lam, x.ndim) if lam is None else as_weight(lam, x.ndim, f"{self._get_name()}: lam")
         threshold = torch.as_tensor(eta * keep * lam, dtype=weight.dtype, device=weight.device)
         gain = weight * (eta * keep)
         descent = -gain
         # A non-negative threshold that is the same for all samples is the bias of the analysis.
         folded = self.nonneg and threshold.ndim < x.ndim
         bias = -threshold.flatten().expand(dictionary.out_channels) if folded else None
-        observed = x if mask is None else x * mask
+        missing = None if mask is None else mask == 0
+        observed = x if missing is None else x.masked_fill(missing, 0)
         fused = folded and self.ridge == 0 and dictionary.can_fuse(observed)
 
         def shrink(v: Tensor) -> Tensor:
@@ -140,8 +150,10 @@ class _SparseCode(nn.Module):
             return shrink(dictionary.analysis(observed, gain, bias))
 
         def update(y: Tensor, disposable: bool = False) -> Tensor:
-            surplus = dictionary.synthesis(y, x.shape[2:], weight).sub_(observed)
-            surplus = surplus if mask is None else surplus * mask
+            surplus = dictionary.synthesis(y, x.shape[2:], weight)
+            # A warm start may have fewer batch axes than x under vmap, where nothing may be written into it.
+            surplus = surplus - observed if y is init else surplus.sub_(observed)
+            surplus = surplus if missing is None else surplus.masked_fill_(missing, 0)
             if fused and disposable and bias is not None:
                 return dictionary.analysis_relu(surplus, descent, bias, onto=y)
             v = dictionary.analysis(surplus, descent, bias)
@@ -211,12 +223,33 @@ class SparseCoding(_SparseCode):
         features = self.dictionary.in_channels
         if x.ndim < 1 or x.shape[-1] != features:
             raise ValueError(f"SparseCoding: expected {features} features (..., {features}), got {tuple(x.shape)}")
-        rows = x.reshape(-1, features)
+        atoms = self.dictionary.out_channels
+        rows, lam, mask = self._rows(x, lam, mask)
+        init = None if init is None else init.reshape(len(rows), atoms)
+        return self._code(rows, lam, init, mask).view(*x.shape[:-1], atoms)
+
+    def _rows(
+        self, x: Tensor, lam: float | Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, float | Tensor | None, Tensor | None]:
+        """Vectors and what belongs to them as one batch ``(N, F)``."""
+        rows = x.reshape(-1, x.shape[-1])
         if isinstance(lam, Tensor) and lam.ndim > 1:
-            lam = lam.expand(*x.shape[:-1], lam.shape[-1]).reshape(len(rows), -1)
-        init = None if init is None else init.reshape(len(rows), -1)
-        mask = None if mask is None else mask.expand(x.shape).reshape(rows.shape)
-        return self._code(rows, lam, init, mask).view(*x.shape[:-1], -1)
+            lam = lam.expand(*x.shape[:-1], lam.shape[-1]).reshape(len(rows), lam.shape[-1])
+        return rows, lam, None if mask is None else mask.expand(x.shape).reshape(rows.shape)
+
+    def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
+        """The problem that the layer solves for the vectors of ``x``, as one batch ``(N, F)``."""
+        return super().problem(*self._rows(x, lam, mask))
+
+    def objective(
+        self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Objective of a code per vector, ``(...)``."""
+        return self.problem(x, lam, mask).objective(z.reshape(-1, z.shape[-1])).view(x.shape[:-1])
+
+    def lam_max(self, x: Tensor) -> Tensor:
+        """The smallest sparsity weight per vector at which the code is zero, ``(..., 1)``."""
+        return self.problem(x).lam_max().view(*x.shape[:-1], 1)
 
 
 class _ConvSparseCode(_SparseCode):
@@ -225,7 +258,7 @@ class _ConvSparseCode(_SparseCode):
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1 + \tfrac{\mu}{2} \|z\|^2, \quad z \ge 0
 
     by ``steps`` steps of FISTA or ISTA from zero, with :math:`D z` the transposed convolution with unit atoms and
-    :math:`\eta = 0.97 / \|D\|^2`:
+    :math:`\eta = 0.9 / \|D\|^2`:
 
     .. math:: z \leftarrow \max\bigl(y + \eta D^T (x - D y) - \eta \lambda, 0\bigr)
 
@@ -294,7 +327,7 @@ class _ConvSparseCode(_SparseCode):
             x: signals ``(N, C, *S)``.
             lam: in place of the layer's own: a number, one per atom ``(M,)``, or one per sample ``(N, 1, ...)``.
             init: warm start ``(N, M, *S')``.
-            mask: 1 where ``x`` is known, 0 where it is missing; broadcasts against ``x``.
+            mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
 
         Returns:
             Codes ``(N, M, *S')``.

@@ -42,6 +42,8 @@ class DeconvDecoder(nn.Module):
         dims: int = 2,
     ) -> None:
         super().__init__()
+        if dims not in _DICTIONARY:
+            raise ValueError(f"DeconvDecoder: dims must be 1, 2 or 3, got {dims!r}")
         stages = len(channels) - 1
         if stages < 1:
             raise ValueError(f"DeconvDecoder: channels must name at least a code and a signal, got {list(channels)}")
@@ -82,6 +84,8 @@ class DeconvDecoder(nn.Module):
         Raises:
             ValueError: the code does not belong to a signal of ``output_size``.
         """
+        if not 0 <= start < len(self.dictionaries):
+            raise ValueError(f"DeconvDecoder: start must name one of {len(self.dictionaries)} stages, got {start}")
         dictionaries = cast(list[_ConvDictionary], list(self.dictionaries)[start:])
         sizes: list[Sequence[int] | None] = [output_size]
         for dictionary in reversed(dictionaries[1:]):

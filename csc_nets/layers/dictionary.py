@@ -20,7 +20,7 @@ class UnitNorm(nn.Module):
         return unit_norm(weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        return weight
+        return weight.clone()  # training must not write into the tensor that a user assigned
 
 
 class _Dictionary(nn.Module):
@@ -87,8 +87,13 @@ class _Dictionary(nn.Module):
             return
         with torch.autocast(weight.device.type, enabled=False):
             direction, value = power_step(lambda u: self._probe(u, weight.detach()), self.direction)
-        self.direction.copy_(direction)
-        self.lipschitz.copy_(value)
+        # All-zero or broken atoms leave no direction to go on from: keep the last one.
+        self.direction.copy_(torch.where(value > 0, direction, self.direction))
+        self.lipschitz.copy_(torch.where(value > 0, value, self.lipschitz))
+
+    def bound(self, signal_size: Sequence[int]) -> Tensor:
+        r"""Bound of :math:`\|D\|^2` on signals of this spatial size, 0-d; what step sizes are made from."""
+        return self.lipschitz.clamp_min(torch.finfo(self.lipschitz.dtype).tiny)
 
     def __repr__(self) -> str:
         return f"{self._get_name()}({self.extra_repr()})"
@@ -186,6 +191,10 @@ class _ConvDictionary(_Dictionary):
         weight = torch.empty(out_channels, in_channels, *geometry.kernel_size, device=device, dtype=dtype)
         self.geometry, self._probe_geometry = geometry, probe_geometry
         super().__init__(weight, probe_size)
+
+    def bound(self, signal_size: Sequence[int]) -> Tensor:
+        overlap = self.geometry.overlap(signal_size)
+        return super().bound(signal_size) if overlap == 1 else super().bound(signal_size) * overlap
 
     def can_fuse(self, x: Tensor) -> bool:
         return can_fuse(x, self.direction, self.geometry)

@@ -9,7 +9,23 @@ from torch import Tensor, nn
 from csc_nets.layers import CSC2d
 from csc_nets.models.checkpointing import checkpoint_stage
 
-__all__ = ["FeatureExtractor", "StagedEncoder"]
+__all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """What each feature map is: a list of ``num_chs``, ``reduction`` and ``module``, with timm's columns of it."""
+
+    def channels(self) -> list[int]:
+        """Channels of each map."""
+        return [info["num_chs"] for info in self]
+
+    def reduction(self) -> list[int]:
+        """Pixels of the image per position of each map."""
+        return [info["reduction"] for info in self]
+
+    def module_name(self) -> list[str]:
+        """Name of the module that makes each map."""
+        return [info["module"] for info in self]
 
 
 class StagedEncoder(nn.Module):
@@ -44,11 +60,13 @@ class StagedEncoder(nn.Module):
         input_size: int,
     ) -> None:
         super().__init__()
+        if in_chans < 1:
+            raise ValueError(f"in_chans must be at least 1, got {in_chans}")
         self.stages = nn.ModuleList(stages)
-        self.feature_info: list[dict[str, Any]] = [
+        self.feature_info = FeatureInfo(
             {"num_chs": width, "reduction": reduction, "module": f"stages.{i}"}
             for i, (width, reduction) in enumerate(zip(channels, reductions, strict=True))
-        ]
+        )
         self.num_features = channels[-1]
         self.in_chans = in_chans
         self.input_size = input_size
@@ -63,14 +81,11 @@ class StagedEncoder(nn.Module):
         """Sets the sparsity weight of every coded layer; it takes effect in the next forward pass.
 
         Raises:
-            ValueError: ``lam`` is negative or not finite.
+            ValueError: ``lam`` is negative or not finite, or 0 where it is learned.
         """
-        if not 0 <= lam < float("inf"):
-            raise ValueError(f"lam must be a finite number >= 0, got {lam!r}")
-        with torch.no_grad():
-            for module in self.modules():
-                if isinstance(module, CSC2d):
-                    module.lam = torch.full_like(module.lam, lam)
+        for module in self.modules():
+            if isinstance(module, CSC2d):
+                module.lam = lam  # type: ignore[assignment]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features ``(N, num_features, H', W')`` of images ``(N, in_chans, H, W)``."""
@@ -153,16 +168,16 @@ class FeatureExtractor(StagedEncoder):
 
     def __init__(self, model: StagedEncoder, out_indices: int | Sequence[int] | None = None) -> None:
         chosen = stage_indices(out_indices, len(model.stages))
-        kept = model.feature_info[: chosen[-1] + 1]
+        kept = FeatureInfo(model.feature_info[: chosen[-1] + 1])
         super().__init__(
             list(model.stages)[: len(kept)],
-            [info["num_chs"] for info in kept],
-            [info["reduction"] for info in kept],
+            kept.channels(),
+            kept.reduction(),
             in_chans=model.in_chans,
             input_size=model.input_size,
         )
         self.out_indices = chosen
-        self.feature_info = [kept[i] for i in chosen]
+        self.feature_info = FeatureInfo(kept[i] for i in chosen)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of the chosen stages."""

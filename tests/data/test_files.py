@@ -100,3 +100,25 @@ def test_an_unreadable_image_is_named(tmp_path, suffix, damage):
     with pytest.raises(ValueError, match=f"^toy: cannot read the image {path} ") as caught:
         files[0, 0]
     assert "\n" not in str(caught.value)
+
+
+def test_hidden_files_are_left_out_and_an_empty_class_is_named(tmp_path):
+    for place in ("a/0.png", "b/1.png", ".ipynb_checkpoints/9.png", "a/._0.png", "a/.cache/7.png"):
+        write(tmp_path / place, noise(4, 4))
+    (tmp_path / "a" / "folder.png").mkdir()
+    assert find_classes("toy", tmp_path) == ["a", "b"]
+    assert [path.name for path in find_images("toy", tmp_path, ["a", "b"]).paths] == ["0.png", "1.png"]
+    (tmp_path / "c").mkdir()
+    with pytest.raises(FileNotFoundError, match=f"no image under {tmp_path}/c, expected at least one for each class"):
+        find_images("toy", tmp_path, ["a", "b", "c"])
+
+
+def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path):
+    ramp = np.linspace(0, 65535, 64, dtype=np.uint16).reshape(8, 8)
+    deep = write(tmp_path / "16.png", ramp)
+    square = partial(central_square, size=8, share=1.0)
+    pixels = ImageFiles("toy", FileList([deep], [0]), square, 1).read(0)
+    assert np.array_equal(pixels.numpy()[0], ramp >> 8)
+    float_image = write(tmp_path / "32.tiff", ramp.astype(np.float32) / 65535)
+    with pytest.raises(ValueError, match=r"cannot read the image .*32\.tiff \(32 bits a pixel"):
+        ImageFiles("toy", FileList([float_image], [0]), square, 1).read(0)

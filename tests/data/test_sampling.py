@@ -65,3 +65,8 @@ def test_processes_share_an_epoch(world_size):
     training, evaluation = orders(shuffle=True), orders(shuffle=False)
     assert len(training) == len(set(training)) == 20 - 20 % world_size
     assert set(evaluation) == set(range(20)) and len(evaluation) < 20 + world_size
+
+
+def test_shares_that_round_up_together_never_take_more_than_there_is():
+    parts = stratified_split(torch.zeros(3, dtype=torch.long), [0.5, 0.5])
+    assert sorted(torch.cat(parts).tolist()) == [0, 1, 2]

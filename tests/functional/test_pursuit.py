@@ -247,7 +247,7 @@ def test_gradients_of_the_unrolled_pursuit(matrix):
         ({"lam": float("nan")}, "lam"),
         ({"lam": torch.tensor([-1.0])}, "not negative"),
         ({"lam": torch.ones(5, 1, 1)}, "got shape"),
-        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be an int >= 1, got 0"),
         ({"tol": 0.0}, "tol must be greater than 0"),
         ({"tol": 1e-3, "criterion": "luck"}, "'gap' or 'change'"),
         ({"proximal_map": soft_threshold, "monotone": True}, "l1 objective only"),
@@ -269,8 +269,45 @@ def test_other_refusals(matrix):
         solve(x, weight, 0.01, tol=1e-12, steps=3)
 
 
-def test_problem_uses_the_estimate_of_a_dictionary_layer():
+def test_problem_uses_the_bound_of_a_dictionary_layer():
     class Pair:
-        lipschitz = torch.tensor(7.0)
+        def bound(self, size):
+            return torch.tensor(7.0) if size == (5,) else None
 
-    assert Problem(torch.zeros(1, 2), Pair(), 0.1).lipschitz() == 7
+    assert Problem(torch.zeros(1, 2, 5), Pair(), 0.1).lipschitz() == 7
+
+
+def test_single_precision_reaches_a_tight_tolerance_and_half_precision_runs(convolution):
+    weight, x = convolution[0].float(), convolution[1].float()
+    for scale in (1.0, 255.0):
+        z = solve(scale * x, weight, 0.2 * scale, tol=1e-5)
+        assert (
+            duality_gap(scale * x, weight, z, 0.2 * scale) <= 1e-5 * (scale * x).square().flatten(1).sum(1) / 2
+        ).all()
+    half = fista(x.bfloat16(), weight.bfloat16(), 0.2, steps=5).float()
+    full = fista(x, weight, 0.2, steps=5)
+    assert (half - full).norm() < 0.05 * full.norm()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ridge": -5.0}, "ridge"),
+        ({"ridge": float("nan")}, "ridge"),
+        ({"step_size": -1.0}, "step_size"),
+        ({"steps": 2.5}, "steps"),
+    ],
+)
+def test_bad_numbers_are_refused(matrix, options, message):
+    weight, x = matrix
+    with pytest.raises(ValueError, match=message):
+        fista(x, weight, 0.1, **options)
+
+
+def test_signals_that_cannot_be_coded_are_refused(matrix):
+    weight, x = matrix
+    with pytest.raises(ValueError, match="x holds NaN"):
+        solve(x.log(), weight, 0.1)
+    with pytest.raises(ValueError, match=r"signals must be \(N, F\)"):
+        fista(x[0], weight, 0.1)
+    assert not fista(x, torch.zeros_like(weight), 0.1, steps=3).any()

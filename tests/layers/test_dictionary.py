@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.layers import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers import CSC2d, DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 
 CASES = [
     (DenseDictionary(6, 9), (2, 6), None),
@@ -53,6 +53,20 @@ def test_refresh_after_atoms_were_set_by_hand():
     assert dictionary.lipschitz < 30
     dictionary.refresh()
     assert dictionary.lipschitz.item() == pytest.approx(54, rel=1e-4)
+
+
+def test_the_bound_survives_a_forward_with_zero_atoms():
+    layer = CSC2d(1, 6, 3, padding=1)
+    atoms = layer.atoms.detach().clone()
+    layer.dictionary.weight = torch.zeros_like(atoms)
+    assert not layer(torch.randn(1, 1, 6, 6)).any()
+    layer.dictionary.weight = atoms
+    expected = Dictionary2d(1, 6, 3, padding=1)
+    expected.weight = atoms
+    expected.refresh()
+    for _ in range(30):
+        layer(torch.randn(1, 1, 6, 6))
+    torch.testing.assert_close(layer.dictionary.lipschitz, expected.lipschitz, rtol=1e-2, atol=0)
 
 
 def test_lower_bound_of_the_spectral_norm():

@@ -32,6 +32,7 @@ def test_stages_that_do_not_exist_are_refused(indices, narrow, images):
 
 def test_features_only_loads_a_part_of_the_whole(narrow, images):
     whole, part = narrow("sdnet18_all"), narrow("sdnet18_all", features_only=True, out_indices=[1])
+    assert part.feature_info.channels() == [whole.feature_info.channels()[1]]
     state = whole.state_dict()
     part.load_state_dict({key: state[key] for key in part.state_dict()})
     assert max(int(key.split(".")[1]) for key in part.state_dict()) == 1
@@ -53,5 +54,5 @@ def test_set_lam_is_building_with_it(learn_lam, narrow, images):
     assert not torch.allclose(changed.eval()(images()), built.eval()(images()))
     changed.set_lam(0.4)
     torch.testing.assert_close(changed(images()), built(images()))
-    with pytest.raises(ValueError, match=r"lam must be a finite number >= 0, got -1.0"):
+    with pytest.raises(ValueError, match=r"lam must be a finite number >= 0 or a tensor, got -1.0"):
         changed.set_lam(-1.0)

@@ -1,0 +1,24 @@
+"""The package as a whole: what importing it costs, and the names that users call."""
+
+import subprocess
+import sys
+
+import csc_nets
+import csc_nets.functional
+import csc_nets.layers
+
+HEAVY = ["lightning", "hydra", "wandb", "torchvision", "matplotlib", "sklearn", "scipy", "yaml"]
+
+
+def test_import_needs_torch_and_nothing_else():
+    program = f"import sys, csc_nets; print([name for name in {HEAVY} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_names_that_users_call():
+    for module, names in {
+        csc_nets: "create_model list_models register_model load solve",
+        csc_nets.functional: "soft_threshold ista fista iterative_hard_thresholding",
+        csc_nets.layers: "Dictionary1d Dictionary2d Dictionary3d CSC1d CSC2d CSC3d SparseCoding DeconvDecoder",
+    }.items():
+        assert all(callable(getattr(module, name)) and name in module.__all__ for name in names.split())
