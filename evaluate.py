@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in train.py
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as in train.py
 
 from csc_nets import cli
 
