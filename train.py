@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-# OpenMP reads it once, when torch loads. Idle threads that spin long make small networks ten times slower on a busy CPU,
-# threads that sleep at once make them two times slower on an idle one.
+# OpenMP reads it once, when torch loads. Idle threads that spin for long make small networks ten times slower on a busy
+# CPU; threads that sleep at once make them two times slower on an idle one.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 from csc_nets import cli
