@@ -283,6 +283,12 @@ class _ConvSparseCode(_SparseCode):
 
     Shape:
         ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.
+
+    Example:
+        >>> layer = CSC2d(3, 16, kernel_size=3, padding=1, lam=0.1, steps=4)
+        >>> z = layer(torch.randn(8, 3, 32, 32))
+        >>> z.shape, bool((z >= 0).all()), layer.synthesize(z, (32, 32)).shape
+        (torch.Size([8, 16, 32, 32]), True, torch.Size([8, 3, 32, 32]))
     """
 
     dictionary: _ConvDictionary
