@@ -211,9 +211,10 @@ class ConvGeometry:
         r"""A geometry and a signal size on which :math:`\|D\|^2` stands for that of signals of every size.
 
         With zero padding the norm grows with the signal towards the supremum of the dictionary's spectrum. A periodic
-        signal samples that spectrum. Four atoms wide it is within 1 % on random and on smooth filters, and at worst
-        5 % per axis below, for a single wave between two samples (sinc(1/8)^2). Circular and reflected borders are kept
-        as they are, for signals of a multiple of the stride; see :meth:`overlap` for other sizes.
+        signal samples that spectrum, four atoms wide. On random and on smooth filters that is at most 1 % below the
+        norm (and up to 5 % above that of a small signal); atoms that are all one wave, between two samples, are 5 %
+        per axis below: sinc(1/8)^2. It is an estimate, not a bound for every dictionary. Circular and reflected
+        borders are kept as they are, for signals of a multiple of the stride; see :meth:`overlap` for other sizes.
         """
         size = tuple(
             max(8, -(-4 * extent // s), -(-(max(pads) + 1) // s)) * s

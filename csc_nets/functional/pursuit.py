@@ -28,8 +28,8 @@ __all__ = [
     "thresholding",
 ]
 
-# Step size times Lipschitz constant. Estimates of the constant approach it from below: at worst, for a single wave in
-# two dimensions, by 10 % (see ConvGeometry.probe).
+# Step size times Lipschitz constant. Estimates of the constant approach it from below, by 10 % for a single wave in two
+# dimensions (see ConvGeometry.probe).
 SAFETY = 0.9
 
 
