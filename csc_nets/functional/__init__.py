@@ -1,5 +1,6 @@
 """Pure functions on tensors: proximal maps, the adjoint pair, pursuits."""
 
+from csc_nets.functional.cascade import Cascade
 from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair, power_step, unit_norm
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
 from csc_nets.functional.prox import (
@@ -26,6 +27,7 @@ from csc_nets.functional.pursuit import (
 
 __all__ = [
     "AdjointPair",
+    "Cascade",
     "ConvGeometry",
     "Problem",
     "as_adjoint_pair",

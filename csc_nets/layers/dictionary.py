@@ -1,4 +1,4 @@
-"""Dictionaries as modules: unit atoms, analysis, synthesis, and the spectral bound that sets the step size."""
+"""Dictionaries as modules: atoms, analysis, synthesis, and the spectral bound that sets the step size."""
 
 from collections.abc import Sequence
 
@@ -30,12 +30,13 @@ class _Dictionary(nn.Module):
     direction: Tensor
     lipschitz: Tensor
 
-    def __init__(self, weight: Tensor, probe_size: Sequence[int]) -> None:
+    def __init__(self, weight: Tensor, probe_size: Sequence[int], unit_norm: bool) -> None:
         super().__init__()
         # Reading ``weight`` normalises the atoms, so sizes are kept beside it.
         self.out_channels, self.in_channels = weight.shape[:2]
         self.weight = nn.Parameter(weight)
-        parametrize.register_parametrization(self, "weight", UnitNorm())
+        if unit_norm:
+            parametrize.register_parametrization(self, "weight", UnitNorm())
         # A signal on which the power method runs, and the bound it has reached: in buffers, so that a checkpoint
         # holds all that inference needs.
         self.register_buffer("direction", weight.new_zeros(1, weight.shape[1], *probe_size))
@@ -44,7 +45,11 @@ class _Dictionary(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draws Gaussian atoms, uniform on the sphere, and computes the spectral bound afresh."""
-        nn.init.normal_(self.get_parameter("parametrizations.weight.original"))
+        free = not parametrize.is_parametrized(self)
+        weight = self.get_parameter("weight" if free else "parametrizations.weight.original")
+        nn.init.normal_(weight)
+        if free:
+            weight.data.copy_(unit_norm(weight.data))
         self.refresh()
 
     def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
@@ -108,6 +113,7 @@ class DenseDictionary(_Dictionary):
     Args:
         in_features: length F of a signal.
         atoms: number M of atoms.
+        unit_norm: keep the atoms on the unit sphere; False trains plain weights.
 
     Shape:
         - analysis: ``(..., F)`` to ``(..., M)``, :math:`D^T x = W x`.
@@ -120,10 +126,12 @@ class DenseDictionary(_Dictionary):
         atoms: int,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        unit_norm: bool = True,
     ) -> None:
         if in_features < 1 or atoms < 1:
             raise ValueError(f"DenseDictionary: in_features and atoms must be positive, got {in_features}, {atoms}")
-        super().__init__(torch.empty(atoms, in_features, device=device, dtype=dtype), ())
+        super().__init__(torch.empty(atoms, in_features, device=device, dtype=dtype), (), unit_norm)
 
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
         return F.linear(signal, weight) @ weight
@@ -155,13 +163,14 @@ class _ConvDictionary(_Dictionary):
         padding: int, one per axis, ``"same"`` (stride 1) or ``"valid"``.
         dilation: spacing of an atom's samples.
         padding_mode: ``"zeros"``, ``"circular"`` or ``"reflect"``.
+        unit_norm: keep the atoms on the unit sphere; False trains plain weights.
 
     Shape:
         - analysis: ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``.
         - synthesis: ``(N, M, *S')`` to ``(N, C, *output_size)``.
 
     Attributes:
-        weight: unit atoms ``(M, C, *K)``, a parametrization of the trained tensor.
+        weight: atoms ``(M, C, *K)``, with ``unit_norm`` a parametrization of the trained tensor.
         lipschitz: estimate of :math:`\|D\|^2`, 0-d buffer; one power step renews it in each training forward of the
             layer that owns the dictionary.
     """
@@ -181,6 +190,8 @@ class _ConvDictionary(_Dictionary):
         padding_mode: str = "zeros",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        unit_norm: bool = True,
     ) -> None:
         if in_channels < 1 or out_channels < 1:
             raise ValueError(
@@ -190,7 +201,7 @@ class _ConvDictionary(_Dictionary):
         probe_geometry, probe_size = geometry.probe()
         weight = torch.empty(out_channels, in_channels, *geometry.kernel_size, device=device, dtype=dtype)
         self.geometry, self._probe_geometry = geometry, probe_geometry
-        super().__init__(weight, probe_size)
+        super().__init__(weight, probe_size, unit_norm)
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         overlap = self.geometry.overlap(signal_size)

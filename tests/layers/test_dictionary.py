@@ -85,3 +85,16 @@ def test_meta_device_and_repr():
     assert repr(DenseDictionary(4, 5)) == "DenseDictionary(4, 5)"
     with pytest.raises(ValueError, match="must be positive, got 0, 5"):
         DenseDictionary(0, 5)
+
+
+def test_plain_weights_are_neither_normalised_nor_parametrised():
+    dictionary = Dictionary2d(2, 5, 3, padding=1, unit_norm=False)
+    torch.testing.assert_close(dictionary.weight.flatten(1).norm(dim=1), torch.ones(5))
+    assert [name for name, _ in dictionary.named_parameters()] == ["weight"]
+    with torch.no_grad():
+        dictionary.weight.mul_(3)
+    lipschitz = dictionary.lipschitz.clone()
+    dictionary.refresh()
+    torch.testing.assert_close(dictionary.lipschitz, 9 * lipschitz)
+    x = torch.randn(1, 2, 8, 8)
+    assert torch.equal(dictionary.analysis(x), torch.nn.functional.conv2d(x, dictionary.weight, padding=1))
