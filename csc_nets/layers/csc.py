@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import Problem, as_weight, iterate, soft_threshold, stop_rule
+from csc_nets.functional import Problem, as_weight, iterate, stop_rule
 from csc_nets.functional.problem import align
 from csc_nets.functional.pursuit import SAFETY
 from csc_nets.layers.dictionary import (
@@ -18,6 +18,7 @@ from csc_nets.layers.dictionary import (
     _ConvDictionary,
     _Dictionary,
 )
+from csc_nets.layers.proximal_step import ProximalStep
 
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
 
@@ -118,50 +119,31 @@ class _SparseCode(nn.Module):
         return self.problem(x).lam_max()
 
     def _code(self, x: Tensor, lam: float | Tensor | None, init: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Runs the pursuit on signals ``(N, C, *S)`` or ``(N, F)``.
-
-        Step size, shrinkage and threshold are folded into the filters and their bias, so that a step is one synthesis
-        and one analysis with a few in-place passes over their fresh outputs, and the first step one analysis.
-        """
+        """Runs the pursuit on signals ``(N, C, *S)`` or ``(N, F)``."""
         dictionary, weight = self.dictionary, self.dictionary.weight
         dictionary.update_lipschitz(weight)
         steps = 1 if self.pursuit == "threshold" else self.steps
         eta = 1.0 if self.pursuit == "threshold" else SAFETY / dictionary.bound(x.shape[2:])
         keep = 1 / (1 + self.ridge * eta)
         lam = align(self.lam, x.ndim) if lam is None else as_weight(lam, x.ndim, f"{self._get_name()}: lam")
-        threshold = torch.as_tensor(eta * keep * lam, dtype=weight.dtype, device=weight.device)
-        gain = weight * (eta * keep)
-        descent = -gain
-        # A non-negative threshold that is the same for all samples is the bias of the analysis.
-        folded = self.nonneg and threshold.ndim < x.ndim
-        bias = -threshold.flatten().expand(dictionary.out_channels) if folded else None
         missing = None if mask is None else mask == 0
         observed = x if missing is None else x.masked_fill(missing, 0)
-        fused = folded and self.ridge == 0 and dictionary.can_fuse(observed)
-
-        def shrink(v: Tensor) -> Tensor:
-            if not self.nonneg:
-                return soft_threshold(v, threshold.to(v.dtype))
-            return (v if folded else v.sub_(threshold)).relu_()
-
-        def start() -> Tensor:
-            if fused and bias is not None:
-                return dictionary.analysis_relu(observed, gain, bias)
-            return shrink(dictionary.analysis(observed, gain, bias))
+        step = ProximalStep(
+            dictionary,
+            weight * (eta * keep),
+            torch.as_tensor(eta * keep * lam, dtype=weight.dtype, device=weight.device),
+            prox="nonneg" if self.nonneg else "soft",
+            keep=torch.as_tensor(keep) if self.ridge else None,
+            atoms=weight,
+            missing=missing,
+        )
 
         def update(y: Tensor, disposable: bool = False) -> Tensor:
-            surplus = dictionary.synthesis(y, x.shape[2:], weight)
-            # A warm start may have fewer batch axes than x under vmap, where nothing may be written into it.
-            surplus = surplus - observed if y is init else surplus.sub_(observed)
-            surplus = surplus if missing is None else surplus.masked_fill_(missing, 0)
-            if fused and disposable and bias is not None:
-                return dictionary.analysis_relu(surplus, descent, bias, onto=y)
-            v = dictionary.analysis(surplus, descent, bias)
-            return shrink(v.add_(y if self.ridge == 0 else y * keep))
+            return step.update(y, observed, disposable=disposable, foreign=y is init)
 
         return iterate(
             update,
-            start() if init is None else update(init),
+            step.start(observed) if init is None else update(init),
             steps,
             momentum=self.pursuit == "fista",
             stop=None if self.tol is None else stop_rule(self.problem(x, lam, mask), self.tol),
