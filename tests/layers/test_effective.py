@@ -1,0 +1,123 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from csc_nets.functional import Cascade, solve
+from csc_nets.layers import CSC2d, Dictionary2d
+from csc_nets.layers.effective import EffectiveCSC2d, EffectiveDictionary2d, effective_atoms
+
+CHAINS = [
+    [(1, 4, 5, 1, 3)],
+    [(1, 4, 3, 1, 0), (4, 6, 3, 1, 0)],
+    [(3, 4, 5, 2, 4), (4, 5, 3, 1, 0), (5, 7, (2, 3), (2, 1), 0)],
+    [(1, 4, 7, 2, 0), (4, 6, 5, 1, 0), (6, 8, 7, 1, 0)],
+]
+
+
+def chain(spec, dtype=torch.float64):
+    return [Dictionary2d(c, m, k, stride=s, padding=p, dtype=dtype) for c, m, k, s, p in spec]
+
+
+@pytest.mark.parametrize("spec", CHAINS)
+@pytest.mark.parametrize("size", [(28, 28), (30, 33)])
+def test_it_is_the_product_of_its_factors(spec, size):
+    factors = chain(spec)
+    effective, cascade = EffectiveDictionary2d(factors), Cascade(factors)
+    x = torch.randn(2, factors[0].in_channels, *size, dtype=torch.float64)
+    z = effective.analysis(x)
+    assert tuple(z.shape[2:]) == cascade.sizes(size)[-1]
+    torch.testing.assert_close(z, cascade.analysis(x))
+    torch.testing.assert_close(effective.synthesis(z, size), cascade.synthesis(z, size))
+
+
+def test_an_effective_atom_is_what_one_nonzero_makes():
+    factors = chain(CHAINS[2])
+    factors[0].geometry = Dictionary2d(3, 4, 5, stride=2).geometry  # room for the whole atom
+    atoms = effective_atoms(factors)
+    assert atoms.shape == (7, 3, 11, 13)
+    one = torch.zeros(1, 7, 1, 1, dtype=torch.float64)
+    one[0, 4] = 1
+    torch.testing.assert_close(Cascade(factors).synthesis(one, (11, 13))[0], atoms[4])
+
+
+@pytest.mark.parametrize("spec", CHAINS)
+@pytest.mark.parametrize(("size", "tight"), [((28, 28), 0.0), ((100, 100), 0.8)])
+def test_the_bound_holds_the_norm_on_signals_of_every_size(spec, size, tight):
+    factors = chain(spec)
+    bound = EffectiveDictionary2d(factors).bound(size)
+    u = torch.randn(1, factors[0].in_channels, *size, dtype=torch.float64)
+    cascade = Cascade(factors)
+    with torch.no_grad():
+        for _ in range(30):
+            u = cascade.synthesis(cascade.analysis(u / u.norm()), size)
+    assert tight * bound < u.norm() < bound / 0.9  # 0.9: the safety of the step size
+
+
+def test_the_bound_follows_the_factors_in_training():
+    layer = EffectiveCSC2d(chain(CHAINS[1]), steps=1)
+    for dictionary in layer.dictionary.dictionaries:
+        dictionary.weight = dictionary.weight.detach().abs()  # all aligned: a far larger norm
+    old, x = layer.dictionary.lipschitz.item(), torch.randn(1, 1, 12, 12, dtype=torch.float64)
+    layer.eval()(x)
+    assert layer.dictionary.lipschitz.item() == old
+    for _ in range(40):
+        layer.train()(x)
+    expected = copy.deepcopy(layer.dictionary)
+    expected.refresh()
+    assert layer.dictionary.lipschitz.item() == pytest.approx(expected.lipschitz.item(), rel=1e-3)
+    assert layer.dictionary.lipschitz > 2 * old
+
+
+def test_codes_agree_with_an_independent_solver_over_the_factors():
+    factors = chain(CHAINS[3])
+    layer = EffectiveCSC2d(factors, lam=0.3, steps=3000, nonneg=False).eval()
+    x = torch.randn(2, 1, 29, 29, dtype=torch.float64)
+    expected = solve(x, Cascade(factors), 0.3, tol=1e-9)
+    assert (expected != 0).any()
+    torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-3)
+    assert (layer.problem(x).duality_gap(layer(x)) < 1e-5 * x.square().sum((1, 2, 3))).all()
+
+
+def test_one_factor_is_a_csc_layer():
+    plain = CSC2d(1, 4, 5, padding=3, lam=0.2, steps=7)
+    layer = EffectiveCSC2d([copy.deepcopy(plain.dictionary)], lam=0.2, steps=7)
+    x = torch.randn(2, 1, 14, 14)
+    torch.testing.assert_close(layer(x), plain(x))
+
+
+def test_the_gradient_reaches_every_factor():
+    factors = chain(CHAINS[2])
+    layer = EffectiveCSC2d(factors, lam=0.05, steps=3)
+    x = torch.randn(1, 3, 20, 20, dtype=torch.float64)
+    layer.synthesize(layer(x), (20, 20)).square().sum().backward()
+    for dictionary in factors:
+        assert dictionary.parametrizations.weight.original.grad.abs().sum() > 0
+
+
+def test_state_dict_and_copy():
+    layer, other = (EffectiveCSC2d(chain(CHAINS[1], torch.float32), steps=3).eval() for _ in range(2))
+    x = torch.randn(1, 1, 9, 9)
+    assert not torch.allclose(layer(x), other(x))
+    other.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x), other(x), rtol=0, atol=0)
+    torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x), rtol=0, atol=0)
+    other.dictionary.reset_parameters()
+    assert not torch.allclose(layer(x), other(x))
+    assert isinstance(layer, nn.Module) and "lam=0.1" in repr(layer) and "kernel_size=(5, 5)" in repr(layer)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ([], "at least one"),
+        ([Dictionary2d(1, 4, 3), Dictionary2d(5, 4, 3)], r"dictionaries\[1\] must take the 4 atoms .* got 5"),
+        ([Dictionary2d(1, 4, 3), Dictionary2d(4, 4, 3, padding=1)], r"dictionaries\[1\] must have dilation 1"),
+        ([Dictionary2d(1, 4, 3, dilation=2)], r"dictionaries\[0\] must have dilation 1"),
+        ([Dictionary2d(1, 4, 3, padding=1, padding_mode="circular")], "circular"),
+    ],
+)
+def test_what_is_no_convolution_is_refused(factors, message):
+    with pytest.raises(ValueError, match=message):
+        EffectiveCSC2d(factors)
