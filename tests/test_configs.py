@@ -67,7 +67,7 @@ def test_every_network_and_data_set_has_a_file():
 
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_network_file_can_be_built(name):
-    task = "autoencoding" if "autoencoder" in name else "classification"
+    task = "autoencoding" if "autoencoder" in name or "dictionary" in name else "classification"
     with torch.device("meta"):
         _, built = build(config_of(f"model={name}", f"task={task}", "data=cifar10"))
     assert built.model.model_name == name

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import ConvGeometry
@@ -79,7 +80,9 @@ class EffectiveDictionary2d(Dictionary2d):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """Effective atoms ``(M_K, C, *E)``; not of unit norm."""
-        return effective_atoms(list(self.dictionaries))  # type: ignore[arg-type]
+        # In full precision, as plain atoms are: half would be kept as the filters of every step.
+        with torch.autocast(self.lipschitz.device.type, enabled=False):
+            return effective_atoms(list(self.dictionaries))  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
         """Draws the factors' atoms and computes the spectral bound afresh."""
@@ -105,7 +108,6 @@ class EffectiveCSC2d(CSC2d):
         ``(N, C, H, W)`` to ``(N, M_K, H', W')``.
 
     Example:
-        >>> import torch
         >>> layer = EffectiveCSC2d([Dictionary2d(1, 8, 5, stride=2), Dictionary2d(8, 16, 3)], lam=0.1, steps=10)
         >>> layer(torch.randn(2, 1, 28, 28)).shape, layer.atoms.shape
         (torch.Size([2, 16, 10, 10]), torch.Size([16, 1, 9, 9]))

@@ -1,6 +1,7 @@
 """Networks of the zoo, and the registry that builds them by name."""
 
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
+from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import create_model, list_models, register_model
@@ -10,6 +11,7 @@ from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
 __all__ = [
     "CSCAutoencoder",
+    "CSCDictionary",
     "CSCSmall",
     "FeatureExtractor",
     "ImageClassifier",

@@ -11,6 +11,8 @@ from csc_nets.models import create_model
 RESIDUAL = {"widths": [4, 6, 8, 10], "depths": [1, 2, 1, 1]}
 NARROW = {
     "csc_autoencoder": {"widths": [4, 6, 8]},
+    "csc_dictionary": {"widths": [6], "kernel_size": 5, "steps": 4, "highpass": 2.0},
+    "ml_csc_dictionary": {"widths": [4, 6, 8], "steps": 4},
     "csc_small": {"widths": [4, 6, 8]},
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
 }
