@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csc_nets.functional import Cascade, Problem, top_k, unit_norm
+from csc_nets.functional import Cascade, Problem
 from csc_nets.layers import CSC2d, Dictionary2d
 from csc_nets.layers.effective import EffectiveCSC2d, effective_atoms
+from csc_nets.layers.sparse_atoms import sparsify_atoms
 from csc_nets.models.csc_autoencoder import per_stage
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder
@@ -63,7 +64,8 @@ class CSCDictionary(StagedEncoder):
     Convolutional Sparse Modeling: Pursuit and Dictionary Learning <https://arxiv.org/abs/1708.08705>`_, where the
     deepest code is found on the effective dictionary and the others follow by projection,
     :math:`\Gamma_{i-1} = D_i \Gamma_i` (:meth:`codes`). Their penalty on :math:`\|D_i\|_0` is a fixed number of
-    non-zeros for each atom here, their ridge on :math:`\|D_i\|_F^2` a constant: atoms have unit norm.
+    non-zeros in each atom here (:class:`csc_nets.layers.sparse_atoms.LargestEntries`); their ridge on
+    :math:`\|D_i\|_F^2` would be a constant, because atoms have unit norm.
 
     Stage 0 is the fixed high-pass, or nothing; stage 1 the pursuit. What the high-pass takes away is added back in the
     reconstruction, so that the atoms need not explain it.
@@ -106,9 +108,7 @@ class CSCDictionary(StagedEncoder):
             raise ValueError(f"widths must be at least one positive int, got {list(widths)}")
         depth = len(widths)
         kernels, strides = per_stage("kernel_size", kernel_size, depth), per_stage("stride", stride, depth)
-        counts = [None] * (depth - 1) if nonzeros is None else per_stage("nonzeros", nonzeros, depth - 1)
-        if any(count is not None and count < 1 for count in counts):
-            raise ValueError(f"nonzeros must be at least 1, got {nonzeros!r}")
+        counts = [] if nonzeros is None else per_stage("nonzeros", nonzeros, depth - 1)
         extent = 1 + sum((k - 1) * math.prod(strides[:i]) for i, k in enumerate(kernels))
         border = extent // 2 if padding is None else padding
         options: dict[str, Any] = {"lam": lam, "steps": steps, "pursuit": pursuit, "nonneg": nonneg, "tol": tol}
@@ -116,10 +116,12 @@ class CSCDictionary(StagedEncoder):
             coder = CSC2d(in_chans, widths[0], kernels[0], strides[0], border, **options)
         else:
             channels, borders = [in_chans, *widths], [border] + [0] * (depth - 1)
-            coder = EffectiveCSC2d(
-                [Dictionary2d(channels[i], channels[i + 1], kernels[i], strides[i], borders[i]) for i in range(depth)],
-                **options,
-            )
+            dictionaries = [
+                Dictionary2d(channels[i], channels[i + 1], kernels[i], strides[i], borders[i]) for i in range(depth)
+            ]
+            for dictionary, count in zip(dictionaries[1:], counts, strict=False):
+                sparsify_atoms(dictionary, count)
+            coder = EffectiveCSC2d(dictionaries, **options)
         filtered: nn.Module = nn.Identity() if highpass is None else HighPass(highpass)
         super().__init__(
             [filtered, coder],
@@ -128,8 +130,6 @@ class CSCDictionary(StagedEncoder):
             in_chans=in_chans,
             input_size=32,
         )
-        self.nonzeros = [None, *counts]
-        self.project()
 
     @property
     def coder(self) -> CSC2d:
@@ -178,22 +178,17 @@ class CSCDictionary(StagedEncoder):
         return effective_atoms(self.dictionaries[:depth])
 
     @torch.no_grad()
-    def project(self, progress: float = 1.0) -> None:
-        """Brings the weights back to the constraints: few non-zeros in each deeper atom, then unit norm.
+    def project(self) -> None:
+        """Scales the trained tensors so that the atoms they stand for have unit norm there too.
 
-        The largest magnitudes stay. To be called after each step of an optimiser.
-
-        Args:
-            progress: share of the way from dense atoms (0) to the wanted number of non-zeros (1); in between the
-                number falls geometrically. An entry that is put to zero at once is rarely found again.
+        It changes no atom. To be called after each step of an optimiser: a gradient along the sphere makes the tensor
+        longer, and with its length the share of a step in it would fall.
         """
-        for dictionary, count in zip(self.dictionaries, self.nonzeros, strict=True):
-            weight = dictionary.get_parameter("parametrizations.weight.original")
-            if count is not None:
-                size = weight[0].numel()
-                kept = round(count * max(1.0, size / count) ** (1 - min(1.0, max(0.0, progress))))
-                weight.copy_(top_k(weight, kept))
-            weight.copy_(unit_norm(weight))
+        for dictionary in self.dictionaries:
+            dense = dictionary.get_parameter("parametrizations.weight.original")
+            used = dense * (dictionary.weight != 0)
+            norm = torch.linalg.vector_norm(used.flatten(1), dim=1)
+            dense.div_(torch.where(norm > 0, norm, 1).view(-1, 1, 1, 1))
 
 
 @register_model

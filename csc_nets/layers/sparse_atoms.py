@@ -1,0 +1,53 @@
+"""Atoms with few non-zeros, for the deeper dictionaries of a multi-layer model."""
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from csc_nets.functional import top_k
+from csc_nets.layers.dictionary import UnitNorm, _Dictionary
+
+__all__ = ["LargestEntries", "sparsify_atoms"]
+
+
+class LargestEntries(nn.Module):
+    """Parametrization of atoms ``(M, ...)`` by dense ones, of which only the largest entries are used.
+
+    The gradient goes to all entries of the dense atoms as if they were used: what is zero is pulled by its own gradient
+    and enters when it has outgrown an entry that is used. Thresholding the trained tensor itself would forget, after
+    each step, what the last one said about the zeros, and freeze the support. The sum of gradients under a threshold
+    is the scheme of L. Xiao, "Dual Averaging Methods for Regularized Stochastic Learning and Online Optimization",
+    2010, with a hard threshold.
+
+    Args:
+        count: entries of an atom that are used, at least 1.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"nonzeros must be an int >= 1, got {count!r}")
+        self.count = count
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + (top_k(weight, self.count) - weight).detach()
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        return weight
+
+
+def sparsify_atoms(dictionary: _Dictionary, count: int) -> None:
+    """Gives every atom of a dictionary at most ``count`` non-zeros, and unit norm, from now on and in training.
+
+    Raises:
+        ValueError: ``count`` is no int >= 1.
+
+    Example:
+        >>> from csc_nets.layers import Dictionary2d
+        >>> dictionary = Dictionary2d(8, 16, 3)
+        >>> sparsify_atoms(dictionary, 4)
+        >>> (dictionary.weight != 0).flatten(1).sum(1).unique()
+        tensor([4])
+    """
+    parametrize.register_parametrization(dictionary, "weight", LargestEntries(count))
+    parametrize.register_parametrization(dictionary, "weight", UnitNorm())
+    dictionary.refresh()
