@@ -18,7 +18,8 @@ def test_import_needs_torch_and_nothing_else():
 def test_names_that_users_call():
     for module, names in {
         csc_nets: "create_model list_models register_model load solve",
-        csc_nets.functional: "soft_threshold ista fista iterative_hard_thresholding",
-        csc_nets.layers: "Dictionary1d Dictionary2d Dictionary3d CSC1d CSC2d CSC3d SparseCoding DeconvDecoder",
+        csc_nets.functional: "soft_threshold ista fista iterative_hard_thresholding Cascade",
+        csc_nets.layers: "Dictionary1d Dictionary2d Dictionary3d CSC1d CSC2d CSC3d SparseCoding DeconvDecoder "
+        "MultiLayerCSC",
     }.items():
         assert all(callable(getattr(module, name)) and name in module.__all__ for name in names.split())

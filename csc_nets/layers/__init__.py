@@ -3,6 +3,7 @@
 from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d, SparseCoding
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.multi_layer import MultiLayerCSC
 
 __all__ = [
     "CSC1d",
@@ -13,5 +14,6 @@ __all__ = [
     "Dictionary1d",
     "Dictionary2d",
     "Dictionary3d",
+    "MultiLayerCSC",
     "SparseCoding",
 ]

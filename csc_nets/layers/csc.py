@@ -83,7 +83,8 @@ class _SparseCode(nn.Module):
                 f"got shape {tuple(lam.shape)}; weights per sample go to forward(x, lam=...)"
             )
         as_weight(lam, 2, f"{self._get_name()}: lam")
-        value = torch.as_tensor(lam).detach().to(self.dictionary.lipschitz, copy=True)
+        like = self.dictionary.lipschitz
+        value = torch.as_tensor(lam, dtype=like.dtype, device=like.device).detach().clone()
         if learned and not bool((value > 0).all()):
             raise ValueError(f"{self._get_name()}: a learned lam must be above 0, got {lam!r}")
         # One number for a layer with a weight per atom is that number for every atom.

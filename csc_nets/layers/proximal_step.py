@@ -1,6 +1,6 @@
 """One proximal gradient step of a layer, with all that can be folded into its filters folded in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -76,7 +76,7 @@ class ProximalStep:
             The next code ``(N, M, *S')``.
         """
         if estimate is None:
-            surplus = self.dictionary.synthesis(y, x.shape[2:], self.atoms)
+            surplus = self.synthesis(y, x.shape[2:])
             surplus = surplus - x if foreign else surplus.sub_(x)
         else:
             surplus = estimate - x
@@ -86,6 +86,10 @@ class ProximalStep:
             return self.dictionary.analysis_relu(surplus, self.descent, self.bias, onto=y)
         v = self.dictionary.analysis(surplus, self.descent, self.bias)
         return self._shrink(v.add_(y if self.keep is None else y * self.keep))
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
+        """Signal ``(N, C, *output_size)`` of a code."""
+        return self.dictionary.synthesis(z, output_size, self.atoms)
 
     def _shrink(self, v: Tensor) -> Tensor:
         """The proximal map of a fresh tensor."""

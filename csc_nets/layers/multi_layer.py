@@ -1,0 +1,354 @@
+"""A stack of dictionaries as one layer: the pursuits of the multi-layer convolutional sparse coding model."""
+
+import copy
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional import Cascade, Problem, as_weight, iterate, stop_rule
+from csc_nets.functional.problem import align
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers.dictionary import _Dictionary
+from csc_nets.layers.proximal_step import ProximalStep
+
+__all__ = ["MultiLayerCSC"]
+
+LAYERED = ("layered_thresholding", "layered_iterative_thresholding", "layered_basis_pursuit")
+PURSUITS = (*LAYERED, "ml_ista", "ml_fista", "ml_lista", "all_free")
+Lam = float | Tensor | Sequence[float | Tensor]
+
+
+class MultiLayerCSC(nn.Module):
+    r"""Codes of the multi-layer convolutional sparse coding model
+
+    .. math:: x = D_1 \Gamma_1, \quad \Gamma_1 = D_2 \Gamma_2, \quad \ldots, \quad \Gamma_{K-1} = D_K \Gamma_K,
+              \qquad \text{every } \Gamma_i \text{ sparse}
+
+    (Papyan, Romano, Elad, `Convolutional Neural Networks Analyzed via Convolutional Sparse Coding
+    <https://arxiv.org/abs/1607.08194>`_), by one of seven pursuits. With :math:`\Gamma_0 = x`, step sizes
+    :math:`\eta_i` and thresholds :math:`t_i`:
+
+    - ``"layered_thresholding"``: :math:`\Gamma_i = P_{t_i}(\eta_i D_i^T \Gamma_{i-1})`, the forward pass of a CNN.
+    - ``"layered_iterative_thresholding"``: ``steps`` steps in each layer, from zero, of
+
+      .. math:: \Gamma_i \leftarrow P_{t_i}\bigl(\Gamma_i + \eta_i D_i^T (\Gamma_{i-1} - D_i \Gamma_i)\bigr).
+    - ``"layered_basis_pursuit"``: ``steps`` of these after the thresholding, ``steps + 1`` in all; with ``tol`` each
+      layer's problem :math:`\min \tfrac12 \|\Gamma_{i-1} - D_i \Gamma\|^2 + \lambda_i \|\Gamma\|_1` is solved,
+      by FISTA.
+    - ``"ml_ista"``: all layers together. After the thresholding, ``steps`` times: top-down
+      :math:`\hat\Gamma_K = \Gamma_K,\ \hat\Gamma_{i-1} = D_i \hat\Gamma_i`, then bottom-up
+
+      .. math:: \Gamma_i \leftarrow P_{t_i}\bigl(\hat\Gamma_i + \eta_i D_i^T (\Gamma_{i-1} - D_i \hat\Gamma_i)\bigr)
+
+      with the new :math:`\Gamma_{i-1}` (Sulam, Aberdam, Beck, Elad, `On Multi-Layer Basis Pursuit, Efficient Algorithms
+      and Convolutional Neural Networks <https://arxiv.org/abs/1806.00701>`_). Its fixed point comes as close to the
+      minimum of :meth:`objective` as the step sizes of all layers but the deepest are small.
+    - ``"ml_fista"``: the same with FISTA's extrapolation of the deepest code.
+    - ``"ml_lista"``: second dictionaries :math:`B_i` (``feedforward``) take the input and synthesise top-down,
+      :math:`\Gamma_i \leftarrow P(\hat\Gamma_i - \eta_i D_i^T D_i \hat\Gamma_i + \eta_i B_i^T \Gamma_{i-1})`.
+    - ``"all_free"``: untied: ``steps + 1`` sets of dictionaries and biases (``sets``), one a step, no top-down pass.
+      Step s synthesises with set s and analyses with set s + 1.
+
+    Zero ``steps`` is the thresholding for all of them but the second. Where layers are coded one after the other,
+    :math:`t_i = \eta_i \lambda_i - b_i`. Where they are coded together, ``"ml_..."``, a gradient reaches layer i
+    through the steps of the layers below, which scale it by their step sizes:
+    :math:`t_i = \eta_1 \cdots \eta_i \lambda_i - b_i`.
+
+    Args:
+        dictionaries: from the signal to the deepest code; the atoms of one are the channels of the next.
+        pursuit: see above.
+        steps: unfoldings after the first thresholding, at least 0.
+        lam: sparsity weight :math:`\lambda`: a number, or one for each layer (a number or a weight per atom).
+        bias: learn :math:`b_i`, one per atom, of any sign, from 0 on; for ``prox="nonneg"`` only.
+        prox: ``"nonneg"``, ``"soft"``, or ``"hard"`` (layered thresholding only).
+        step_size: :math:`\eta`, a number for all layers or one for each; None takes
+            :math:`0.9 / \|D_i\|^2` (1 for layered thresholding).
+        learn_step: train the step sizes, from ``step_size`` on.
+        tol: tolerance of ``"layered_basis_pursuit"``: a layer's sample is done when its duality gap is at most ``tol``
+            times half its squared norm, after ``steps`` further steps at the latest.
+
+    Shape:
+        ``(N, C, *S)`` to the deepest code ``(N, M_K, *S_K)``.
+
+    Raises:
+        ValueError: dictionaries that do not fit, an unknown pursuit, numbers out of range.
+
+    Example:
+        >>> from csc_nets.layers import Dictionary2d
+        >>> layer = MultiLayerCSC([Dictionary2d(1, 8, 6, stride=2), Dictionary2d(8, 16, 6, stride=2)], steps=3)
+        >>> [tuple(code.shape) for code in layer.codes(torch.randn(2, 1, 28, 28))]
+        [(2, 8, 12, 12), (2, 16, 4, 4)]
+    """
+
+    dictionaries: Any  # nn.ModuleList, whose type says nothing of its modules
+
+    def __init__(
+        self,
+        dictionaries: Sequence[_Dictionary],
+        *,
+        pursuit: str = "ml_fista",
+        steps: int = 6,
+        lam: Lam = 0.1,
+        bias: bool = False,
+        prox: str = "nonneg",
+        step_size: float | Sequence[float] | None = None,
+        learn_step: bool = False,
+        tol: float | None = None,
+    ) -> None:
+        super().__init__()
+        if pursuit not in PURSUITS:
+            raise ValueError(f"MultiLayerCSC: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
+        least = 1 if pursuit == "layered_iterative_thresholding" else 0
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+            raise ValueError(f"MultiLayerCSC: steps must be an int >= {least} for {pursuit}, got {steps!r}")
+        if prox not in ("nonneg", "soft", "hard"):
+            raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
+        if prox == "hard" and pursuit != "layered_thresholding":
+            raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={pursuit!r}")
+        if bias and prox != "nonneg":
+            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
+        sizes = (
+            [step_size] * len(dictionaries) if step_size is None or isinstance(step_size, int | float) else step_size
+        )
+        if len(sizes) != len(dictionaries) or not all(size is None or 0 < size < math.inf for size in sizes):
+            raise ValueError(
+                f"MultiLayerCSC: step_size must be a finite number > 0, {len(dictionaries)} of them, or None, "
+                f"got {step_size!r}"
+            )
+        if learn_step and step_size is None:
+            raise ValueError("MultiLayerCSC: learn_step=True needs a step_size to start from")
+        if tol is not None and (pursuit != "layered_basis_pursuit" or bias or step_size is not None or not tol > 0):
+            raise ValueError(
+                "MultiLayerCSC: tol is a number > 0 for pursuit='layered_basis_pursuit' without bias or step_size, "
+                f"got {tol!r}"
+            )
+        Cascade(dictionaries)  # refuses layers that do not fit
+        self.pursuit, self.steps, self.prox, self.tol = pursuit, steps, prox, tol
+        self.dictionaries = nn.ModuleList(dictionaries)
+        self.feedforward = nn.ModuleList(_fresh(dictionaries) if pursuit == "ml_lista" else [])
+        self.sets = nn.ModuleList(
+            nn.ModuleList(_fresh(dictionaries)) for _ in range(steps if pursuit == "all_free" else 0)
+        )
+        # One bias a layer, and one more for each further set of dictionaries.
+        widths = [d.out_channels for d in dictionaries] * (1 + len(self.sets))
+        self.biases = nn.ParameterList(dictionaries[0].lipschitz.new_zeros(width) for width in widths if bias)
+        for i, (value, size) in enumerate(zip(self._per_layer(lam), sizes, strict=True)):
+            like = dictionaries[i].lipschitz
+            self.register_buffer(f"lam_{i}", _like(value, like))
+            start = None if size is None else _like(size, like)
+            if learn_step and start is not None:
+                self.register_parameter(f"step_size_{i}", nn.Parameter(start))
+            else:
+                self.register_buffer(f"step_size_{i}", start)
+
+    @property
+    def cascade(self) -> Cascade:
+        """The effective dictionary :math:`D_1 \\cdots D_K`."""
+        return Cascade(list(self.dictionaries))
+
+    @property
+    def lam(self) -> list[Tensor]:
+        """Sparsity weights of the layers, 0-d or ``(M_i,)``; assign a number for all, or one for each."""
+        return [getattr(self, f"lam_{i}") for i in range(len(self.dictionaries))]
+
+    @lam.setter
+    def lam(self, lam: Lam) -> None:
+        for i, value in enumerate(self._per_layer(lam)):
+            setattr(self, f"lam_{i}", _like(value, getattr(self, f"lam_{i}")))
+
+    def _per_layer(self, lam: Lam, ndim: int | None = None) -> list[float | Tensor]:
+        """One checked weight for each layer; weights per sample are welcome for codes of ``ndim`` axes."""
+        depth = len(self.dictionaries)
+        values = [lam] * depth if isinstance(lam, Tensor | int | float) else list(lam)
+        if len(values) != depth:
+            raise ValueError(f"MultiLayerCSC: lam must be one weight or {depth}, one for each layer, got {len(values)}")
+        for value, dictionary in zip(values, self.dictionaries, strict=True):
+            atoms = dictionary.out_channels
+            if isinstance(value, Tensor) and value.shape not in ((), (atoms,)) and value.ndim != ndim:
+                raise ValueError(
+                    f"MultiLayerCSC: lam of a layer must be a number or one per atom ({atoms},), got shape "
+                    f"{tuple(value.shape)}; weights per sample go to forward(x, lam=...)"
+                )
+            as_weight(value, ndim or 2, "MultiLayerCSC: lam")
+        return values
+
+    def forward(self, x: Tensor, *, lam: Lam | None = None) -> Tensor:
+        """Deepest code ``(N, M_K, *S_K)`` of signals ``x (N, C, *S)``; ``lam`` in place of the layer's own."""
+        return self.codes(x, lam=lam)[-1]
+
+    def codes(self, x: Tensor, *, lam: Lam | None = None) -> list[Tensor]:
+        """Codes of all layers, from the first to the deepest.
+
+        Args:
+            x: signals ``(N, C, *S)``.
+            lam: in place of the layer's own, in any form that the constructor takes.
+
+        Returns:
+            ``K`` codes ``(N, M_i, *S_i)``.
+
+        Raises:
+            ValueError: wrong number of axes or channels, a signal that is too small, a bad ``lam``.
+        """
+        first = self.dictionaries[0]
+        if x.ndim != first.direction.ndim or x.shape[1] != first.in_channels:
+            raise ValueError(
+                f"MultiLayerCSC: expected signals (N, {first.in_channels}{', ...' * (first.direction.ndim > 2)}) with "
+                f"{first.direction.ndim} axes, got {tuple(x.shape)}"
+            )
+        weights = self.lam if lam is None else self._per_layer(lam, x.ndim)
+        if self.pursuit in LAYERED:
+            return self._layered(x, weights)
+        return self._untied(x, weights) if self.pursuit == "all_free" else self._together(x, weights)
+
+    def _step_size(self, i: int, signal_size: Sequence[int], entry: int = 0) -> Tensor:
+        """Step size of layer ``i`` with a set of dictionaries (0 is the first one)."""
+        given: Tensor | None = getattr(self, f"step_size_{i}")
+        if given is not None:
+            return given
+        dictionary = self._set(entry)[i]
+        if self.pursuit == "layered_thresholding":
+            return torch.ones_like(dictionary.lipschitz)
+        dictionary.update_lipschitz(dictionary.weight)
+        return SAFETY / dictionary.bound(signal_size)
+
+    def _step(
+        self,
+        i: int,
+        eta: Tensor,
+        scale: Tensor,
+        lam: float | Tensor,
+        entry: int = 0,
+        atoms: Tensor | None = None,
+    ) -> ProximalStep:
+        """The step of layer ``i`` with threshold ``scale * lam - bias``, synthesising with ``atoms``."""
+        dictionary = self._set(entry)[i]
+        weight = dictionary.weight
+        threshold = scale * align(torch.as_tensor(lam, dtype=weight.dtype, device=weight.device), weight.ndim)
+        if len(self.biases):
+            threshold = threshold - align(self.biases[entry * len(self.dictionaries) + i], weight.ndim)
+        if self.pursuit == "ml_lista":
+            return LISTAStep(dictionary, weight, self.feedforward[i], eta, threshold, self.prox)
+        behind = weight if atoms is None else atoms
+        return ProximalStep(dictionary, weight * eta, threshold, prox=self.prox, atoms=behind)
+
+    def _set(self, entry: int) -> Any:
+        return self.dictionaries if entry == 0 else self.sets[entry - 1]
+
+    def _layered(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
+        codes: list[Tensor] = []
+        count = {"layered_thresholding": 1, "layered_iterative_thresholding": self.steps}.get(
+            self.pursuit, self.steps + 1
+        )
+        for i, dictionary in enumerate(self.dictionaries):
+            eta, below = self._step_size(i, x.shape[2:]), x
+            step = self._step(i, eta, eta, lam[i])
+            stop = None
+            if self.tol is not None:
+                stop = stop_rule(Problem(below, dictionary, lam[i], nonneg=self.prox == "nonneg"), self.tol)
+
+            def update(y: Tensor, disposable: bool, below: Tensor = below, step: ProximalStep = step) -> Tensor:
+                return step.update(y, below, disposable=disposable)
+
+            x = iterate(update, step.start(below), count, momentum=self.tol is not None, stop=stop)
+            codes.append(x)
+        return codes
+
+    def _together(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
+        """ML-ISTA, ML-FISTA and ML-LISTA."""
+        sizes = [tuple(x.shape[2:]), *self.cascade.sizes(x.shape[2:])]
+        steps, scale = [], x.new_ones((), dtype=self.dictionaries[0].weight.dtype)
+        for i, weight in enumerate(lam):
+            eta = self._step_size(i, sizes[i])
+            scale = scale * eta
+            steps.append(self._step(i, eta, scale, weight))
+        codes = _forward_pass(x, steps)
+
+        def sweep(deepest: Tensor, disposable: bool) -> Tensor:
+            estimates = [deepest]
+            for step, size in zip(steps[::-1], sizes[-2::-1], strict=True):
+                estimates.insert(0, step.synthesis(estimates[0], size))
+            below = x
+            for i, step in enumerate(steps):
+                # The synthesis that the gradient needs is the estimate of the layer below.
+                below = codes[i] = step.update(estimates[i + 1], below, estimate=estimates[i])
+            return below
+
+        iterate(sweep, codes[-1], self.steps + 1, momentum=self.pursuit == "ml_fista")
+        return codes
+
+    def _untied(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
+        sizes = [tuple(x.shape[2:]), *self.cascade.sizes(x.shape[2:])]
+        codes: list[Tensor] = []
+        for entry in range(1 + len(self.sets)):
+            below = x
+            for i, weight in enumerate(lam):
+                eta = self._step_size(i, sizes[i], entry)
+                if entry == 0:
+                    below = self._step(i, eta, eta, weight).start(below)
+                    codes.append(below)
+                else:
+                    step = self._step(i, eta, eta, weight, entry, self._set(entry - 1)[i].weight)
+                    below = codes[i] = step.update(codes[i], below)
+        return codes
+
+    def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The signal :math:`D_1 \\cdots D_K z` of a deepest code, of spatial size ``output_size``."""
+        return self.cascade.synthesis(z, output_size)
+
+    def objective(self, x: Tensor, z: Tensor, *, lam: Lam | None = None) -> Tensor:
+        r"""The multi-layer basis pursuit objective of a deepest code, per sample ``(N,)``.
+
+        .. math:: \tfrac12 \|x - D_1 \cdots D_K z\|^2 + \sum_{i=1}^K \lambda_i \|D_{i+1} \cdots D_K z\|_1
+        """
+        signal, *codes = self.cascade.codes(z, x.shape[2:])
+        value = (x - signal).square().flatten(1).sum(1) / 2
+        for code, weight in zip(codes, self.lam if lam is None else self._per_layer(lam, x.ndim), strict=True):
+            value = value + (as_weight(weight, code.ndim) * code.abs()).flatten(1).sum(1)
+        return value
+
+    def extra_repr(self) -> str:
+        text = f"pursuit={self.pursuit!r}, steps={self.steps}"
+        if self.prox != "nonneg":
+            text += f", prox={self.prox!r}"
+        return text + (f", tol={self.tol}" if self.tol is not None else "")
+
+
+class LISTAStep(ProximalStep):
+    """A step whose input comes through other filters than its lateral terms: B for the input, D for the rest."""
+
+    def __init__(
+        self, lateral: Any, weight: Tensor, feedforward: Any, eta: Tensor, threshold: Tensor, prox: str
+    ) -> None:
+        atoms = feedforward.weight
+        super().__init__(feedforward, atoms * eta, threshold, prox=prox, atoms=atoms)
+        self.lateral, self.weight, self.lateral_descent = lateral, weight, weight * -eta
+
+    def update(self, y: Tensor, x: Tensor, **_: Any) -> Tensor:
+        """See :class:`MultiLayerCSC`."""
+        inhibition = self.lateral.synthesis(y, x.shape[2:], self.weight)
+        v = self.dictionary.analysis(x, self.gain, self.bias)
+        return self._shrink(v.add_(self.lateral.analysis(inhibition, self.lateral_descent)).add_(y))
+
+
+def _like(value: float | Tensor, other: Tensor) -> Tensor:
+    """A copy of ``value`` with the dtype and device of ``other``."""
+    return torch.as_tensor(value, dtype=other.dtype, device=other.device).detach().clone()
+
+
+def _forward_pass(x: Tensor, steps: Sequence[ProximalStep]) -> list[Tensor]:
+    codes = []
+    for step in steps:
+        x = step.start(x)
+        codes.append(x)
+    return codes
+
+
+def _fresh(dictionaries: Sequence[_Dictionary]) -> list[_Dictionary]:
+    """Dictionaries of the same shapes with atoms of their own."""
+    copies = copy.deepcopy(list(dictionaries))
+    for dictionary in copies:
+        dictionary.reset_parameters()
+    return copies
