@@ -4,15 +4,18 @@ from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
 from csc_nets.models.image_classifier import ImageClassifier
+from csc_nets.models.ml_csc import MLCSC, DeepCNN
 from csc_nets.models.registry import create_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
 from csc_nets.models.sdnet import SDNet
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
 __all__ = [
+    "MLCSC",
     "CSCAutoencoder",
     "CSCDictionary",
     "CSCSmall",
+    "DeepCNN",
     "FeatureExtractor",
     "ImageClassifier",
     "ResNet",

@@ -18,6 +18,7 @@ __all__ = ["create_model", "list_models", "register_model"]
 class _Entry:
     build: Callable[..., StagedEncoder]
     accepted: frozenset[str]
+    in_chans: int
     url: str | None
 
 
@@ -53,7 +54,9 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
         name = build.__name__
         if name in _ENTRIES and _ENTRIES[name].build.__module__ != build.__module__:
             raise ValueError(f"register_model: {name!r} is taken by {_ENTRIES[name].build.__module__}")
-        _ENTRIES[name] = _Entry(build, frozenset(_accepted(build)), url)
+        parameters = inspect.signature(build).parameters
+        channels = parameters["in_chans"].default if "in_chans" in parameters else 3
+        _ENTRIES[name] = _Entry(build, frozenset(_accepted(build)), channels, url)
         return build
 
     return register if build is None else register(build)
@@ -69,7 +72,7 @@ def create_model(
     name: str,
     *,
     num_classes: int = 10,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     pretrained: bool = False,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
@@ -81,7 +84,7 @@ def create_model(
     Args:
         name: one of :func:`list_models`.
         num_classes: classes; networks without a classifier leave it aside.
-        in_chans: channels of the images.
+        in_chans: channels of the images; None for what the network was made for, 3 for most.
         pretrained: load the trained weights that are known for this network.
         features_only: return the stages alone, as a module from images to a list of feature maps.
         out_indices: with ``features_only``, the stages to return (as timm: indices, or how many last ones).
@@ -108,6 +111,7 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError(f"create_model: out_indices={out_indices!r} needs features_only=True")
 
+    in_chans = entry.in_chans if in_chans is None else in_chans
     args = {key: _plain(key, value) for key, value in overrides.items()}
     args |= {k: v for k, v in {"num_classes": num_classes, "in_chans": in_chans}.items() if k in entry.accepted}
     model = entry.build(**args)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC2d
+from csc_nets.layers import CSC2d, MultiLayerCSC
 from csc_nets.models.checkpointing import checkpoint_stage
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -84,7 +84,7 @@ class StagedEncoder(nn.Module):
             ValueError: ``lam`` is negative or not finite, or 0 where it is learned.
         """
         for module in self.modules():
-            if isinstance(module, CSC2d):
+            if isinstance(module, CSC2d | MultiLayerCSC):
                 module.lam = lam  # type: ignore[assignment]
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class StagedEncoder(nn.Module):
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """What one must know to use weights of this network, in timm's words; ``url`` is None where none are known."""
-        first = next(m for m in self.modules() if isinstance(m, nn.Conv2d | CSC2d))
+        first = next(m for m in self.modules() if isinstance(m, nn.Conv2d | CSC2d | MultiLayerCSC))
         return {
             "architecture": self.model_name,
             "url": self.pretrained_url,

@@ -14,6 +14,16 @@ NARROW = {
     "csc_dictionary": {"widths": [6], "kernel_size": 5, "steps": 4, "highpass": 2.0},
     "ml_csc_dictionary": {"widths": [4, 6, 8], "steps": 4},
     "csc_small": {"widths": [4, 6, 8]},
+    "deep_cnn_mnist": {"in_chans": 3, "widths": [4, 6, 8], "kernel_size": 3, "stride": 2, "padding": 1, "steps": 1},
+    "ml_csc_cifar": {"widths": [4, 6, 8], "kernel_size": 3, "head_widths": [6, 8], "steps": 2},
+    "ml_csc_mnist": {
+        "in_chans": 3,
+        "widths": [4, 6, 8],
+        "kernel_size": 3,
+        "stride": [1, 2, 2],
+        "padding": 1,
+        "steps": 2,
+    },
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
 }
 
