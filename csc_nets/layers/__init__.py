@@ -4,6 +4,7 @@ from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d, SparseCoding
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
+from csc_nets.layers.sparse_prior import SparsePriorConv2d
 
 __all__ = [
     "CSC1d",
@@ -16,4 +17,5 @@ __all__ = [
     "Dictionary3d",
     "MultiLayerCSC",
     "SparseCoding",
+    "SparsePriorConv2d",
 ]
