@@ -52,7 +52,9 @@ class _Dictionary(nn.Module):
             weight.data.copy_(unit_norm(weight.data))
         self.refresh()
 
-    def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def analysis(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, exact: bool = True
+    ) -> Tensor:
         raise NotImplementedError
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
@@ -136,7 +138,9 @@ class DenseDictionary(_Dictionary):
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
         return F.linear(signal, weight) @ weight
 
-    def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def analysis(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, exact: bool = True
+    ) -> Tensor:
         """Correlations of signals ``(..., F)`` with the atoms (or with ``weight``), plus a bias per atom."""
         return F.linear(x, self.weight if weight is None else weight, bias)
 
@@ -217,9 +221,14 @@ class _ConvDictionary(_Dictionary):
         code = self._probe_geometry.analysis(signal, weight)
         return self._probe_geometry.synthesis(code, weight, signal.shape[2:])
 
-    def analysis(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        """Correlations of a signal ``(N, C, *S)`` with the atoms (or with ``weight``), plus a bias per atom."""
-        return self.geometry.analysis(x, self.weight if weight is None else weight, bias)
+    def analysis(
+        self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, exact: bool = True
+    ) -> Tensor:
+        """Correlations of a signal ``(N, C, *S)`` with the atoms (or with ``weight``), plus a bias per atom.
+
+        ``exact`` is explained at :meth:`ConvGeometry.analysis <csc_nets.functional.ConvGeometry.analysis>`.
+        """
+        return self.geometry.analysis(x, self.weight if weight is None else weight, bias, exact=exact)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code ``(N, M, *S')``; see :meth:`ConvGeometry.signal_size` for None."""

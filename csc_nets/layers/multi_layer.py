@@ -329,8 +329,8 @@ class LISTAStep(ProximalStep):
     def update(self, y: Tensor, x: Tensor, **_: Any) -> Tensor:
         """See :class:`MultiLayerCSC`."""
         inhibition = self.lateral.synthesis(y, x.shape[2:], self.weight)
-        v = self.dictionary.analysis(x, self.gain, self.bias)
-        return self._shrink(v.add_(self.lateral.analysis(inhibition, self.lateral_descent)).add_(y))
+        v = self.dictionary.analysis(x, self.gain, self.bias, exact=False)
+        return self._shrink(v.add_(self.lateral.analysis(inhibition, self.lateral_descent, exact=False)).add_(y))
 
 
 def _like(value: float | Tensor, other: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class ProximalStep:
             surplus = surplus.masked_fill_(self.missing, 0)
         if disposable and self.bias is not None and self._fuses(x):
             return self.dictionary.analysis_relu(surplus, self.descent, self.bias, onto=y)
-        v = self.dictionary.analysis(surplus, self.descent, self.bias)
+        v = self.dictionary.analysis(surplus, self.descent, self.bias, exact=False)
         return self._shrink(v.add_(y if self.keep is None else y * self.keep))
 
     def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:

@@ -185,3 +185,17 @@ def test_unit_norm():
     weight[1] = 0
     norms = unit_norm(weight).flatten(1).norm(dim=1)
     torch.testing.assert_close(norms, torch.tensor([1.0, 0, 1, 1], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_atoms_that_cover_the_signal_are_rows_of_a_matrix(dims):
+    size = (4, 3, 2)[:dims]
+    geometry = ConvGeometry.create(dims, size, stride=2)
+    weight, x = torch.randn(5, 2, *size, dtype=torch.float64), torch.randn(3, 2, *size, dtype=torch.float64)
+    bias = torch.randn(5, dtype=torch.float64)
+    fast, exact = (geometry.analysis(x, weight, bias, exact=exact) for exact in (False, True))
+    torch.testing.assert_close(fast, exact, rtol=1e-12, atol=1e-12)
+    expected = torch.einsum("nm,mc...->nc...", exact.flatten(1), weight)
+    torch.testing.assert_close(geometry.synthesis(exact, weight, size), expected, rtol=1e-12, atol=1e-12)
+    assert not geometry.is_matrix([n + 1 for n in size])
+    assert not ConvGeometry.create(dims, size, padding=1).is_matrix(size)
