@@ -62,13 +62,13 @@ class SparsePriorConv2d(CSC2d):
     0 one that grows. Here rates stay positive.
 
     How the paper keeps the prior in training, and which stronger nonlinearity it has in mind, its abstract does not
-    say; what follows is our reading. One step is the convolution with ReLU above. More steps drop orthogonality and
-    approach
+    say; what follows is our reading. The first step is the convolution with ReLU above, for every number of steps. The
+    others correct it for atoms that are not orthonormal, and approach
 
     .. math:: a = \arg\min_{a \ge 0} \tfrac{1}{2\sigma^2} \|x - \Phi a\|^2 + \sum_i \lambda_i a_i
 
-    from the zero code, with step size :math:`\eta` and :math:`t_i = \lambda_i \sigma^2`, by one of two dynamics whose
-    fixed points are the same:
+    by one of two dynamics whose fixed points are the same, with step size :math:`\eta` and
+    :math:`t_i = \lambda_i \sigma^2`:
 
     - ``"ista"``: :math:`a \leftarrow \max\bigl(a + \eta \Phi^T (x - \Phi a) - \eta t, 0\bigr)`
     - ``"lca"``: the locally competitive algorithm with time constant :math:`\tau`,
@@ -76,12 +76,12 @@ class SparsePriorConv2d(CSC2d):
       :math:`\eta = dt / \tau` from rest, :math:`u = 0`. The Gram term is lateral inhibition. With :math:`\eta = 1` both
       dynamics are the same.
 
-    Unless ``step_size`` is given, :math:`\eta` is 1 for one step, and for more it is :math:`0.9 / \|\Phi\|^2` for ISTA
-    and :math:`0.9 / \max(1, \|\Phi\|^2)` for LCA. With these the objective falls at every step and its distance to the
-    minimum at least as 1 / ``steps`` (derivation for LCA: :math:`u - a` is a subgradient of the prior term g at a, so
-    an Euler step is a step of mirror descent with the mirror map :math:`\tfrac12 \|a\|^2 + g(a)`, relative to which the
-    objective is :math:`\max(1, \|\Phi\|^2)`-smooth).
-    Above :math:`2 / \|\Phi\|^2` neither need converge, nor LCA above 2.
+    The first step has :math:`\eta = 1`; the others have :math:`0.9 / \|\Phi\|^2` for ISTA and
+    :math:`0.9 / \max(1, \|\Phi\|^2)` for LCA. With these the objective falls at every further step and its distance to
+    the minimum at least as 1 / ``steps`` (derivation for LCA: :math:`u - a` is a subgradient of the prior term g at a,
+    so an Euler step is a step of mirror descent with the mirror map :math:`\tfrac12 \|a\|^2 + g(a)`, relative to which
+    the objective is :math:`\max(1, \|\Phi\|^2)`-smooth). A ``step_size`` is that of all steps, the first included:
+    textbook iterations from the zero code. Above :math:`2 / \|\Phi\|^2` they need not converge, nor LCA above 2.
 
     Args:
         in_channels: channels C of the signal.
@@ -89,9 +89,9 @@ class SparsePriorConv2d(CSC2d):
         kernel_size, stride, padding, dilation, padding_mode: as for :class:`CSC2d`.
         rate: rates :math:`\lambda_i` at the start, > 0: a number or one per atom ``(M,)``, per unit of the code.
         sigma: standard deviation of the noise, > 0, in units of the signal.
-        steps: steps of the dynamics.
+        steps: steps of the dynamics; 1 is a CNN layer.
         dynamics: ``"ista"`` or ``"lca"``.
-        step_size: :math:`\eta` for every number of steps.
+        step_size: :math:`\eta` of all steps; None as above.
         unit_norm: keep the atoms on the unit sphere; False trains plain filters, as a CNN does.
         learn_sigma: train :math:`\sigma`, kept positive by a softplus.
 
@@ -261,29 +261,36 @@ class SparsePriorConv2d(CSC2d):
         dictionary.update_lipschitz(weight)
         value = align(self.lam, x.ndim) if lam is None else as_weight(lam, x.ndim, "SparsePriorConv2d: lam")
         threshold = torch.as_tensor(value, dtype=weight.dtype, device=weight.device)
-        eta: float | Tensor = 1.0
-        if self.step_size is not None:
-            eta = self.step_size
-        elif self.steps > 1:
-            bound = dictionary.bound(x.shape[2:])
-            eta = SAFETY / (bound if self.dynamics == "ista" else bound.clamp_min(1))
         missing = None if mask is None else mask == 0
         observed = x if missing is None else x.masked_fill(missing, 0)
+        first: float | Tensor = 1.0 if self.step_size is None else self.step_size
         if self.dynamics == "lca":
-            return self._compete(observed, weight, threshold, eta, init, missing)
-        step = ProximalStep(dictionary, weight * eta, eta * threshold, atoms=weight, missing=missing)
+            return self._compete(observed, weight, threshold, first, init, missing)
+
+        def step(eta: float | Tensor) -> ProximalStep:
+            return ProximalStep(dictionary, weight * eta, eta * threshold, atoms=weight, missing=missing)
+
+        further = step(self._further_step_size(x)) if self.steps > 1 or init is not None else None
 
         def update(y: Tensor, disposable: bool = False) -> Tensor:
-            return step.update(y, observed, disposable=disposable, foreign=y is init)
+            assert further is not None
+            return further.update(y, observed, disposable=disposable, foreign=y is init)
 
-        return iterate(update, step.start(observed) if init is None else update(init), self.steps)
+        return iterate(update, step(first).start(observed) if init is None else update(init), self.steps)
+
+    def _further_step_size(self, x: Tensor) -> float | Tensor:
+        """Step size of the steps after the first one."""
+        if self.step_size is not None:
+            return self.step_size
+        bound = self.dictionary.bound(x.shape[2:])
+        return SAFETY / (bound if self.dynamics == "ista" else bound.clamp_min(1))
 
     def _compete(
         self,
         x: Tensor,
         weight: Tensor,
         threshold: Tensor,
-        eta: float | Tensor,
+        first: float | Tensor,
         init: Tensor | None,
         missing: Tensor | None,
     ) -> Tensor:
@@ -294,7 +301,8 @@ class SparsePriorConv2d(CSC2d):
         ISTA is the same with :math:`a` in place of :math:`(1 - \eta) v + \eta a`: it forgets by how much a coefficient
         is below its threshold.
         """
-        gain = weight * eta
+        eta = self._further_step_size(x)
+        descent = weight * -eta
 
         def drive(signal: Tensor, filters: Tensor, threshold: Tensor) -> Tensor:
             if threshold.ndim == signal.ndim:  # per sample
@@ -306,11 +314,11 @@ class SparsePriorConv2d(CSC2d):
             surplus = self.dictionary.synthesis(a, x.shape[2:], weight) - x
             if missing is not None:
                 surplus = surplus.masked_fill_(missing, 0)
-            return drive(surplus, -gain, eta * threshold) + (1 - eta) * v + eta * a
+            return drive(surplus, descent, eta * threshold) + (1 - eta) * v + eta * a
 
         # At rest u = 0, so v = -t, and the code is zero.
-        first = drive(x, gain, threshold) if init is None else update(init)
-        return iterate(update, first, self.steps).relu()
+        v = drive(x, weight * first, threshold) if init is None else update(init)
+        return iterate(update, v, self.steps).relu()
 
     def extra_repr(self) -> str:
         sigma = "?" if self.sigma.is_meta else f"{self.sigma.item():.4g}"
