@@ -8,6 +8,7 @@ from csc_nets.models.ml_csc import MLCSC, DeepCNN
 from csc_nets.models.registry import create_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
 from csc_nets.models.sdnet import SDNet
+from csc_nets.models.sparse_prior_cnn import SparsePriorCNN
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ImageClassifier",
     "ResNet",
     "SDNet",
+    "SparsePriorCNN",
     "StagedEncoder",
     "create_model",
     "list_models",

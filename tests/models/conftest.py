@@ -24,6 +24,7 @@ NARROW = {
         "padding": 1,
         "steps": 2,
     },
+    "sparse_prior_cnn": {"widths": [4, 6, 8], "kernel_size": 3, "stride": [1, 2, 2], "padding": 1, "steps": 3},
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
 }
 
