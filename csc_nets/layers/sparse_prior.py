@@ -242,7 +242,8 @@ class SparsePriorConv2d(CSC2d):
         Args:
             a: non-negative code ``(N, M, H', W')``.
         """
-        return a.mean((2, 3)) @ self.rates.to(a.dtype) - self.rates.log().sum()
+        rates = self.rates
+        return (a.mean((2, 3), dtype=rates.dtype) * rates - rates.log()).sum(1)
 
     def orthogonality(self) -> Tensor:
         r"""How far the atoms are from orthonormal, where one step is exact: :math:`\|\Phi^T \Phi - I\|_F^2`, 0-d.
@@ -253,7 +254,8 @@ class SparsePriorConv2d(CSC2d):
         where its trace is M).
         """
         bank = self.atoms.flatten(1)
-        gram = bank @ bank.T
+        with torch.autocast(bank.device.type, enabled=False):
+            gram = bank @ bank.T
         return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).square().sum()
 
     def _code(self, x: Tensor, lam: float | Tensor | None, init: Tensor | None, mask: Tensor | None) -> Tensor:

@@ -1,5 +1,6 @@
 """Training of a classifier."""
 
+import math
 from typing import Any
 
 import torch
@@ -8,16 +9,25 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
-from csc_nets.tasks.code_statistics import observe_codes
+from csc_nets.tasks.code_statistics import keep_codes, observe_codes, prior_layers
 from csc_nets.tasks.task import Task
 
 __all__ = ["ClassificationTask"]
 
 
 class ClassificationTask(Task):
-    """Cross-entropy training of a classifier on batches ``(images (N, C, H, W), labels (N,))``.
+    r"""Cross-entropy training of a classifier on batches ``(images (N, C, H, W), labels (N,))``.
 
-    Logs ``train/loss``; ``val/loss`` and ``val/acc``; and for a test run
+    For networks of :class:`~csc_nets.layers.SparsePriorConv2d` two terms may be added to the loss, our reading of
+    "maintaining sparse priors" (Bowren, arXiv 2108.06622):
+
+    .. math:: \mathrm{CE} + w_p \operatorname{mean}_l \operatorname{mean}\Bigl(\sum_i \lambda_{l,i} a_{l,i} -
+              \log \lambda_{l,i}\Bigr) + w_o \operatorname{mean}_l \|\Phi_l^T \Phi_l - I\|_F^2
+
+    the negative log prior of the codes, a mean over layers, samples and positions, and what keeps one step exact.
+
+    Logs ``train/loss``, with both terms, and ``train/negative_log_prior`` and ``train/orthogonality`` where they have a
+    weight; ``val/loss`` and ``val/acc``; and for a test run
 
     - ``test/loss`` and ``test/acc``, the share of right answers,
     - ``test/density``, the share of non-zero code coefficients, a mean over test images and CSC layers,
@@ -29,10 +39,14 @@ class ClassificationTask(Task):
         label_smoothing: share of the target that is spread over all classes, in [0, 1).
         mixup_alpha: MixUp's Beta parameter (Zhang et al., 2018), 0 for none.
         cutmix_alpha: CutMix's Beta parameter (Yun et al., 2019), 0 for none; with both, each batch takes one at random.
+        prior_weight: :math:`w_p`. It has to be small: the prior alone is best off with no codes and rates without
+            bound. A compiled network runs uncompiled in training where it is not 0.
+        orthogonality_weight: :math:`w_o`.
         **common: see :class:`csc_nets.tasks.Task`.
 
     Raises:
-        ValueError: the model is no classifier, or a number is out of range.
+        ValueError: the model is no classifier, a number is out of range, or one of the terms has a weight and the model
+            no layer with a sparse prior.
     """
 
     monitor = "val/acc"
@@ -45,6 +59,8 @@ class ClassificationTask(Task):
         label_smoothing: float = 0.0,
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
+        prior_weight: float = 0.0,
+        orthogonality_weight: float = 0.0,
         **common: Any,
     ) -> None:
         super().__init__(model, **common)
@@ -56,7 +72,13 @@ class ClassificationTask(Task):
         for name, alpha in {"mixup_alpha": mixup_alpha, "cutmix_alpha": cutmix_alpha}.items():
             if not alpha >= 0:
                 raise ValueError(f"{name} must be >= 0, got {alpha}")
+        for name, weight in {"prior_weight": prior_weight, "orthogonality_weight": orthogonality_weight}.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be a finite number >= 0, got {weight}")
+            if weight and not prior_layers(model):
+                raise ValueError(f"{name} needs a network with SparsePriorConv2d layers, got {type(model).__name__}")
         self.label_smoothing = label_smoothing
+        self.prior_weight, self.orthogonality_weight = prior_weight, orthogonality_weight
         mixes = [v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes)] if mixup_alpha else []
         mixes += [v2.CutMix(alpha=float(cutmix_alpha), num_classes=num_classes)] if cutmix_alpha else []
         self.mix = v2.RandomChoice(mixes) if mixes else None
@@ -64,9 +86,24 @@ class ClassificationTask(Task):
         self.test_acc = MulticlassAccuracy(num_classes, average="micro")
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Loss of one batch, with mixing and label smoothing."""
+        """Loss of one batch, with mixing, label smoothing and the terms of the priors."""
         images, labels = self.mix(*batch) if self.mix else batch
-        loss = cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        layers = prior_layers(self.model)
+        terms: dict[str, tuple[float, Tensor]] = {}
+        if self.prior_weight:
+            with keep_codes(layers) as codes:
+                logits = self(images)
+            values = torch.stack([layer.negative_log_prior(code).mean() for layer, code in codes])
+            terms["train/negative_log_prior"] = self.prior_weight, values.mean()
+        else:
+            logits = self(images)
+        if self.orthogonality_weight:
+            values = torch.stack([layer.orthogonality() for layer in layers])
+            terms["train/orthogonality"] = self.orthogonality_weight, values.mean()
+        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        for name, (weight, term) in terms.items():
+            self.log(name, term, on_step=False, on_epoch=True, sync_dist=True)
+            loss = loss + weight * term
         return self.log_training_loss(loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

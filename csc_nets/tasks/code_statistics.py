@@ -1,6 +1,6 @@
 """What the codes of a network look like while it runs: how dense they are, how well they explain their inputs."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding, SparsePriorConv2d
 
-__all__ = ["CodeStatistics", "csc_layers", "observe_codes"]
+__all__ = ["CodeStatistics", "csc_layers", "keep_codes", "observe_codes", "prior_layers"]
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,33 @@ def csc_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if isinstance(m, CSC1d | CSC2d | CSC3d | SparseCoding)}
 
 
+def prior_layers(model: nn.Module) -> list[SparsePriorConv2d]:
+    """The layers of ``model`` with a sparse prior, in the order of registration."""
+    return [m for m in model.modules() if isinstance(m, SparsePriorConv2d)]
+
+
+@contextmanager
+def keep_codes(layers: Iterable[nn.Module]) -> Iterator[list[tuple[Any, Tensor]]]:
+    """Inside this context, each call of one of these layers adds itself and its code, with its gradient, to the list.
+
+    A compiled model runs uncompiled here, because compiled code may skip the hooks.
+    """
+    kept: list[tuple[Any, Tensor]] = []
+    with _hooked(layers, lambda layer, args, code: kept.append((layer, code))):
+        yield kept
+
+
+@contextmanager
+def _hooked(layers: Iterable[nn.Module], hook: Callable[..., None]) -> Iterator[None]:
+    handles = [layer.register_forward_hook(hook) for layer in layers]
+    try:
+        with torch.compiler.set_stance("force_eager"):
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @contextmanager
 def observe_codes(model: nn.Module) -> Iterator[list[CodeStatistics]]:
     """Inside this context, each call of a CSC layer of ``model`` adds its numbers to the list.
@@ -48,10 +75,5 @@ def observe_codes(model: nn.Module) -> Iterator[list[CodeStatistics]]:
         error = residual.square().flatten(1).sum(1) / energy
         observed.append(CodeStatistics((z != 0).float().mean(), error.mean()))
 
-    handles = [layer.register_forward_hook(observe) for layer in csc_layers(model).values()]
-    try:
-        with torch.compiler.set_stance("force_eager"):
-            yield observed
-    finally:
-        for handle in handles:
-            handle.remove()
+    with _hooked(csc_layers(model).values(), observe):
+        yield observed

@@ -227,6 +227,8 @@ def test_negative_log_prior_is_the_formula():
     density = torch.distributions.Exponential(layer.rates.detach())
     expected = -density.log_prob(a.permute(0, 2, 3, 1)).sum(-1).mean((1, 2))
     torch.testing.assert_close(layer.negative_log_prior(a), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(layer.negative_log_prior(a), expected)
     # Its minimum over the rates is at one over the mean of the code.
     layer.rates = 1 / a.mean((0, 2, 3))
     layer.negative_log_prior(a).mean().backward()
@@ -255,6 +257,9 @@ def test_orthogonality_and_its_floors():
         optimizer.step(loss)
         assert layer.orthogonality().item() == pytest.approx(floor, rel=1e-4)
         assert layer.orthogonality().item() >= floor - 1e-9
+    layer.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer.orthogonality().item() == pytest.approx(floor, rel=1e-4)
 
 
 def test_from_conv_reads_a_convolution_with_proper_biases():

@@ -1,3 +1,5 @@
+import copy
+
 import lightning as L
 import pytest
 import torch
@@ -95,12 +97,84 @@ def test_mixing_changes_the_images():
     assert 0 < share[0] < 1
 
 
+def prior_network(**options):
+    return tiny("sparse_prior_cnn", widths=[4, 6], kernel_size=3, stride=2, rate=0.3, steps=2, **options)
+
+
+def gradients_of(model, y, prepare=lambda model: None, **weights):
+    """Loss and gradients of one training step on fixed images."""
+    torch.manual_seed(1)
+    prepare(model)
+    task = ClassificationTask(model, **weights)
+    task.log = lambda *args, **kwargs: None
+    loss = loss_of(task, y)
+    loss.backward()
+    return loss.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_terms_of_the_priors_are_the_formula():
+    y = torch.tensor([0, 1, 2, 0])
+    torch.manual_seed(1)
+    model, x = prior_network(), torch.rand(4, 1, 8, 8)
+    first, second = model.stages
+    with torch.no_grad():
+        a = copy.deepcopy(first)(x)
+        b = copy.deepcopy(second)(a)
+        expected = cross_entropy(copy.deepcopy(model)(x), y)
+        for layer, code in ((first, a), (second, b)):
+            prior = sum(r * z - r.log() for r, z in zip(layer.rates, code.mean((0, 2, 3)), strict=True))
+            gram = layer.atoms.flatten(1) @ layer.atoms.flatten(1).T
+            expected += 0.02 * prior / 2 + 0.3 * (gram - torch.eye(len(gram))).square().sum() / 2
+    task = ClassificationTask(model, prior_weight=0.02, orthogonality_weight=0.3)
+    logged = {}
+    task.log = lambda name, value, **kwargs: logged.update({name: value})
+    task.log_training_loss = lambda loss: loss
+    torch.testing.assert_close(task.training_step((x, y), 0).detach(), expected)
+    assert set(logged) == {"train/negative_log_prior", "train/orthogonality"}
+
+
+def test_without_weights_the_priors_change_nothing_and_with_them_gradients_reach_the_rates():
+    y = torch.tensor([0, 1, 2, 0])
+    plain, gradients = gradients_of(prior_network(), y)
+    same, equal = gradients_of(prior_network(), y, prior_weight=0.0, orthogonality_weight=0.0)
+    assert torch.equal(plain, same) and all(torch.equal(gradients[name], equal[name]) for name in gradients)
+    _, pulled = gradients_of(prior_network(), y, prior_weight=0.1)
+    _, turned = gradients_of(prior_network(), y, orthogonality_weight=0.1)
+    for name in gradients:
+        atoms, rates = "weight" in name and "stages" in name, "lam" in name
+        assert torch.equal(pulled[name], gradients[name]) == (not atoms and not rates), name
+        assert torch.equal(turned[name], gradients[name]) == (not atoms), name
+
+
+def test_the_prior_sees_the_codes_of_compiled_and_of_checkpointed_networks():
+    torch.compiler.reset()
+    y, weights = torch.tensor([0, 1, 2, 0]), {"prior_weight": 0.1, "orthogonality_weight": 0.1}
+    loss, gradients = gradients_of(prior_network(), y, **weights)
+    for prepare in (lambda m: m.compile(backend="eager"), lambda m: m.set_grad_checkpointing()):
+        other, theirs = gradients_of(prior_network(), y, prepare, **weights)
+        torch.testing.assert_close(other, loss)
+        for name in gradients:
+            torch.testing.assert_close(theirs[name], gradients[name], msg=name)
+
+
+def test_a_run_logs_the_terms_of_the_priors():
+    data = TensorDataModule(torch.randn(12, 1, 8, 8), torch.arange(12) % 3, val_fraction=0.5, batch_size=3)
+    task = ClassificationTask(prior_network(), prior_weight=1e-3, orthogonality_weight=1e-3, lr=1e-3)
+    trainer = L.Trainer(max_epochs=1, **QUIET)
+    trainer.fit(task, datamodule=data)
+    assert {"train/negative_log_prior", "train/orthogonality", "train/loss"} <= set(trainer.logged_metrics)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"mixup_alpha": -0.1}, "mixup_alpha must be >= 0, got -0.1"),
         ({"cutmix_alpha": float("nan")}, "cutmix_alpha must be >= 0, got nan"),
+        ({"prior_weight": -0.1}, "prior_weight must be a finite number >= 0, got -0.1"),
+        ({"orthogonality_weight": float("nan")}, "orthogonality_weight must be a finite number >= 0, got nan"),
+        ({"prior_weight": 0.1}, "prior_weight needs a network with SparsePriorConv2d layers, got Constant"),
+        ({"orthogonality_weight": 0.1}, "orthogonality_weight needs a network with SparsePriorConv2d layers"),
     ],
 )
 def test_bad_values_are_named(options, message):

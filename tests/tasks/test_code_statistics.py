@@ -5,7 +5,7 @@ from torch.nn.functional import conv2d, conv_transpose2d
 
 from csc_nets.layers import CSC2d, SparseCoding
 from csc_nets.models import create_model
-from csc_nets.tasks.code_statistics import csc_layers, observe_codes
+from csc_nets.tasks.code_statistics import csc_layers, keep_codes, observe_codes, prior_layers
 
 
 def test_numbers_agree_with_plain_convolutions():
@@ -56,3 +56,17 @@ def test_every_layer_is_seen_and_hooks_go_away():
     model(x)
     assert len(codes) == 17
     assert not csc_layers(create_model("resnet18", widths=[4, 4, 4, 4]))
+
+
+def test_codes_are_kept_with_their_gradients():
+    model = create_model("sparse_prior_cnn", num_classes=2, in_chans=1, widths=[4, 6], kernel_size=3, stride=2).eval()
+    layers = prior_layers(model)
+    assert layers == list(model.stages) == list(csc_layers(model).values())
+    with keep_codes(layers) as kept:
+        model(torch.rand(2, 1, 9, 9))
+    assert [layer for layer, _ in kept] == layers
+    (gradient,) = torch.autograd.grad(kept[1][1].sum(), layers[0].get_parameter("parametrizations.lam.original"))
+    assert gradient.any()
+    model(torch.rand(2, 1, 9, 9))
+    assert len(kept) == 2
+    assert not prior_layers(create_model("csc_small", widths=[4]))
