@@ -1,0 +1,185 @@
+r"""The sparse prior that a trained CNN implies: its biases read as rates of exponential priors."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparsePriorConv2d
+
+__all__ = ["LayerRates", "PriorRates", "prior_rates"]
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CODES = (CSC1d, CSC2d, CSC3d)
+_READ = (*_CONVOLUTIONS, *_CODES, MultiLayerCSC)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+@dataclass(frozen=True)
+class LayerRates:
+    """Rates of one layer.
+
+    Attributes:
+        name: of the layer in the network.
+        rates: ``(M,)``, float64, one a filter.
+    """
+
+    name: str
+    rates: Tensor
+
+    @property
+    def filters(self) -> int:
+        """Number of filters M."""
+        return len(self.rates)
+
+    @property
+    def proper(self) -> int:
+        """Filters with a rate above 0: an exponential prior."""
+        return int((self.rates > 0).sum())
+
+    @property
+    def flat(self) -> int:
+        """Filters with rate 0: every coefficient is as probable, which is no density."""
+        return int((self.rates == 0).sum())
+
+    @property
+    def improper(self) -> int:
+        """Filters with a rate below 0: the larger a coefficient, the more probable, which is no density either."""
+        return int((self.rates < 0).sum())
+
+    @property
+    def smallest(self) -> float:
+        """The lowest rate."""
+        return self.rates.min().item()
+
+    @property
+    def median(self) -> float:
+        """The median rate."""
+        return self.rates.quantile(0.5).item()
+
+    @property
+    def largest(self) -> float:
+        """The highest rate."""
+        return self.rates.max().item()
+
+
+@dataclass(frozen=True)
+class PriorRates:
+    """Rates of all layers of a network; ``print`` it for a table.
+
+    Attributes:
+        layers: in the order of registration.
+        sigma: standard deviation of the noise that they were read with.
+    """
+
+    layers: tuple[LayerRates, ...]
+    sigma: float
+
+    @property
+    def total(self) -> LayerRates:
+        """The rates of all layers together."""
+        return LayerRates("all", torch.cat([layer.rates for layer in self.layers]))
+
+    def __iter__(self) -> Iterator[LayerRates]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __str__(self) -> str:
+        rows = [*self.layers, *([self.total] if len(self) > 1 else [])]
+        width = max(5, *(len(row.name) for row in rows))
+        heads = ("filters", "proper", "flat", "improper", "min", "median", "max")
+        lines = [f"{'layer':<{width}}" + "".join(f"{head:>10}" for head in heads)]
+        for row in rows:
+            counts = (row.filters, row.proper, row.flat, row.improper)
+            numbers = (row.smallest, row.median, row.largest)
+            cells = [*(f"{count:>10}" for count in counts), *(f"{number:>10.3g}" for number in numbers)]
+            lines.append(f"{row.name:<{width}}" + "".join(cells))
+        return "\n".join(lines)
+
+
+def prior_rates(model: nn.Module, sigma: float = 1.0) -> PriorRates:
+    r"""Reads the biases of a CNN as rates of exponential priors, :math:`\lambda_i = -b_i / \sigma^2`.
+
+    A convolution with ReLU is the most probable code over orthonormal filters under that prior (Bowren, `A Sparse
+    Coding Interpretation of Neural Networks and Theoretical Implications <https://arxiv.org/abs/2108.06622>`_;
+    derivation in :class:`csc_nets.layers.SparsePriorConv2d`). Nothing keeps training from leaving it: a bias of 0 is a
+    flat prior and a bias above 0 one that grows without bound.
+
+    - A batch norm that is registered right behind a convolution, with as many channels, is folded into it as in
+      evaluation: :math:`b' = \beta + \gamma (b - \mu) / \sqrt{v + \epsilon}`. What else comes between convolution and
+      ReLU, such as the sum with a shortcut, is not looked at.
+    - Sparse coding layers have their sparsity weight as :math:`\lambda_i \sigma^2`, layers of
+      :class:`~csc_nets.layers.MultiLayerCSC` theirs minus their bias over the step size, and a
+      :class:`~csc_nets.layers.SparsePriorConv2d` its own rates and noise, whatever ``sigma`` is.
+
+    Args:
+        model: any network.
+        sigma: standard deviation of the noise in the input of every layer. It scales the rates, not their signs.
+
+    Raises:
+        ValueError: ``sigma`` is not above 0, a network without any such layer, a batch norm without running statistics.
+
+    Example:
+        >>> conv = nn.Conv2d(1, 4, 3)
+        >>> conv.bias.data = torch.tensor([-0.5, -0.25, 0.0, 0.75])
+        >>> print(prior_rates(nn.Sequential(conv, nn.ReLU()), sigma=0.5))
+        layer   filters    proper      flat  improper       min    median       max
+        0             4         2         1         1        -3       0.5         2
+    """
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be a finite number > 0, got {sigma!r}")
+    rows = []
+    leaves = list(_leaves("", model))
+    for (name, module), (behind, follower) in zip(leaves, [*leaves[1:], ("", None)], strict=True):
+        for label, threshold in _thresholds(module, behind, follower).items():
+            noise = module.sigma.item() if isinstance(module, SparsePriorConv2d) else sigma
+            rows.append(LayerRates(".".join(filter(None, (name, label))), threshold.double().cpu() / noise**2))
+    if not rows:
+        raise ValueError(f"prior_rates: {type(model).__name__} has no convolution")
+    return PriorRates(tuple(rows), float(sigma))
+
+
+def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Layers that are read, whatever they are made of, and all other modules without children."""
+    if isinstance(module, _READ) or not list(module.children()):
+        yield name, module
+        return
+    for key, child in module.named_children():
+        yield from _leaves(f"{name}.{key}" if name else key, child)
+
+
+@torch.no_grad()
+def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[str, Tensor]:
+    """What is taken away before the ReLU, ``(M,)`` each, by what to add to the module's name."""
+    if isinstance(module, _CODES):
+        return {"": module.lam.expand(module.dictionary.out_channels)}
+    if isinstance(module, MultiLayerCSC):
+        return {str(i): _layer_threshold(module, i) for i in range(len(module.dictionaries))}
+    if not isinstance(module, _CONVOLUTIONS):
+        return {}
+    bias = module.weight.new_zeros(module.out_channels) if module.bias is None else module.bias
+    if isinstance(follower, _NORMS) and follower.num_features == module.out_channels:
+        if follower.running_mean is None or follower.running_var is None:
+            raise ValueError(f"prior_rates: batch norm {behind!r} has no running statistics to fold")
+        gain = 1 if follower.weight is None else follower.weight
+        shift = 0 if follower.bias is None else follower.bias
+        bias = shift + gain * (bias - follower.running_mean) / (follower.running_var + follower.eps).sqrt()
+    return {"": 0 - bias}  # not -bias, whose zeros would be -0
+
+
+def _layer_threshold(module: MultiLayerCSC, i: int) -> Tensor:
+    """The sparsity weight of one layer, minus its learned bias as one: steps subtract ``eta * lam - bias``."""
+    dictionary = module.dictionaries[i]
+    threshold = module.lam[i].expand(dictionary.out_channels)
+    if not len(module.biases):
+        return threshold
+    eta = getattr(module, f"step_size_{i}")
+    if eta is None:
+        eta = 1.0 if module.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
+    return threshold - module.biases[i] / eta
