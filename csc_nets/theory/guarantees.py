@@ -81,6 +81,7 @@ def guarantees(
     window: int | Sequence[int] | None = None,
     signal_size: Sequence[int] | None = None,
     thresholds: Sequence[float] | None = None,
+    position: float = 0.5,
 ) -> dict[str, Guarantee]:
     r"""Measures layers and codes, and runs all six theorems.
 
@@ -92,7 +93,8 @@ def guarantees(
             theorems take; None takes ``noise``, which bounds every patch as well.
         window: patch of the deepest code in which the pursuits' errors are bounded; None is the whole code.
         signal_size: spatial size of the signal.
-        thresholds: one per layer for the two thresholdings; None takes the middle of each window.
+        thresholds: one per layer for the two thresholdings; None takes them from their windows.
+        position: where in the windows they are, see :func:`hard_thresholding`.
 
     Returns:
         Guarantees by the names of the functions of this module.
@@ -117,8 +119,8 @@ def guarantees(
     return {
         "uniqueness": uniqueness(layers, noise),
         "global_stability": global_stability(layers, noise),
-        "hard_thresholding": hard_thresholding(layers, local, thresholds),
-        "soft_thresholding": soft_thresholding(layers, local, thresholds),
+        "hard_thresholding": hard_thresholding(layers, local, thresholds, position),
+        "soft_thresholding": soft_thresholding(layers, local, thresholds, position),
         "basis_pursuit_noiseless": basis_pursuit_noiseless(layers, local),
         "basis_pursuit": basis_pursuit(layers, local),
     }
@@ -187,7 +189,10 @@ def global_stability(layers: Sequence[LayerQuantities], noise: float = 0.0) -> G
 
 
 def hard_thresholding(
-    layers: Sequence[LayerQuantities], noise: float = 0.0, thresholds: Sequence[float] | None = None
+    layers: Sequence[LayerQuantities],
+    noise: float = 0.0,
+    thresholds: Sequence[float] | None = None,
+    position: float = 0.5,
 ) -> Guarantee:
     r"""Layered hard thresholding, :math:`\hat\Gamma_i = H_{\beta_i}(D_i^T \hat\Gamma_{i-1})`, finds every support.
 
@@ -209,17 +214,21 @@ def hard_thresholding(
     Args:
         layers: measured layers.
         noise: :math:`\epsilon_0`, in patches of the first layer's atoms.
-        thresholds: :math:`\beta_i`, held against the windows; None takes their middles.
+        thresholds: :math:`\beta_i`, held against the windows; None takes them from there.
+        position: 0 for the lower end of each window, which rounding may cross, 0.5 for its middle, below 1.
 
     Returns:
         Rows hold ``threshold_low``, ``threshold_high`` (the window) and ``threshold``; ``error`` bounds the l2 norm of
         a patch of the deepest code.
     """
-    return _thresholding("layered hard thresholding", layers, noise, thresholds, shrinks=False)
+    return _thresholding("layered hard thresholding", layers, noise, thresholds, position, shrinks=False)
 
 
 def soft_thresholding(
-    layers: Sequence[LayerQuantities], noise: float = 0.0, thresholds: Sequence[float] | None = None
+    layers: Sequence[LayerQuantities],
+    noise: float = 0.0,
+    thresholds: Sequence[float] | None = None,
+    position: float = 0.5,
 ) -> Guarantee:
     r"""Layered soft thresholding, the forward pass of a CNN, finds every support.
 
@@ -228,9 +237,10 @@ def soft_thresholding(
     .. math:: \epsilon_i = \sqrt p\, (\epsilon_{i-1} + (k - 1) \mu \Gamma_{max} + \beta_i)
 
     For non-negative codes the same holds for :math:`\mathrm{ReLU}(D^T \hat\Gamma_{i-1} - \beta)`: on the support the
-    correlation is positive, off it it stays below the threshold. Arguments and result as there.
+    correlation is positive, off it it stays below the threshold. Arguments and result as there. The bound grows with
+    the thresholds: over several layers a ``position`` near 0 may be needed for the theorem to hold.
     """
-    return _thresholding("layered soft thresholding", layers, noise, thresholds, shrinks=True)
+    return _thresholding("layered soft thresholding", layers, noise, thresholds, position, shrinks=True)
 
 
 def basis_pursuit(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guarantee:
@@ -278,17 +288,24 @@ def _exact(name: str, layers: Sequence[LayerQuantities]) -> Guarantee:
 
 
 def _thresholding(
-    name: str, layers: Sequence[LayerQuantities], noise: float, thresholds: Sequence[float] | None, shrinks: bool
+    name: str,
+    layers: Sequence[LayerQuantities],
+    noise: float,
+    thresholds: Sequence[float] | None,
+    position: float,
+    shrinks: bool,
 ) -> Guarantee:
     error = _checked(layers, noise)
     if thresholds is not None and (len(thresholds) != len(layers) or not all(0 <= t < math.inf for t in thresholds)):
         raise ValueError(f"thresholds must be {len(layers)} finite numbers >= 0, got {thresholds!r}")
+    if not 0 <= position < 1:
+        raise ValueError(f"position must be a number from 0 to below 1, got {position!r}")
     rows = []
     for i, layer in enumerate(layers):
         leak = layer.coherence * layer.largest
         low, high = layer.stripe * leak + error, layer.smallest - max(layer.stripe - 1, 0) * leak - error
-        middle = (low + high) / 2 if high < math.inf else low
-        threshold = middle if thresholds is None else float(thresholds[i])
+        inside = low + position * (high - low) if high < math.inf else low
+        threshold = inside if thresholds is None else float(thresholds[i])
         free = math.inf if low < high else -math.inf
         limit = (1 + (layer.smallest - 2 * error) / leak) / 2 if leak > 0 else free
         row: Row = {"coherence": layer.coherence, "k": layer.stripe, "cut": layer.cut, "k_limit": limit}
