@@ -1,6 +1,8 @@
 """Numbers about weights and codes: coherence, local sparsity, and what they guarantee."""
 
+from csc_nets.theory.code_layers import CodeLayer, find_code_layers
 from csc_nets.theory.coherence import mutual_coherence, welch_bound
+from csc_nets.theory.design import low_coherence_atoms, sparse_atoms
 from csc_nets.theory.guarantees import (
     Guarantee,
     basis_pursuit,
@@ -13,23 +15,35 @@ from csc_nets.theory.guarantees import (
 )
 from csc_nets.theory.matching import AtomMatch, atom_match
 from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
+from csc_nets.theory.report import Report, report
+from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
 from csc_nets.theory.sparsity import patch_norm, stripe_norm
 
 __all__ = [
     "AtomMatch",
+    "CodeLayer",
     "Guarantee",
     "LayerQuantities",
+    "Report",
+    "Signals",
     "atom_match",
     "atom_norms",
     "basis_pursuit",
     "basis_pursuit_noiseless",
+    "find_code_layers",
     "global_stability",
     "guarantees",
     "hard_thresholding",
+    "low_coherence_atoms",
     "measure",
     "mutual_coherence",
     "patch_norm",
+    "report",
+    "sample_code",
+    "sample_dictionaries",
+    "sample_signals",
     "soft_thresholding",
+    "sparse_atoms",
     "stripe_norm",
     "uniqueness",
     "welch_bound",
