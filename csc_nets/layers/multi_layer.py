@@ -101,9 +101,6 @@ class MultiLayerCSC(nn.Module):
         super().__init__()
         if pursuit not in PURSUITS:
             raise ValueError(f"MultiLayerCSC: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
-        least = 1 if pursuit == "layered_iterative_thresholding" else 0
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
-            raise ValueError(f"MultiLayerCSC: steps must be an int >= {least} for {pursuit}, got {steps!r}")
         if prox not in ("nonneg", "soft", "hard"):
             raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
         if prox == "hard" and pursuit != "layered_thresholding":
@@ -126,7 +123,8 @@ class MultiLayerCSC(nn.Module):
                 f"got {tol!r}"
             )
         Cascade(dictionaries)  # refuses layers that do not fit
-        self.pursuit, self.steps, self.prox, self.tol = pursuit, steps, prox, tol
+        self.pursuit, self.prox, self.tol = pursuit, prox, tol
+        self.steps = steps
         self.dictionaries = nn.ModuleList(dictionaries)
         self.feedforward = nn.ModuleList(_fresh(dictionaries) if pursuit == "ml_lista" else [])
         self.sets = nn.ModuleList(
@@ -145,7 +143,21 @@ class MultiLayerCSC(nn.Module):
                 self.register_buffer(f"step_size_{i}", start)
 
     @property
-    def cascade(self) -> Cascade:
+    def steps(self) -> int:
+        """Unfoldings after the first thresholding; can be assigned, but to ``"all_free"``, which has a set for each."""
+        return self._steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        least = 1 if self.pursuit == "layered_iterative_thresholding" else 0
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
+            raise ValueError(f"MultiLayerCSC: steps must be an int >= {least} for {self.pursuit}, got {steps!r}")
+        if hasattr(self, "sets") and self.pursuit == "all_free" and steps != len(self.sets):
+            raise ValueError(f"MultiLayerCSC: all_free has dictionaries for {len(self.sets)} steps, got steps={steps}")
+        self._steps = steps
+
+    @property
+    def dictionary(self) -> Cascade:
         """The effective dictionary :math:`D_1 \\cdots D_K`."""
         return Cascade(list(self.dictionaries))
 
@@ -258,7 +270,7 @@ class MultiLayerCSC(nn.Module):
 
     def _together(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
         """ML-ISTA, ML-FISTA and ML-LISTA."""
-        sizes = [tuple(x.shape[2:]), *self.cascade.sizes(x.shape[2:])]
+        sizes = [tuple(x.shape[2:]), *self.dictionary.sizes(x.shape[2:])]
         steps, scale = [], x.new_ones((), dtype=self.dictionaries[0].weight.dtype)
         for i, weight in enumerate(lam):
             eta = self._step_size(i, sizes[i])
@@ -280,7 +292,7 @@ class MultiLayerCSC(nn.Module):
         return codes
 
     def _untied(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        sizes = [tuple(x.shape[2:]), *self.cascade.sizes(x.shape[2:])]
+        sizes = [tuple(x.shape[2:]), *self.dictionary.sizes(x.shape[2:])]
         codes: list[Tensor] = []
         for entry in range(1 + len(self.sets)):
             below = x
@@ -296,14 +308,14 @@ class MultiLayerCSC(nn.Module):
 
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The signal :math:`D_1 \\cdots D_K z` of a deepest code, of spatial size ``output_size``."""
-        return self.cascade.synthesis(z, output_size)
+        return self.dictionary.synthesis(z, output_size)
 
     def objective(self, x: Tensor, z: Tensor, *, lam: Lam | None = None) -> Tensor:
         r"""The multi-layer basis pursuit objective of a deepest code, per sample ``(N,)``.
 
         .. math:: \tfrac12 \|x - D_1 \cdots D_K z\|^2 + \sum_{i=1}^K \lambda_i \|D_{i+1} \cdots D_K z\|_1
         """
-        signal, *codes = self.cascade.codes(z, x.shape[2:])
+        signal, *codes = self.dictionary.codes(z, x.shape[2:])
         value = (x - signal).square().flatten(1).sum(1) / 2
         for code, weight in zip(codes, self.lam if lam is None else self._per_layer(lam, x.ndim), strict=True):
             value = value + (as_weight(weight, code.ndim) * code.abs()).flatten(1).sum(1)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
 
 __all__ = ["CodeStatistics", "csc_layers", "keep_codes", "observe_codes", "prior_layers"]
 
@@ -28,7 +28,8 @@ class CodeStatistics:
 
 def csc_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers of ``model`` that compute a sparse code, by name, in the order of registration."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, CSC1d | CSC2d | CSC3d | SparseCoding)}
+    kinds = (CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding)
+    return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
 def prior_layers(model: nn.Module) -> list[SparsePriorConv2d]:

@@ -345,3 +345,15 @@ def test_bad_signals_are_refused():
         layer(torch.rand(2, 1, 12, 12, dtype=torch.float64))
     with pytest.raises(ValueError, match="weights per sample"):
         layer.lam = torch.rand(2, 1, 1, 1)
+
+
+def test_steps_can_change_where_no_dictionaries_hang_on_them():
+    x = torch.rand(2, 1, 28, 28, dtype=torch.float64)
+    few, many = (MultiLayerCSC(stack(), pursuit="ml_ista", steps=steps, lam=0.01).eval() for steps in (1, 3))
+    many.load_state_dict(few.state_dict())
+    few.steps = 3
+    assert torch.equal(few(x), many(x))
+    untied = MultiLayerCSC(stack(), pursuit="all_free", steps=2)
+    untied.steps = 2
+    with pytest.raises(ValueError, match="all_free has dictionaries for 2 steps, got steps=3"):
+        untied.steps = 3

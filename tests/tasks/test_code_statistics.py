@@ -70,3 +70,16 @@ def test_codes_are_kept_with_their_gradients():
     model(torch.rand(2, 1, 9, 9))
     assert len(kept) == 2
     assert not prior_layers(create_model("csc_small", widths=[4]))
+
+
+def test_a_multi_layer_pursuit_is_measured_by_its_deepest_code():
+    model = create_model("ml_csc_mnist", widths=[4, 5, 6], steps=1).eval()
+    x = torch.rand(3, 1, 28, 28)
+    with observe_codes(model) as observed:
+        model(x)
+    layer = model.stages[0]
+    z = layer(x)
+    error = (x - layer.synthesize(z, (28, 28))).square().sum((1, 2, 3)) / x.square().sum((1, 2, 3))
+    assert list(csc_layers(model)) == ["stages.0"] and len(observed) == 1
+    torch.testing.assert_close(observed[0].density, (z != 0).float().mean())
+    torch.testing.assert_close(observed[0].reconstruction_error, error.mean())
