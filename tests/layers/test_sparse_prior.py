@@ -305,6 +305,9 @@ def test_keywords_of_a_sparse_coding_layer(layer):
         with torch.set_grad_enabled(grad):
             layer.steps = 2000
             solution = layer(x, mask=mask).detach()
+            expected = fista(x, layer.dictionary, layer.lam.detach(), steps=500, nonneg=True, mask=mask)
+            best = layer.objective(x, expected, mask=mask)  # codes may differ, their objectives may not
+            torch.testing.assert_close(layer.objective(x, solution, mask=mask), best, rtol=1e-3, atol=0)
             layer.steps = 3
             torch.testing.assert_close(layer(x, mask=mask, init=solution), solution, rtol=1e-3, atol=1e-4)
             layer(x, init=init)
