@@ -18,11 +18,13 @@ from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
 from csc_nets.theory.report import Report, report
 from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
 from csc_nets.theory.sparsity import patch_norm, stripe_norm
+from csc_nets.theory.stability import LabelCertificate, label_certificate
 
 __all__ = [
     "AtomMatch",
     "CodeLayer",
     "Guarantee",
+    "LabelCertificate",
     "LayerQuantities",
     "Report",
     "Signals",
@@ -34,6 +36,7 @@ __all__ = [
     "global_stability",
     "guarantees",
     "hard_thresholding",
+    "label_certificate",
     "low_coherence_atoms",
     "measure",
     "mutual_coherence",
