@@ -58,8 +58,8 @@ class SparsePriorConv2d(CSC2d):
     For orthonormal atoms its most probable code is :math:`a_i = \max(\phi_i^T x - \lambda_i \sigma^2, 0)`, a
     convolution with ReLU whose bias is :math:`b_i = -\lambda_i \sigma^2` (derivation: the residual separates,
     :math:`\|x - \Phi a\|^2 = \|x\|^2 - \|\Phi^T x\|^2 + \|\Phi^T x - a\|^2`; over atoms of norm :math:`r_i` the code is
-    that convolution divided by :math:`r_i^2`). A trained CNN may lose the prior: a bias of 0 is a flat one, a bias above
-    0 one that grows. Here rates stay positive.
+    that convolution divided by :math:`r_i^2`). A trained CNN may lose the prior: a bias of 0 is a flat one, a bias
+    above 0 one that grows. Here rates stay positive.
 
     How the paper keeps the prior in training, and which stronger nonlinearity it has in mind, its abstract does not
     say; what follows is our reading. The first step is the convolution with ReLU above, for every number of steps. The
