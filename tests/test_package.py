@@ -6,6 +6,7 @@ import sys
 import csc_nets
 import csc_nets.functional
 import csc_nets.layers
+import csc_nets.theory
 
 HEAVY = ["lightning", "hydra", "wandb", "torchvision", "matplotlib", "sklearn", "scipy", "yaml"]
 
@@ -20,6 +21,7 @@ def test_names_that_users_call():
         csc_nets: "create_model list_models register_model load solve",
         csc_nets.functional: "soft_threshold ista fista iterative_hard_thresholding Cascade",
         csc_nets.layers: "Dictionary1d Dictionary2d Dictionary3d CSC1d CSC2d CSC3d SparseCoding DeconvDecoder "
-        "MultiLayerCSC",
+        "MultiLayerCSC SparsePriorConv2d",
+        csc_nets.theory: "mutual_coherence stripe_norm patch_norm guarantees report label_certificate prior_rates",
     }.items():
         assert all(callable(getattr(module, name)) and name in module.__all__ for name in names.split())

@@ -14,6 +14,7 @@ from csc_nets.theory.guarantees import (
     uniqueness,
 )
 from csc_nets.theory.matching import AtomMatch, atom_match
+from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
 from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
 from csc_nets.theory.report import Report, report
 from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
@@ -26,6 +27,8 @@ __all__ = [
     "Guarantee",
     "LabelCertificate",
     "LayerQuantities",
+    "LayerRates",
+    "PriorRates",
     "Report",
     "Signals",
     "atom_match",
@@ -41,6 +44,7 @@ __all__ = [
     "measure",
     "mutual_coherence",
     "patch_norm",
+    "prior_rates",
     "report",
     "sample_code",
     "sample_dictionaries",
