@@ -357,3 +357,21 @@ def test_steps_can_change_where_no_dictionaries_hang_on_them():
     untied.steps = 2
     with pytest.raises(ValueError, match="all_free has dictionaries for 2 steps, got steps=3"):
         untied.steps = 3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("pursuit", PURSUITS)
+def test_on_the_accelerator_codes_and_gradients_are_those_of_the_cpu(pursuit):
+    layer = MultiLayerCSC(stack(True), pursuit=pursuit, steps=3, lam=0.01, bias=True).eval()
+    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    codes = layer.codes(x)
+    expected = torch.autograd.grad(sum(z.square().sum() for z in codes), list(layer.parameters()), allow_unused=True)
+    layer.cuda()
+    ours = layer.codes(x.cuda())
+    for a, b in zip(ours, codes, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-8, atol=1e-10)
+    found = torch.autograd.grad(sum(z.square().sum() for z in ours), list(layer.parameters()), allow_unused=True)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-7, atol=1e-9)
