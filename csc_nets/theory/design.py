@@ -94,8 +94,9 @@ def sparse_atoms(
 ) -> Tensor:
     r"""Unit atoms with few non-zeros of equal magnitude, chosen for low coherence.
 
-    Each atom is the best of ``candidates`` random ones beside those chosen before. Where any two shifts share at
-    most one non-zero the coherence is 1 / ``nonzeros``; where the atoms need not share a channel it is 0.
+    Each atom is the best of ``candidates`` random ones beside those chosen before. Where the atoms need not share a
+    channel, ``atoms * nonzeros <= channels``, the coherence is 0; else it is 1 / ``nonzeros`` if no two shifts share
+    more than one non-zero, or 0 again where what they share cancels, as in a sum and a difference.
 
     Args:
         atoms: number M of atoms.
@@ -132,8 +133,11 @@ def sparse_atoms(
     for _ in range(atoms):
         best, least = None, math.inf
         for _ in range(candidates):
-            # Rounds of one entry per channel: shifts of an atom cannot meet in different channels.
-            order = torch.cat([torch.randperm(channels, generator=generator) for _ in range(positions)])
+            # Rounds of one entry per channel, the least used first: in different channels nothing can meet.
+            use = (chosen.view(-1, channels, positions) != 0).sum((0, 2))
+            first = (use + torch.rand(channels, generator=generator)).argsort()
+            rest = [torch.randperm(channels, generator=generator) for _ in range(positions - 1)]
+            order = torch.cat([first, *rest])
             places = torch.stack([torch.randperm(positions, generator=generator) for _ in range(channels)])
             rounds = torch.arange(len(order)) // channels
             entries = (order * positions + places[order, rounds])[:nonzeros]

@@ -36,7 +36,7 @@ def test_the_seed_fixes_the_atoms():
         assert torch.equal(a, b) and not torch.equal(a, c)
 
 
-@pytest.mark.parametrize("nonzeros", [1, 2, 3, 4])
+@pytest.mark.parametrize("nonzeros", [1, 3, 4])
 def test_sparse_atoms_have_the_coherence_of_one_shared_entry(nonzeros):
     atoms = sparse_atoms(4, 4, [24], nonzeros)
     assert (atoms != 0).flatten(1).sum(1).tolist() == [nonzeros] * 4
@@ -48,6 +48,7 @@ def test_sparse_atoms_have_the_coherence_of_one_shared_entry(nonzeros):
 def test_sparse_atoms_with_channels_of_their_own_are_orthogonal():
     assert mutual_coherence(sparse_atoms(3, 6, [8], 2)) == 0
     assert mutual_coherence(sparse_atoms(3, 6, [3, 3], 2)) == 0
+    assert mutual_coherence(sparse_atoms(8, 24, [4], 3)) == 0
 
 
 def test_sparse_atoms_use_every_entry_once():
