@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import ConvGeometry
+from csc_nets.functional.fused import can_fuse
 from csc_nets.layers.csc import CSC2d, _SparseCode
 from csc_nets.layers.dictionary import Dictionary2d
 
@@ -41,10 +42,16 @@ class EffectiveDictionary2d(Dictionary2d):
         dictionaries: the factors, from the signal to the deepest code. They train as they stand; this module keeps the
             spectral bound of the product.
 
+    Attributes:
+        lipschitz: :math:`\|D_1 \cdots D_K\|^2` on signals of every size, 0-d buffer.
+        lipschitz_single: the same where the code has one position, which is far less: nothing overlaps.
+
     Raises:
         ValueError: neighbours do not fit, or the product is no convolution: padding beyond the first factor, dilation,
             or borders other than zeros.
     """
+
+    lipschitz_single: Tensor
 
     def __init__(self, dictionaries: Sequence[Dictionary2d]) -> None:
         if not dictionaries:
@@ -71,10 +78,9 @@ class EffectiveDictionary2d(Dictionary2d):
         self.in_channels, self.out_channels = dictionaries[0].in_channels, dictionaries[-1].out_channels
         first = dictionaries[0].geometry
         self.geometry = ConvGeometry(tuple(extent), tuple(stride), first.padding, first.dilation, first.padding_mode)
-        self._probe_geometry, probe_size = self.geometry.probe()
         like = dictionaries[0].lipschitz
-        self.register_buffer("direction", like.new_zeros(1, self.in_channels, *probe_size))
         self.register_buffer("lipschitz", like.new_ones(()))
+        self.register_buffer("lipschitz_single", like.new_ones(()))
         self.refresh()
 
     @property
@@ -89,6 +95,60 @@ class EffectiveDictionary2d(Dictionary2d):
         for dictionary in self.dictionaries:
             dictionary.reset_parameters()  # type: ignore[operator]
         self.refresh()
+
+    def can_fuse(self, x: Tensor) -> bool:
+        return can_fuse(x, self.lipschitz, self.geometry)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        if self.lipschitz.is_meta:
+            return
+        wide = self.lipschitz.dtype not in (torch.float16, torch.bfloat16)
+        weight = self.weight if wide else self.weight.float()
+        for buffer, value in ((self.lipschitz, self._norm(weight)), (self.lipschitz_single, _single(weight))):
+            buffer.copy_(torch.where(value > 0, value, buffer))
+
+    @torch.no_grad()
+    def update_lipschitz(self, weight: Tensor) -> None:
+        """Computes the bounds afresh in training mode; nothing in evaluation.
+
+        A product of sparse factors can change much in one step, which a power step would lag behind.
+        """
+        if self.training:
+            with torch.autocast(weight.device.type, enabled=False):
+                self.refresh()
+
+    def bound(self, signal_size: Sequence[int]) -> Tensor:
+        single = all(n == 1 for n in self.geometry.code_size(signal_size))
+        value = self.lipschitz_single if single else self.lipschitz
+        return value.clamp_min(torch.finfo(value.dtype).tiny)
+
+    def _norm(self, weight: Tensor) -> Tensor:
+        r"""Squared norm of the product on periodic signals of three atoms' extent.
+
+        There the analysis maps the :math:`s_1 s_2` frequencies that a stride folds into one, of all channels, to that
+        frequency of the code: one small matrix for each, and the norm is the largest of theirs (derivation: the
+        polyphase form). As for every dictionary it is an estimate, by samples of the spectrum.
+        """
+        stride = self.geometry.stride
+        # Even, so that the highest frequency is among the samples, as the lowest is.
+        folded = [2 * max(4, -(-3 * n // (2 * s))) for n, s in zip(self.geometry.kernel_size, stride, strict=True)]
+        spectrum = torch.fft.fft2(weight, s=[q * s for q, s in zip(folded, stride, strict=True)])
+        spectrum = spectrum.view(*weight.shape[:2], stride[0], folded[0], stride[1], folded[1])
+        half = spectrum[..., : folded[1] // 2 + 1]  # the rest is conjugate: atoms are real
+        matrices = half.permute(3, 5, 0, 1, 2, 4).flatten(3)  # (frequency, frequency, M, C * s * s)
+        return _largest_eigenvalue(matrices.mH @ matrices) / (stride[0] * stride[1])
+
+
+def _single(weight: Tensor) -> Tensor:
+    """Squared norm of the atoms as the rows of a matrix."""
+    rows = weight.flatten(1)
+    return _largest_eigenvalue(rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows)
+
+
+def _largest_eigenvalue(matrices: Tensor) -> Tensor:
+    """Of all Hermitian matrices ``(..., n, n)``, 0-d; broken entries count as 0, because the solver refuses them."""
+    return torch.linalg.eigvalsh(torch.where(matrices.isfinite(), matrices, 0)).amax()
 
 
 class EffectiveCSC2d(CSC2d):
