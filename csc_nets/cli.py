@@ -31,6 +31,7 @@ __all__ = ["build", "evaluate", "plain", "run", "train"]
 
 _TABLE = {
     "test/acc": ("test accuracy", "{:.2%}"),
+    "test/objective": ("test objective", "{:.4g}"),
     "test/psnr": ("test PSNR", "{:.2f} dB"),
     "test/ssim": ("test SSIM", "{:.4f}"),
     "test/density": ("code density", "{:.2%}"),
@@ -216,7 +217,7 @@ def _datamodule(config: dict[str, Any]) -> ImageDataModule:
 
 def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Task:
     options = {**config["task"], "seed": config["seed"], "channels_last": config["channels_last"]}
-    if options["name"] == "autoencoding":
+    if options["name"] in ("autoencoding", "dictionary_learning"):
         options |= {"mean": data.mean, "std": data.std}
     return create_task(model=model, **options)
 

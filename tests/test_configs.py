@@ -67,7 +67,8 @@ def test_every_network_and_data_set_has_a_file():
 
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_network_file_can_be_built(name):
-    task = "autoencoding" if "autoencoder" in name or "dictionary" in name else "classification"
+    tasks = {"autoencoder": "autoencoding", "dictionary": "dictionary_learning"}
+    task = next((tasks[word] for word in tasks if word in name), "classification")
     with torch.device("meta"):
         _, built = build(config_of(f"model={name}", f"task={task}", "data=cifar10"))
     assert built.model.model_name == name

@@ -160,7 +160,14 @@ class CSCDictionary(StagedEncoder):
 
     def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """Codes of all layers that the deepest one implies, shallow to deep, for an image of ``output_size``."""
-        return Cascade(self.dictionaries).codes(z, output_size)[1:]
+        first, *deeper = self.dictionaries
+        if not deeper:
+            return [z]
+        return Cascade(deeper).codes(z, None if output_size is None else first.geometry.code_size(output_size))
+
+    def residual(self, x: Tensor, z: Tensor) -> Tensor:
+        """What a code leaves unexplained of the image that it came from, behind the high-pass."""
+        return self.stages[0](x) - self.decode(z, x.shape[2:])
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:
         """What the pursuit minimises over z, per image ``(N,)``; differentiable in the dictionaries for a fixed code.

@@ -7,6 +7,7 @@ from torch import nn
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.classification import ClassificationTask
 from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_codes
+from csc_nets.tasks.dictionary_learning import DictionaryLearningTask
 from csc_nets.tasks.optimization import parameter_groups
 from csc_nets.tasks.task import Task
 
@@ -14,6 +15,7 @@ __all__ = [
     "AutoencodingTask",
     "ClassificationTask",
     "CodeStatistics",
+    "DictionaryLearningTask",
     "Task",
     "create_task",
     "csc_layers",
@@ -21,14 +23,18 @@ __all__ = [
     "parameter_groups",
 ]
 
-_TASKS: dict[str, type[Task]] = {"autoencoding": AutoencodingTask, "classification": ClassificationTask}
+_TASKS: dict[str, type[Task]] = {
+    "autoencoding": AutoencodingTask,
+    "classification": ClassificationTask,
+    "dictionary_learning": DictionaryLearningTask,
+}
 
 
 def create_task(name: str, model: nn.Module, **kwargs: Any) -> Task:
     """Builds a task by its name.
 
     Args:
-        name: ``"autoencoding"`` or ``"classification"``.
+        name: ``"autoencoding"``, ``"classification"`` or ``"dictionary_learning"``.
         model: the network to train.
         **kwargs: arguments of the task.
 

@@ -1,26 +1,29 @@
 """Pictures of what a network learnt: its first atoms, the codes of a few images, and the images that come back."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
-from torchvision.utils import save_image
+from torchvision.utils import make_grid, save_image
 
+from csc_nets.layers.effective import effective_atoms
 from csc_nets.tasks.code_statistics import csc_layers
 
-__all__ = ["save_pictures"]
+__all__ = ["atom_grids", "save_pictures"]
 
 _SIDE = 64  # pixels of one tile, at least
-_GAP = {"padding": 4, "pad_value": 1}  # white lines between tiles
+_GAP: dict[str, Any] = {"padding": 4, "pad_value": 1}  # white lines between tiles
 
 
 @torch.no_grad()
 def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tensor], Tensor], folder: Path) -> None:
     """Writes ``atoms.png``, ``codes.png`` and ``reconstructions.png`` into ``folder``.
 
-    - atoms: those of the first CSC layer, each scaled so that grey is 0 and its largest magnitude black or white;
+    - atoms: those of the first CSC layer, see :func:`atom_grids`; with deeper dictionaries also ``atoms_2.png``, ...;
     - codes: one row an image, the image and the maps of the eight atoms that are busiest in these images;
     - reconstructions: one row an image, the image beside the network's output for an autoencoder, and beside ``D z``
       of the first CSC layer for every other network.
@@ -47,7 +50,8 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
     x_hat = output if hasattr(model, "encode") else None
     if first is not None:
         x, code = seen[0]
-        save_image(_tile(_atoms(first)), folder / "atoms.png", nrow=8, **_GAP)
+        for name, grid in atom_grids(model).items():
+            save_image(grid, folder / f"{name}.png")
         busiest = code.abs().mean((0, 2, 3)).topk(min(8, code.shape[1])).indices
         maps = code[:, busiest].abs() / code[:, busiest].abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12)
         pairs = zip(shown.mean(1, keepdim=True), maps[:, :, None], strict=True)
@@ -60,11 +64,29 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
         save_image(beside, folder / "reconstructions.png", nrow=2, **_GAP)
 
 
-def _atoms(layer: nn.Module) -> Tensor:
-    """Atoms as pictures ``(K, 1 or 3, h, w)``; where they have another number of channels, each channel is one."""
-    atoms: Tensor = layer.dictionary.weight  # type: ignore[union-attr, assignment]
+@torch.no_grad()
+def atom_grids(model: nn.Module) -> dict[str, Tensor]:
+    """Pictures ``(3, H, W)`` in [0, 1] of the atoms of a network's first CSC layer, by name; none without such a layer.
+
+    Each atom is scaled so that grey is 0 and its largest magnitude black or white. ``"atoms"`` are those of the image's
+    dictionary; where the layer codes over a product of dictionaries, ``"atoms_2"`` and so on show what one non-zero of
+    each deeper code looks like in the image.
+    """
+    first: Any = next(iter(csc_layers(model).values()), None)
+    if first is None:
+        return {}
+    chain = list(getattr(first.dictionary, "dictionaries", [first.dictionary]))
+    sets = (
+        [first.dictionary.weight] if len(chain) == 1 else [effective_atoms(chain[: i + 1]) for i in range(len(chain))]
+    )
+    return {f"atoms_{i}" if i > 1 else "atoms": _grid(atoms) for i, atoms in enumerate(sets, start=1)}
+
+
+def _grid(atoms: Tensor) -> Tensor:
+    """Atoms as one picture; where they have another number of channels than 1 or 3, each channel is one."""
     atoms = atoms if atoms.shape[1] in (1, 3) else atoms.flatten(0, 1)[:, None]
-    return 0.5 + atoms / (2 * atoms.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12))
+    atoms = 0.5 + atoms / (2 * atoms.abs().amax((1, 2, 3), keepdim=True).clamp_min(1e-12))
+    return make_grid(_tile(atoms), nrow=max(8, math.ceil(len(atoms) ** 0.5)), **_GAP)
 
 
 def _tile(images: Tensor) -> Tensor:
