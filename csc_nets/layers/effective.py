@@ -173,6 +173,8 @@ class EffectiveCSC2d(CSC2d):
         (torch.Size([2, 16, 10, 10]), torch.Size([16, 1, 9, 9]))
     """
 
+    dictionary: EffectiveDictionary2d
+
     def __init__(
         self,
         dictionaries: Sequence[Dictionary2d],

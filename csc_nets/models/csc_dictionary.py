@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csc_nets.functional import Cascade, Problem
-from csc_nets.layers import CSC2d, Dictionary2d
+from csc_nets.layers import Dictionary2d
 from csc_nets.layers.effective import EffectiveCSC2d, effective_atoms
 from csc_nets.layers.sparse_atoms import sparsify_atoms
 from csc_nets.models.csc_autoencoder import per_stage
@@ -111,17 +111,15 @@ class CSCDictionary(StagedEncoder):
         counts = [] if nonzeros is None else per_stage("nonzeros", nonzeros, depth - 1)
         extent = 1 + sum((k - 1) * math.prod(strides[:i]) for i, k in enumerate(kernels))
         border = extent // 2 if padding is None else padding
-        options: dict[str, Any] = {"lam": lam, "steps": steps, "pursuit": pursuit, "nonneg": nonneg, "tol": tol}
-        if depth == 1:
-            coder = CSC2d(in_chans, widths[0], kernels[0], strides[0], border, **options)
-        else:
-            channels, borders = [in_chans, *widths], [border] + [0] * (depth - 1)
-            dictionaries = [
-                Dictionary2d(channels[i], channels[i + 1], kernels[i], strides[i], borders[i]) for i in range(depth)
-            ]
-            for dictionary, count in zip(dictionaries[1:], counts, strict=False):
-                sparsify_atoms(dictionary, count)
-            coder = EffectiveCSC2d(dictionaries, **options)
+        channels, borders = [in_chans, *widths], [border] + [0] * (depth - 1)
+        dictionaries = [
+            Dictionary2d(channels[i], channels[i + 1], kernels[i], strides[i], borders[i]) for i in range(depth)
+        ]
+        for dictionary, count in zip(dictionaries[1:], counts, strict=False):
+            sparsify_atoms(dictionary, count)
+        # Also for one dictionary: its bound does not lag behind, and learning moves atoms far in a step. Codes from a
+        # step size that was too large would spoil what the optimiser remembers of the gradients.
+        coder = EffectiveCSC2d(dictionaries, lam=lam, steps=steps, pursuit=pursuit, nonneg=nonneg, tol=tol)
         filtered: nn.Module = nn.Identity() if highpass is None else HighPass(highpass)
         super().__init__(
             [filtered, coder],
@@ -132,15 +130,14 @@ class CSCDictionary(StagedEncoder):
         )
 
     @property
-    def coder(self) -> CSC2d:
+    def coder(self) -> EffectiveCSC2d:
         """The layer that computes the code."""
         return self.stages[1]  # type: ignore[return-value]
 
     @property
     def dictionaries(self) -> list[Dictionary2d]:
         """The dictionaries, the one of the image first."""
-        whole = self.coder.dictionary
-        return list(getattr(whole, "dictionaries", [whole]))
+        return list(self.coder.dictionary.dictionaries)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""
