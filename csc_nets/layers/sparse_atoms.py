@@ -1,5 +1,6 @@
 """Atoms with few non-zeros, for the deeper dictionaries of a multi-layer model."""
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -18,18 +19,31 @@ class LargestEntries(nn.Module):
     is the scheme of L. Xiao, "Dual Averaging Methods for Regularized Stochastic Learning and Online Optimization",
     2010, with a hard threshold.
 
+    A start with few entries finds poor ones. In training mode as many are used as the buffer ``used`` says, which
+    whoever trains may set higher and let fall; in evaluation mode never more than ``count``.
+
     Args:
         count: entries of an atom that are used, at least 1.
     """
+
+    used: Tensor
 
     def __init__(self, count: int) -> None:
         super().__init__()
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"nonzeros must be an int >= 1, got {count!r}")
         self.count = count
+        self.register_buffer("used", torch.tensor(count))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight + (top_k(weight, self.count) - weight).detach()
+        if not self.training:
+            return top_k(weight, self.count)
+        size = weight[0].numel()
+        magnitude = weight.detach().abs().flatten(1)
+        last = (self.used - 1).clamp(0, size - 1).expand(len(weight), 1)
+        level = magnitude.sort(dim=1, descending=True).values.gather(1, last)
+        unused = weight.masked_fill((magnitude >= level).view_as(weight), 0)
+        return weight - unused.detach()
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight

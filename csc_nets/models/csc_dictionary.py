@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from csc_nets.functional import Cascade, Problem
 from csc_nets.layers import Dictionary2d
 from csc_nets.layers.effective import EffectiveCSC2d, effective_atoms
-from csc_nets.layers.sparse_atoms import sparsify_atoms
+from csc_nets.layers.sparse_atoms import LargestEntries, sparsify_atoms
 from csc_nets.models.csc_autoencoder import per_stage
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder
@@ -182,14 +182,22 @@ class CSCDictionary(StagedEncoder):
         return effective_atoms(self.dictionaries[:depth])
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Scales the trained tensors so that the atoms they stand for have unit norm there too.
+    def project(self, progress: float = 1.0) -> None:
+        """Prepares the trained tensors for the next step; to be called after each step of an optimiser.
 
-        It changes no atom. To be called after each step of an optimiser: a gradient along the sphere makes the tensor
-        longer, and with its length the share of a step in it would fall.
+        They are scaled so that the atoms they stand for have unit norm there too, which changes no atom: a gradient
+        along the sphere makes the tensor longer, and with its length the share of a step in it would fall.
+
+        Args:
+            progress: how far atoms with few non-zeros have come from dense ones (0) to the wanted number (1) in
+                training mode; in between the number falls geometrically. In evaluation mode it is the wanted one.
         """
         for dictionary in self.dictionaries:
             dense = dictionary.get_parameter("parametrizations.weight.original")
+            for entries in dictionary.modules():
+                if isinstance(entries, LargestEntries):
+                    more = max(1.0, dense[0].numel() / entries.count) ** (1 - min(1.0, max(0.0, progress)))
+                    entries.used.fill_(round(entries.count * more))
             used = dense * (dictionary.weight != 0)
             norm = torch.linalg.vector_norm(used.flatten(1), dim=1)
             dense.div_(torch.where(norm > 0, norm, 1).view(-1, 1, 1, 1))

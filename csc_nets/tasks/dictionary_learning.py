@@ -32,6 +32,9 @@ class DictionaryLearningTask(AutoencodingTask):
     the middle of their windows (:func:`csc_nets.tasks.reseeding.centred`). Where atoms are about as large as the image
     they are compared as they lie, and not moved.
 
+    Deeper atoms that shall have few non-zeros begin dense; their number falls geometrically over the first ``sparsify``
+    of the training. Validation, test and a loaded network have the wanted number at all times.
+
     Logs ``train/loss`` (the objective per image) and ``train/density`` (share of non-zeros in the deepest code);
     ``val/objective``, ``val/psnr`` (dB) and ``val/density``; for a test run what
     :class:`csc_nets.tasks.AutoencodingTask` logs and ``test/objective``. A logger that takes images gets the effective
@@ -43,6 +46,7 @@ class DictionaryLearningTask(AutoencodingTask):
         reseed_every: steps; 0 for never.
         reseed_below: between 0 (only atoms that were never used) and 1.
         reseed_similar: a correlation above 0; 1 for never.
+        sparsify: share of the training; 0 for the wanted number from the start.
         **common: see :class:`csc_nets.tasks.AutoencodingTask`.
 
     Raises:
@@ -59,6 +63,7 @@ class DictionaryLearningTask(AutoencodingTask):
         reseed_every: int = 50,
         reseed_below: float = 0.1,
         reseed_similar: float = 0.95,
+        sparsify: float = 0.5,
         **common: Any,
     ) -> None:
         missing = [name for name in ("dictionaries", "encode", "objective", "project") if not hasattr(model, name)]
@@ -71,11 +76,19 @@ class DictionaryLearningTask(AutoencodingTask):
             raise ValueError(f"reseed_below must be in [0, 1], got {reseed_below!r}")
         if not reseed_similar > 0:
             raise ValueError(f"reseed_similar must be greater than 0, got {reseed_similar!r}")
+        if not 0 <= sparsify <= 1:
+            raise ValueError(f"sparsify must be in [0, 1], got {sparsify!r}")
         self.reseed_every, self.reseed_below, self.reseed_similar = reseed_every, reseed_below, reseed_similar
+        self.sparsify = sparsify
         # Sums since the last reseeding, in buffers: a resumed run goes on with them.
         for i, dictionary in enumerate(model.dictionaries):  # type: ignore[arg-type]
             self.register_buffer(f"mass_{i}", torch.zeros(dictionary.out_channels))
         self._images: Tensor | None = None
+
+    def on_train_start(self) -> None:
+        """Lets sparse atoms begin dense; a resumed run goes on with its own number."""
+        if self.global_step == 0:
+            self.model.project(0.0 if self.sparsify else 1.0)  # type: ignore[operator]
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Objective per image at the codes of one batch; its gradient takes the codes as constants."""
@@ -92,10 +105,15 @@ class DictionaryLearningTask(AutoencodingTask):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then unit norm, then new starts for atoms that hardly anything uses."""
         super().optimizer_step(*args, **kwargs)
-        self.model.project()  # type: ignore[operator]
         step, total = self.global_step + 1, self.trainer.estimated_stepping_batches
+        self.model.project(self._progress())  # type: ignore[operator]
         if self.reseed_every and step % self.reseed_every == 0 and 2 * step <= total:
             self.reseed()
+
+    def _progress(self) -> float:
+        """How far the atoms with few non-zeros have come, after the step that is being taken."""
+        whole = self.sparsify * self.trainer.estimated_stepping_batches
+        return (self.global_step + 1) / whole if whole else 1.0
 
     @torch.no_grad()
     def reseed(self) -> None:
@@ -121,8 +139,11 @@ class DictionaryLearningTask(AutoencodingTask):
                 atoms = self.trainer.strategy.broadcast(residual_atoms(model.dictionaries, residual, i, len(idle)))
                 weight[idle[: len(atoms)]] = atoms
             self.get_buffer(f"mass_{i}").zero_()
-        model.project()
-        model.coder.dictionary.refresh()
+        model.project(self._progress())
+
+    def on_validation_start(self) -> None:
+        """The step size for the atoms of evaluation, which are sparser than those of training for a while."""
+        self.model.coder.dictionary.refresh()  # type: ignore[union-attr, operator]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Objective, PSNR and density."""

@@ -34,6 +34,19 @@ def test_all_entries_feel_the_gradient_of_the_ones_in_use():
     torch.testing.assert_close(dense.grad, slope)
 
 
+def test_training_may_use_more_and_evaluation_never_does():
+    dictionary = DenseDictionary(20, 6)
+    dense = dictionary.weight.detach().clone()
+    sparsify_atoms(dictionary, 4)
+    (entries,) = (p for p in dictionary.parametrizations.weight if isinstance(p, LargestEntries))
+    for used in (20, 7, 4, 1, 99):
+        entries.used.fill_(used)
+        weight = dictionary.train().weight.detach()
+        assert ((weight != 0).sum(1) == min(used, 20)).all()
+        torch.testing.assert_close(weight, unit_norm(dense * (weight != 0)))
+        assert ((dictionary.eval().weight != 0).sum(1) == 4).all()
+
+
 def test_descent_finds_a_support_that_the_start_did_not_have():
     torch.manual_seed(0)
     true = torch.zeros(1, 40)

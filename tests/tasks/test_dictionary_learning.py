@@ -104,10 +104,32 @@ def test_the_constraints_hold_after_every_step(kind):
                 if i:
                     assert ((dictionary.weight != 0).flatten(1).sum(1) == 4).all()
 
-    fit(DictionaryLearningTask(model, lr=0.02, optimizer="adamw", reseed_every=2), data_of(torch.randn(40, 1, 14, 14)),
-        callbacks=[Check()])  # fmt: skip
+    task = DictionaryLearningTask(model, lr=0.02, optimizer="adamw", reseed_every=2, sparsify=0)
+    fit(task, data_of(torch.randn(40, 1, 14, 14)), callbacks=[Check()])
     for new, old in zip(model.dictionaries, start.dictionaries, strict=True):
         assert not torch.allclose(new.weight, old.weight, atol=1e-3)
+
+
+def test_sparse_atoms_begin_dense_and_are_always_sparse_in_validation():
+    model, counts, step_sizes = model_of(*DOUBLE), [], []
+
+    def nonzeros():
+        return (model.dictionaries[1].weight != 0).flatten(1).sum(1).unique().tolist()
+
+    class Check(L.Callback):
+        def on_train_batch_start(self, *args):
+            counts.extend(nonzeros())
+
+        def on_validation_batch_start(self, *args):
+            assert nonzeros() == [4]
+            bound = model.coder.dictionary.lipschitz.item()
+            model.coder.dictionary.refresh()
+            step_sizes.append(model.coder.dictionary.lipschitz.item() == bound)
+
+    task = DictionaryLearningTask(model, lr=0.02, optimizer="adamw", sparsify=0.75)
+    fit(task, data_of(torch.randn(40, 1, 14, 14), val_fraction=0.2), epochs=2, callbacks=[Check()])
+    assert counts == [36, 25, 17, 12, 8, 6, 4, 4]  # 36 x 9 ** (-step / 6)
+    assert step_sizes == [True, True]
 
 
 @pytest.mark.parametrize("kind", [SINGLE, DOUBLE], ids=["one", "two"])
@@ -231,6 +253,7 @@ def test_a_resumed_training_ends_as_if_nothing_had_happened(kind, tmp_path):
         ({"reseed_every": -1}, "reseed_every must be an int >= 0, got -1"),
         ({"reseed_below": 2}, r"reseed_below must be in \[0, 1\], got 2"),
         ({"reseed_similar": 0.0}, "reseed_similar must be greater than 0, got 0.0"),
+        ({"sparsify": 1.5}, r"sparsify must be in \[0, 1\], got 1.5"),
     ],
 )
 def test_bad_values_are_refused(options, message):
