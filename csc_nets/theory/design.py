@@ -130,6 +130,7 @@ def sparse_atoms(
         raise ValueError(f"sparse_atoms: nonzeros must be 1 to {channels * positions} (C x K), got {nonzeros!r}")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.empty(0, channels * positions, dtype=torch.float64)
+    reached = 0.0  # coherence of the chosen atoms, which no further one can lower
     for _ in range(atoms):
         best, least = None, math.inf
         for _ in range(candidates):
@@ -147,5 +148,8 @@ def sparse_atoms(
             coherence = mutual_coherence(torch.cat([chosen, atom]).view(-1, channels, *kernel), stride)
             if coherence < least:
                 best, least = atom, coherence
-        chosen = torch.cat([chosen, best]) if best is not None else chosen
+            if least <= reached:
+                break
+        if best is not None:
+            chosen, reached = torch.cat([chosen, best]), least
     return chosen.view(atoms, channels, *kernel)
