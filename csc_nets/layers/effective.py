@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional import ConvGeometry
+from csc_nets.functional import Cascade, ConvGeometry, unit_norm
 from csc_nets.functional.fused import can_fuse
 from csc_nets.layers.csc import CSC2d, _SparseCode
 from csc_nets.layers.dictionary import Dictionary2d
@@ -32,18 +32,24 @@ def effective_atoms(dictionaries: Sequence[Dictionary2d]) -> Tensor:
 
 
 class EffectiveDictionary2d(Dictionary2d):
-    r"""The product :math:`D_1 D_2 \cdots D_K` as one convolutional dictionary, whose atoms follow from the factors'.
+    r"""The product :math:`D_1 D_2 \cdots D_K` as one convolutional dictionary of unit atoms.
 
     The product of convolutions without padding is a convolution: its atoms are :func:`effective_atoms`, its stride is
     the product of the strides. Padding of the first factor is padding of the product. With few channels in the signal
     that convolution costs far less than the chain: on MNIST with 32, 64 and 256 atoms of 7, 5 and 7 pixels a tenth.
+
+    Unit atoms of the factors do not make unit atoms of the product. A sparse code would pay for that: its l1 norm is
+    smaller the longer the atoms are, which shallow atoms that resemble each other's shifts can make them. Here they
+    are scaled, so that with :math:`N` the diagonal matrix of their norms
+
+    .. math:: D = D_1 D_2 \cdots D_K N^{-1}, \qquad \Gamma_K = N^{-1} z
 
     Args:
         dictionaries: the factors, from the signal to the deepest code. They train as they stand; this module keeps the
             spectral bound of the product.
 
     Attributes:
-        lipschitz: :math:`\|D_1 \cdots D_K\|^2` on signals of every size, 0-d buffer.
+        lipschitz: :math:`\|D\|^2` on signals of every size, 0-d buffer.
         lipschitz_single: the same where the code has one position, which is far less: nothing overlaps.
 
     Raises:
@@ -85,7 +91,15 @@ class EffectiveDictionary2d(Dictionary2d):
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """Effective atoms ``(M_K, C, *E)``; not of unit norm."""
+        """Effective atoms ``(M_K, C, *E)``, scaled to unit norm."""
+        return unit_norm(self._products())
+
+    def deepest_code(self, z: Tensor) -> Tensor:
+        """The code of the last factor that a code ``z (N, M_K, H, W)`` of unit atoms stands for, of the same shape."""
+        norms = torch.linalg.vector_norm(self._products().flatten(1), dim=1)
+        return z / norms.clamp_min(torch.finfo(norms.dtype).tiny ** 0.5).view(-1, 1, 1)
+
+    def _products(self) -> Tensor:
         # In full precision, as plain atoms are: half would be kept as the filters of every step.
         with torch.autocast(self.lipschitz.device.type, enabled=False):
             return effective_atoms(list(self.dictionaries))  # type: ignore[arg-type]
@@ -154,11 +168,12 @@ def _largest_eigenvalue(matrices: Tensor) -> Tensor:
 class EffectiveCSC2d(CSC2d):
     r"""Sparse coding over the effective dictionary of several layers: the deepest code alone is sparse.
 
-    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D_1 D_2 \cdots D_K z\|^2 + \lambda \|z\|_1
+    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1
 
-    The pursuit half of the projection pursuit of Sulam, Papyan, Romano and Elad, `Multi-Layer Convolutional Sparse
-    Modeling: Pursuit and Dictionary Learning <https://arxiv.org/abs/1708.08705>`_: the other half,
-    :math:`\Gamma_{i-1} = D_i \Gamma_i`, is :meth:`csc_nets.functional.Cascade.codes`.
+    with :math:`D` the unit atoms of the product, see :class:`EffectiveDictionary2d`. It is the pursuit half of the
+    projection pursuit of Sulam, Papyan, Romano and Elad, `Multi-Layer Convolutional Sparse Modeling: Pursuit and
+    Dictionary Learning <https://arxiv.org/abs/1708.08705>`_; the other half, :math:`\Gamma_{i-1} = D_i \Gamma_i`, is
+    :meth:`codes`.
 
     Args:
         dictionaries: from the signal to the deepest code; see :class:`EffectiveDictionary2d`.
@@ -189,3 +204,17 @@ class EffectiveCSC2d(CSC2d):
     ) -> None:
         dictionary = EffectiveDictionary2d(dictionaries)
         _SparseCode.__init__(self, dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol)
+
+    def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
+        """Codes :math:`\\Gamma_1` to :math:`\\Gamma_K` of all factors for a code ``z`` of unit atoms.
+
+        Args:
+            z: ``(N, M_K, H', W')``.
+            output_size: height and width of the signal that it came from; None takes the usual one.
+        """
+        first, *deeper = list(self.dictionary.dictionaries)
+        top = self.dictionary.deepest_code(z)
+        if not deeper:
+            return [top]
+        size = None if output_size is None else first.geometry.code_size(output_size)  # type: ignore[operator, union-attr]
+        return Cascade(deeper).codes(top, size)

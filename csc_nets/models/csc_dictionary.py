@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csc_nets.functional import Cascade, Problem
 from csc_nets.layers import Dictionary2d
 from csc_nets.layers.effective import EffectiveCSC2d, effective_atoms
 from csc_nets.layers.sparse_atoms import LargestEntries, sparsify_atoms
@@ -57,7 +56,10 @@ class HighPass(nn.Module):
 class CSCDictionary(StagedEncoder):
     r"""Sparse code over one dictionary, or over the product of several, and back by synthesis with the same.
 
-    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D_1 \cdots D_K z\|^2 + \lambda \|z\|_1, \qquad \hat x = D_1 \cdots D_K z
+    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1, \qquad \hat x = D z, \qquad
+              D = D_1 \cdots D_K N^{-1}
+
+    where N holds the norms of the effective atoms, so that those of D have unit norm.
 
     It is what :class:`csc_nets.tasks.DictionaryLearningTask` trains. With one dictionary that is convolutional
     dictionary learning; with several the multi-layer model of Sulam, Papyan, Romano and Elad, `Multi-Layer
@@ -149,7 +151,7 @@ class CSCDictionary(StagedEncoder):
 
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Synthesis of a deepest code, ``(N, in_chans, *output_size)``, without what the high-pass took away."""
-        return Cascade(self.dictionaries).synthesis(z, output_size)
+        return self.coder.synthesize(z, output_size)
 
     def reconstruct(self, x: Tensor, z: Tensor) -> Tensor:
         """What a code says about the image that it came from, and with it what the high-pass took away."""
@@ -157,10 +159,7 @@ class CSCDictionary(StagedEncoder):
 
     def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """Codes of all layers that the deepest one implies, shallow to deep, for an image of ``output_size``."""
-        first, *deeper = self.dictionaries
-        if not deeper:
-            return [z]
-        return Cascade(deeper).codes(z, None if output_size is None else first.geometry.code_size(output_size))
+        return self.coder.codes(z, output_size)
 
     def residual(self, x: Tensor, z: Tensor) -> Tensor:
         """What a code leaves unexplained of the image that it came from, behind the high-pass."""
@@ -172,9 +171,7 @@ class CSCDictionary(StagedEncoder):
         At the optimal code that gradient is the gradient of the minimum itself (Danskin's theorem), which is what
         online dictionary learning descends on.
         """
-        return Problem(
-            self.stages[0](x), Cascade(self.dictionaries), self.coder.lam, nonneg=self.coder.nonneg
-        ).objective(z)
+        return self.coder.objective(self.stages[0](x), z)
 
     def effective_atoms(self, layer: int = -1) -> Tensor:
         """What one non-zero of the code of ``layer`` looks like in the image, ``(M, in_chans, *E)``."""

@@ -22,14 +22,19 @@ def chain(spec, dtype=torch.float64):
 
 @pytest.mark.parametrize("spec", CHAINS)
 @pytest.mark.parametrize("size", [(28, 28), (30, 33)])
-def test_it_is_the_product_of_its_factors(spec, size):
+def test_it_is_the_product_of_its_factors_with_unit_atoms(spec, size):
     factors = chain(spec)
     effective, cascade = EffectiveDictionary2d(factors), Cascade(factors)
+    norms = effective_atoms(factors).flatten(1).norm(dim=1)
+    torch.testing.assert_close(effective.weight.flatten(1).norm(dim=1), torch.ones_like(norms))
     x = torch.randn(2, factors[0].in_channels, *size, dtype=torch.float64)
     z = effective.analysis(x)
     assert tuple(z.shape[2:]) == cascade.sizes(size)[-1]
-    torch.testing.assert_close(z, cascade.analysis(x))
-    torch.testing.assert_close(effective.synthesis(z, size), cascade.synthesis(z, size))
+    torch.testing.assert_close(z, cascade.analysis(x) / norms.view(-1, 1, 1))
+    torch.testing.assert_close(effective.synthesis(z, size), cascade.synthesis(z / norms.view(-1, 1, 1), size))
+    codes = EffectiveCSC2d(factors).codes(z, size)
+    for ours, theirs in zip(codes, cascade.codes(z / norms.view(-1, 1, 1), size)[1:], strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_an_effective_atom_is_what_one_nonzero_makes():
@@ -45,20 +50,19 @@ def test_an_effective_atom_is_what_one_nonzero_makes():
 @pytest.mark.parametrize("spec", CHAINS)
 @pytest.mark.parametrize(("size", "tight"), [((28, 28), 0.0), ((100, 100), 0.8)])
 def test_the_bound_holds_the_norm_on_signals_of_every_size(spec, size, tight):
-    factors = chain(spec)
-    bound = EffectiveDictionary2d(factors).bound(size)
-    u = torch.randn(1, factors[0].in_channels, *size, dtype=torch.float64)
-    cascade = Cascade(factors)
+    effective = EffectiveDictionary2d(chain(spec))
+    bound = effective.bound(size)
+    u = torch.randn(1, effective.in_channels, *size, dtype=torch.float64)
     with torch.no_grad():
         for _ in range(30):
-            u = cascade.synthesis(cascade.analysis(u / u.norm()), size)
+            u = effective.synthesis(effective.analysis(u / u.norm()), size)
     assert tight * bound < u.norm() < bound / 0.9  # 0.9: the safety of the step size
 
 
 def test_the_bound_follows_the_factors_in_training():
     layer = EffectiveCSC2d(chain(CHAINS[1]), steps=1)
     for dictionary in layer.dictionary.dictionaries:
-        dictionary.weight = dictionary.weight.detach().abs()  # all aligned: a far larger norm
+        dictionary.weight = torch.ones_like(dictionary.weight)  # all aligned: a far larger norm
     old, x = layer.dictionary.lipschitz.item(), torch.randn(1, 1, 12, 12, dtype=torch.float64)
     layer.eval()(x)
     assert layer.dictionary.lipschitz.item() == old
@@ -97,13 +101,14 @@ def test_broken_atoms_keep_the_last_bound():
     assert layer.dictionary.lipschitz.item() == old
 
 
-def test_codes_agree_with_an_independent_solver_over_the_factors():
+def test_codes_agree_with_a_solver_over_the_factors_whose_weights_are_the_norms():
     factors = chain(CHAINS[3])
     layer = EffectiveCSC2d(factors, lam=0.3, steps=3000, nonneg=False).eval()
     x = torch.randn(2, 1, 29, 29, dtype=torch.float64)
-    expected = solve(x, Cascade(factors), 0.3, tol=1e-9)
+    norms = effective_atoms(factors).flatten(1).norm(dim=1).detach()
+    expected = solve(x, Cascade(factors), 0.3 * norms, tol=1e-9)
     assert (expected != 0).any()
-    torch.testing.assert_close(layer(x), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(layer.codes(layer(x))[-1], expected, atol=1e-4, rtol=1e-3)
     assert (layer.problem(x).duality_gap(layer(x)) < 1e-5 * x.square().sum((1, 2, 3))).all()
 
 

@@ -42,12 +42,12 @@ def test_the_high_pass_takes_away_what_is_constant_and_keeps_what_is_fine():
 def test_one_dictionary_is_a_csc_layer_and_its_objective(images):
     model, x = create_model("csc_dictionary", steps=9, nonneg=True, **SINGLE).eval(), images()
     plain = CSC2d(3, 5, 3, padding=1, lam=0.2, steps=9).eval()
-    plain.dictionary.weight = model.effective_atoms().detach()
+    plain.dictionary.weight = model.dictionaries[0].weight.detach()
     plain.dictionary.lipschitz.copy_(model.coder.dictionary.lipschitz)
     z = model.encode(x)
     torch.testing.assert_close(z, plain(x))
     torch.testing.assert_close(model.objective(x, z), plain.objective(x, z))
-    assert isinstance(model.coder, CSC2d) and torch.equal(model.effective_atoms(), model.coder.atoms)
+    assert isinstance(model.coder, CSC2d) and torch.equal(model.effective_atoms(), model.dictionaries[0].weight)
 
 
 def test_the_deeper_codes_are_products_of_the_deepest(images):
@@ -55,8 +55,9 @@ def test_the_deeper_codes_are_products_of_the_deepest(images):
     z = model.encode(x)
     shallow, deep = model.codes(z, (15, 20))
     first, second = model.dictionaries
-    assert torch.equal(deep, z)
-    torch.testing.assert_close(shallow, second.synthesis(z))
+    norms = model.effective_atoms().flatten(1).norm(dim=1).view(-1, 1, 1)
+    torch.testing.assert_close(deep, z / norms)
+    torch.testing.assert_close(shallow, second.synthesis(deep))
     torch.testing.assert_close(model.decode(z, (15, 20)), first.synthesis(shallow, (15, 20)))
 
 
@@ -64,7 +65,8 @@ def test_effective_atoms_are_seen_in_the_image_of_one_nonzero():
     model = create_model("ml_csc_dictionary", in_chans=1, **DOUBLE, padding=0).eval()
     z = torch.zeros(1, 6, 1, 1)
     z[0, 3] = 1
-    torch.testing.assert_close(model.decode(z)[0], model.effective_atoms()[3])
+    atom = model.effective_atoms()[3]
+    torch.testing.assert_close(model.decode(z)[0], atom / atom.norm())
     assert model.effective_atoms(0).shape == (4, 1, 5, 5) and model.effective_atoms(-1).shape == (6, 1, 9, 9)
 
 
