@@ -26,8 +26,8 @@ class LayerQuantities:
         smallest: least absolute non-zero of the code; inf where there is none.
         largest: largest absolute entry of the code.
         name: what to call the layer in a table.
-        cut: non-zeros whose atom does not lie in the signal as a whole; the guarantees hold for 0 only, see
-            :func:`measure`.
+        cut: non-zeros whose atom does not lie in the signal as a whole, and 1 for a code of zeros whose border folds
+            atoms; the guarantees hold for 0 only, see :func:`measure`.
 
     Raises:
         ValueError: numbers that no dictionary and code have.
@@ -45,8 +45,9 @@ class LayerQuantities:
         if not 0 <= self.coherence <= 1:
             raise ValueError(f"coherence must be 0 to 1, got {self.coherence!r}")
         for field in ("stripe", "patch", "cut"):
-            if not getattr(self, field) >= 0:
-                raise ValueError(f"{field} must be an int >= 0, got {getattr(self, field)!r}")
+            count = getattr(self, field)
+            if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+                raise ValueError(f"{field} must be an int >= 0, got {count!r}")
         empty = self.smallest == math.inf and self.largest == 0
         if not (empty or 0 < self.smallest <= self.largest < math.inf):
             raise ValueError(
@@ -93,8 +94,10 @@ def measure(
     (derivation: a whole atom sees of the cut one only what is in the signal, so their inner product is that of the
     whole ones), and those of uniqueness and global stability hold among codes of whole atoms. ``cut`` counts the
     coefficients that break this. A circular border cuts nothing if the signal is a multiple of the stride and at least
-    twice the atom less one sample; on others every atom that reaches the border counts. Under a reflected border all
-    do.
+    twice the atom less one sample, and the code goes all around it or neighbouring atoms meet (else the stripes of
+    the code, which close where the code ends, miss some that meet); on others every atom that reaches the border
+    counts. A reflected border folds atoms onto themselves, and so does a circular one on signals shorter than an atom.
+    They are longer than 1 then, so all count, and even a code of zeros is not safe from noise.
 
     Args:
         dictionaries: K of them, from the signal to the deepest code: dictionary layers, or weights ``(M, C, *K)``
@@ -102,15 +105,15 @@ def measure(
         codes: K codes ``(N, M_i, *S_i)`` or ``(N, M_i)``, from shallow to deep.
         window: patch of the deepest code, which no layer sees: needles per axis, 1 for single needles, None for the
             whole code. Patches of the other codes are what an atom of the next layer sees.
-        signal_size: spatial size of the signal; None takes the first dictionary's usual one. It decides only what is
-            cut.
+        signal_size: spatial size of the signal, which decides what is cut. None will do where all signals with such a
+            code cut the same atoms: without padding or with stride 1.
 
     Returns:
         One :class:`LayerQuantities` a layer.
 
     Raises:
-        ValueError: as many codes as dictionaries are needed, of their atoms and positions, finite, and one sample at
-            least.
+        ValueError: as many codes as dictionaries are needed, of their atoms and positions, real and finite, and one
+            sample at least; padding with a stride and no ``signal_size``.
 
     Example:
         >>> code = torch.zeros(1, 1, 20)
@@ -127,9 +130,14 @@ def measure(
     for i, ((weight, norms), grid, code) in enumerate(zip(_normalised(dictionaries), grids, codes, strict=True)):
         if code.ndim != weight.ndim or code.shape[1] != len(weight) or len(code) == 0:
             raise ValueError(f"measure: codes[{i}] must have {len(weight)} atoms, got shape {tuple(code.shape)}")
-        if not bool(code.isfinite().all()):
-            raise ValueError(f"measure: codes[{i}] holds NaN or infinite values")
+        if code.is_complex() or not bool(code.isfinite().all()):
+            raise ValueError(f"measure: codes[{i}] must be real and hold no NaN or infinite values, got {code.dtype}")
         if size is None:
+            if any(s > 1 and pads != (0, 0) for s, pads in zip(grid.stride, grid.padding, strict=True)):
+                raise ValueError(
+                    f"measure: signal_size must be given for stride {grid.stride} with padding {grid.padding}: signals "
+                    f"of several sizes have a code of {tuple(code.shape[2:])} positions, got None"
+                )
             size = grid.signal_size(code.shape[2:])
         if grid.code_size(size) != tuple(code.shape[2:]):
             raise ValueError(
@@ -152,7 +160,7 @@ def measure(
                 smallest=magnitudes.min().item() if len(magnitudes) else math.inf,
                 largest=magnitudes.max().item() if len(magnitudes) else 0.0,
                 name=f"layer {i + 1}",
-                cut=int((support & ~_whole(grid, size, support)).flatten(1).sum(1).max()),
+                cut=max(int((support & ~_whole(grid, size, support)).flatten(1).sum(1).max()), int(_folds(grid, size))),
             )
         )
         size = code.shape[2:]
@@ -200,7 +208,10 @@ def _whole(grid: ConvGeometry, size: Sequence[int], support: Tensor) -> Tensor:
         zip(size, grid.kernel_size, grid.stride, grid.padding, grid.dilation, strict=True), start=2
     ):
         count, extent = support.shape[axis], dilation * (kernel - 1) + 1
-        if grid.padding_mode == "circular" and n % stride == 0 and count * stride <= n and n >= 2 * extent - 1:
+        # Stripes are circles of the code. One shorter than the signal's holds all neighbours that meet across the
+        # border, but where there are gaps between those that meet it holds others.
+        closed = count * stride == n or (count * stride < n and dilation // math.gcd(stride, dilation) == 1)
+        if grid.padding_mode == "circular" and n % stride == 0 and closed and n >= 2 * extent - 1:
             continue
         # What is copied into the border comes from this far inside, and meets the atoms there.
         margin = {"zeros": 0, "circular": max(low, high), "reflect": n}[grid.padding_mode] if low or high else 0
@@ -208,3 +219,12 @@ def _whole(grid: ConvGeometry, size: Sequence[int], support: Tensor) -> Tensor:
         inside = (first >= margin) & (first + extent <= n - margin)
         whole = whole & inside.view(-1, *(1,) * (support.ndim - 1 - axis))
     return whole
+
+
+def _folds(grid: ConvGeometry, size: Sequence[int]) -> bool:
+    """Whether the border lays a part of an atom onto another part of it."""
+    for n, kernel, pads, dilation in zip(size, grid.kernel_size, grid.padding, grid.dilation, strict=True):
+        short = grid.padding_mode == "circular" and n < dilation * (kernel - 1) + 1
+        if pads != (0, 0) and (grid.padding_mode == "reflect" or short):
+            return True
+    return False

@@ -104,6 +104,9 @@ def test_codes_of_zeros():
         ({"padding": "same", "padding_mode": "circular"}, 12, range(12)),
         ({"padding": 1, "stride": 2, "padding_mode": "circular"}, 12, range(6)),
         ({"padding": 1, "stride": 2, "padding_mode": "circular"}, 13, range(1, 6)),  # the ends are off the grid
+        ({"padding": "same", "dilation": 3, "padding_mode": "circular"}, 16, range(16)),
+        ({"padding": 1, "dilation": 3, "stride": 3, "padding_mode": "circular"}, 15, range(4)),
+        ({"padding": 2, "dilation": 3, "padding_mode": "circular"}, 16, range(4, 10)),  # stripes close too early
         ({"padding": "same", "padding_mode": "circular"}, 4, []),  # atoms meet at both ends
         ({"padding": "same", "padding_mode": "reflect"}, 12, []),
         ({"padding_mode": "reflect"}, 12, range(10)),
@@ -118,12 +121,55 @@ def test_atoms_at_the_border(options, size, whole):
     assert found == list(whole)
     gram = dictionary.analysis(dictionary.synthesis(unit, (size,))).view(2, count, 2, count)
     mu = mutual_coherence(dictionary)
+    geometry = dictionary.geometry
     for p in whole:
+        meets = gram[0, p].abs() > 1e-12
+        stripe = stripe_norm(meets[None], geometry.kernel_size, geometry.stride, dilation=geometry.dilation)
+        assert stripe >= meets.sum()
         row = gram[0, p].clone()
         assert row[0, p] == pytest.approx(1)
         row[0, p] = 0
         assert row.abs().max() <= mu + 1e-12
         assert gram[0, p].abs().max() <= 1 + 1e-12
+
+
+def test_folded_atoms_let_noise_through_even_to_a_code_of_zeros():
+    weight = torch.tensor([[[0.6, 0.0, 0.8]]], dtype=torch.float64)
+    for options, size, folded in (
+        ({"padding_mode": "reflect", "padding": 1}, 6, True),
+        ({"padding_mode": "reflect"}, 6, False),
+        ({"padding_mode": "circular", "padding": 1}, 2, True),
+        ({"padding_mode": "circular", "padding": 1}, 6, False),
+        ({"padding": 1}, 6, False),
+    ):
+        dictionary = Dictionary1d(1, 1, 3, dtype=torch.float64, **options).requires_grad_(False)
+        dictionary.weight = weight
+        count = dictionary.geometry.code_size((size,))[0]
+        units = torch.eye(count, dtype=torch.float64).view(count, 1, count)
+        atoms = dictionary.synthesis(units, (size,))
+        assert (atoms.norm(dim=(1, 2)).max() > 1.3) == folded
+        noise = atoms[atoms.norm(dim=(1, 2)).argmax()][None]
+        noise *= 0.3 / noise.norm()
+        found = guarantees([dictionary], [torch.zeros(1, 1, count)], 0.3, signal_size=(size,))["hard_thresholding"]
+        assert found.holds != folded
+        assert bool((dictionary.analysis(noise).abs() > 0.3 + 1e-12).any()) == folded
+
+
+def test_a_padded_stride_needs_the_size_of_the_signal():
+    """Two atoms that differ in their last sample only, which a signal of 11 samples does not have."""
+    layer = Dictionary1d(1, 2, 3, stride=2, padding=1, dtype=torch.float64).requires_grad_(False)
+    layer.weight = torch.tensor([[[0.6, 0.64, 0.48]], [[0.6, 0.64, -0.48]]], dtype=torch.float64)
+    code = torch.zeros(1, 2, 6, dtype=torch.float64)
+    code[0, 0, 5] = 1
+    assert torch.equal(layer.synthesis(code, (11,)), layer.synthesis(code.flip(1), (11,)))
+    assert not torch.equal(layer.synthesis(code, (12,)), layer.synthesis(code.flip(1), (12,)))
+    for size, cut in (((11,), 1), ((12,), 0)):
+        assert measure([layer], [code], signal_size=size)[0].cut == cut
+    with pytest.raises(ValueError, match=r"signal_size must be given for stride \(2,\)"):
+        measure([layer], [code])
+    first = Dictionary1d(1, 1, 3, padding=1, dtype=torch.float64)  # stride 1: the second one's signal is known
+    layer = Dictionary1d(1, 2, 3, stride=2, padding=1, dtype=torch.float64)
+    assert len(measure([first, layer], [torch.ones(1, 1, 11), code])) == 2
 
 
 def test_bad_arguments_are_refused():
@@ -135,6 +181,7 @@ def test_bad_arguments_are_refused():
         ([layer], [torch.zeros(1, 2, 3, 3)], "atoms"),
         ([layer], [code[:0]], r"shape \(0, 2, 10\)"),
         ([layer], [code / 0], "NaN"),
+        ([layer], [code.to(torch.complex64)], "real"),
         ([layer, layer], [code, code], r"dictionaries\[1\] must take the 2 atoms"),
         ([layer, Dictionary1d(2, 2, 3)], [code, code], r"codes\[1\] must have \(8,\) positions"),
         ([torch.nn.ReLU()], [code], "got ReLU"),
@@ -144,6 +191,14 @@ def test_bad_arguments_are_refused():
             measure(dictionaries, codes)
     with pytest.raises(ValueError, match=r"must have \(18,\) positions for a signal of size \(20,\)"):
         measure([layer], [code], signal_size=(20,))
-    for numbers in ((1.1, 1, 1, 1, 1), (-0.1, 1, 1, 1, 1), (0.1, -1, 1, 1, 1), (0.1, 1, 1, 2, 1), (0.1, 1, 1, 0, 1)):
+    for numbers in (
+        (1.1, 1, 1, 1, 1),
+        (-0.1, 1, 1, 1, 1),
+        (0.1, -1, 1, 1, 1),
+        (0.1, 2.5, 1, 1, 1),
+        (0.1, 1, True, 1, 1),
+        (0.1, 1, 1, 2, 1),
+        (0.1, 1, 1, 0, 1),
+    ):
         with pytest.raises(ValueError, match="must be"):
             LayerQuantities(*numbers)
