@@ -59,7 +59,7 @@ def sample_dictionaries(
     Boundaries are circular, as in the theory, and a code has as many positions as its signal divided by the stride.
     With the defaults the coherences are 0.044 and 0: uniqueness, and recovery by basis pursuit, hold up to 11 non-zeros
     in a stripe of the first code and any number in one of the second. ``sample_signals(dictionaries, N, 512,
-    per_stripe=k)`` with k up to 4 makes such signals.
+    per_stripe=k)`` with k up to 3 makes such signals, and with k = 4 nearly always.
 
     Args:
         atoms: number of atoms of each layer.
@@ -115,7 +115,7 @@ def sample_code(
     density: float | None = None,
     count: int | None = None,
     per_stripe: int | None = None,
-    reach: int = 0,
+    reach: int | Sequence[int] = 0,
     magnitudes: tuple[float, float] = (1.0, 2.0),
     nonneg: bool = False,
     generator: torch.Generator | None = None,
@@ -129,7 +129,8 @@ def sample_code(
         per_stripe: non-zeros of a stripe: positions are visited in random order, and each takes a non-zero unless
             a stripe would then have more than this many. In the end no empty needle could take one, so that codes
             with at least this many needles in a stripe reach the number.
-        reach: needles to each side that belong to the stripe of a position, for ``per_stripe``.
+        reach: needles to each side that belong to the stripe of a position, for ``per_stripe``; a number, or one an
+            axis.
         magnitudes: least and largest magnitude; drawn uniformly between them.
         nonneg: positive entries instead of random signs.
         generator: of the random numbers.
@@ -143,13 +144,19 @@ def sample_code(
     given = {"density": density, "count": count, "per_stripe": per_stripe}
     if sum(value is not None for value in given.values()) != 1:
         raise ValueError(f"give one of density, count and per_stripe, got {given}")
+    for name, value in (("samples", samples), ("atoms", atoms), *(("size", n) for n in size)):
+        if not _is_int(value, 1):
+            raise ValueError(f"{name} must be an int >= 1, got {value!r}")
     entries = atoms * math.prod(size)
     if density is not None and not 0 <= density <= 1:
         raise ValueError(f"density must be between 0 and 1, got {density!r}")
-    if count is not None and not 0 <= count <= entries:
-        raise ValueError(f"count must be 0 to {entries}, the entries of a code, got {count!r}")
-    if per_stripe is not None and per_stripe < 0:
+    if count is not None and not (_is_int(count, 0) and count <= entries):
+        raise ValueError(f"count must be an int, 0 to {entries}, the entries of a code, got {count!r}")
+    if per_stripe is not None and not _is_int(per_stripe, 0):
         raise ValueError(f"per_stripe must be an int >= 0, got {per_stripe!r}")
+    around = [reach] * len(size) if isinstance(reach, int) else list(reach)
+    if len(around) != len(size) or not all(_is_int(r, 0) for r in around):
+        raise ValueError(f"reach must be an int >= 0 or {len(size)} of them, got {reach!r}")
     low, high = magnitudes
     if not 0 < low <= high < math.inf:
         raise ValueError(f"magnitudes must be two finite numbers 0 < low <= high, got {magnitudes!r}")
@@ -161,13 +168,17 @@ def sample_code(
         places = score.flatten(1).topk(count, dim=1).indices
         support = torch.zeros(samples, entries, dtype=torch.bool).scatter(1, places, True).view(shape)
     else:
-        support = _packed(score, per_stripe or 0, reach)
+        support = _packed(score, per_stripe or 0, around)
     magnitude = low + (high - low) * torch.rand(shape, generator=generator, dtype=torch.float64)
     signs = 2.0 * torch.randint(2, shape, generator=generator) - 1
     return support * magnitude * (signs.abs() if nonneg else signs)
 
 
-def _packed(score: Tensor, most: int, reach: int) -> Tensor:
+def _is_int(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _packed(score: Tensor, most: int, reach: Sequence[int]) -> Tensor:
     """Supports with at most ``most`` non-zeros in a stripe and one in a needle, of random ``score (N, M, *S)``."""
     needle, atom = score.max(1)
     size = needle.shape[1:]
@@ -177,7 +188,7 @@ def _packed(score: Tensor, most: int, reach: int) -> Tensor:
         stripe = torch.ones_like(filled)
         for axis, (position, n) in enumerate(zip(torch.unravel_index(place, size), size, strict=True), start=1):
             distance = (torch.arange(n) - position[:, None]).abs()
-            near = torch.minimum(distance, n - distance) <= reach
+            near = torch.minimum(distance, n - distance) <= reach[axis - 1]
             stripe &= near.view(len(near), *(n if a == axis else 1 for a in range(1, needle.ndim)))
         fits = (counts * stripe).flatten(1).amax(1) < most
         counts += stripe * fits.view(-1, *(1,) * len(size))
@@ -204,15 +215,17 @@ def sample_signals(
     Args:
         dictionaries: from the signal to the deepest code, such as :func:`sample_dictionaries` makes.
         samples: number N of signals.
-        signal_size: samples per axis; a multiple of all strides.
+        signal_size: samples per axis. Circular dictionaries need a multiple of all strides, and for every layer two
+            atoms less a sample: else the border cuts atoms, and no theorem speaks of the signals.
         density, count, per_stripe, magnitudes, nonneg: of the deepest code, as for :func:`sample_code`.
         noise: local level :math:`\epsilon_0`: Gaussian noise is scaled, per signal, to
-            :math:`\|E\|^P_{2,\infty} = \epsilon_0` over patches of the size of the first dictionary's atoms.
+            :math:`\|E\|^P_{2,\infty} = \epsilon_0` over patches that the first dictionary's atoms see.
         sigma: standard deviation of Gaussian noise, in place of ``noise``.
         seed: fixes the result.
 
     Raises:
-        ValueError: both ``noise`` and ``sigma``, a negative one, a bad size; see :func:`sample_code`.
+        ValueError: no dictionaries, both ``noise`` and ``sigma``, a negative one, a bad size, ``per_stripe`` for a
+            deepest dictionary with dilation, whose stripes have gaps; see :func:`sample_code`.
 
     Example:
         >>> from csc_nets.theory import stripe_norm
@@ -225,8 +238,13 @@ def sample_signals(
     """
     if not 0 <= noise < math.inf or not 0 <= sigma < math.inf or (noise and sigma):
         raise ValueError(f"sample_signals: noise or sigma must be a finite number >= 0, got {noise!r} and {sigma!r}")
+    if not dictionaries:
+        raise ValueError("sample_signals: dictionaries must be at least one, got none")
     geometry = dictionaries[-1].geometry
+    if per_stripe is not None and set(geometry.dilation) != {1}:
+        raise ValueError(f"sample_signals: per_stripe needs a deepest dictionary without dilation, got {geometry}")
     shape = (signal_size,) * geometry.dims
+    _refuse_cut_atoms(dictionaries, shape)
     deepest = sample_code(
         samples,
         dictionaries[-1].out_channels,
@@ -234,7 +252,7 @@ def sample_signals(
         density=density,
         count=count,
         per_stripe=per_stripe,
-        reach=(geometry.kernel_size[0] - 1) // geometry.stride[0],
+        reach=[(n - 1) // s for n, s in zip(geometry.kernel_size, geometry.stride, strict=True)],
         magnitudes=magnitudes,
         nonneg=nonneg,
         generator=(generator := torch.Generator().manual_seed(seed)),
@@ -244,9 +262,29 @@ def sample_signals(
     codes = [torch.where(code.abs() > _rounding(code), code, 0.0) for code in codes]
     error = torch.randn(signal.shape, generator=generator, dtype=torch.float64).to(signal.dtype)
     if not sigma:
-        level = patch_norm(error, dictionaries[0].geometry.kernel_size, 2)
+        first = dictionaries[0].geometry
+        level = patch_norm(error, first.kernel_size, 2, first.dilation)
         return Signals(signal, codes, error * (noise / level).view(-1, *(1,) * (signal.ndim - 1)))
     return Signals(signal, codes, error * sigma)
+
+
+def _refuse_cut_atoms(dictionaries: Sequence[Dictionary1d | Dictionary2d], shape: Sequence[int]) -> None:
+    """On a circle all shifts of an atom are alike only if it is a whole number of strides and no atom meets itself."""
+    size = shape
+    for i, dictionary in enumerate(dictionaries):
+        grid = dictionary.geometry
+        codes = grid.code_size(size)
+        for n, count, kernel, stride, dilation, pads in zip(
+            size, codes, grid.kernel_size, grid.stride, grid.dilation, grid.padding, strict=True
+        ):
+            least = 2 * dilation * (kernel - 1) + 1
+            if grid.padding_mode == "circular" and any(pads) and (count * stride != n or n < least):
+                raise ValueError(
+                    f"sample_signals: signal_size must make the signals of dictionaries[{i}] a multiple of {stride} "
+                    f"(its stride, one position each) and at least {least} (two atoms less a sample), got {n} and "
+                    f"{count} positions from signal_size={shape[0]}"
+                )
+        size = codes
 
 
 def _rounding(code: Tensor) -> float:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from csc_nets.theory import mutual_coherence, patch_norm, stripe_norm
+from csc_nets.layers import Dictionary2d
+from csc_nets.theory import measure, mutual_coherence, patch_norm, stripe_norm
 from csc_nets.theory.signals import sample_code, sample_dictionaries, sample_signals
 
 
@@ -96,6 +97,34 @@ def test_the_default_setting_is_one_that_the_theorems_speak_of(line):
     assert (stripes(line, crowded.codes)[0] > (1 + 1 / coherences[0]) / 2).all()
 
 
+def test_no_atom_is_cut(line):
+    for size in (510, 128, 254):  # no multiple of the stride; shorter than two atoms less a sample, 255
+        with pytest.raises(ValueError, match=rf"dictionaries\[0\] a multiple of 4 .* at least 255 .* got {size} and"):
+            sample_signals(line, 2, size, per_stripe=1)
+    signals = sample_signals(line, 20, 256, per_stripe=2)
+    assert [numbers.cut for numbers in measure(line, signals.codes, signal_size=(256,))] == [0, 0]
+    deep = sample_dictionaries((4, 3), (9, 9), (4, 1), steps=0)
+    with pytest.raises(ValueError, match=r"dictionaries\[1\] a multiple of 1 .* at least 17 .* got 16 and 16"):
+        sample_signals(deep, 2, 64, per_stripe=1)
+    assert sample_signals(deep, 2, 68, per_stripe=1).codes[1].shape == (2, 3, 17)
+
+
+def test_atoms_that_are_longer_in_one_axis():
+    dictionary = Dictionary2d(1, 3, (3, 9), stride=(1, 2), padding=(1, 4), padding_mode="circular").double()
+    for most in (1, 3):
+        code = sample_signals([dictionary.requires_grad_(False)], 9, 24, per_stripe=most).codes[0]
+        assert (stripe_norm(code, (3, 9), (1, 2)) == most).all()
+
+
+def test_dilated_atoms():
+    dictionary = Dictionary2d(1, 3, 3, padding="same", dilation=3, padding_mode="circular").double()
+    signals = sample_signals([dictionary.requires_grad_(False)], 9, 24, count=5, noise=1.0)
+    level = patch_norm(signals.noise, 3, 2, dilation=3)
+    torch.testing.assert_close(level, torch.ones(9, dtype=torch.float64))
+    with pytest.raises(ValueError, match="per_stripe needs a deepest dictionary without dilation"):
+        sample_signals([dictionary], 9, 24, per_stripe=1)
+
+
 def test_noise_has_the_level_asked_for(line):
     quiet = sample_signals(line, 5, 512, per_stripe=2)
     assert torch.equal(quiet.observed, quiet.signal)
@@ -138,7 +167,7 @@ def test_bad_arguments_are_named(line):
         sample_signals(line, 2, 512)
     with pytest.raises(ValueError, match="give one of"):
         sample_signals(line, 2, 512, count=3, density=0.1)
-    with pytest.raises(ValueError, match="count must be 0 to 384"):
+    with pytest.raises(ValueError, match="count must be an int, 0 to 384"):
         sample_signals(line, 2, 512, count=1000)
     with pytest.raises(ValueError, match=r"density must be between 0 and 1, got 1.5"):
         sample_code(1, 1, [4], density=1.5)
@@ -148,3 +177,16 @@ def test_bad_arguments_are_named(line):
         sample_code(1, 1, [4], count=1, magnitudes=(2.0, 1.0))
     with pytest.raises(ValueError, match=r"noise or sigma must be a finite number >= 0, got 1.0 and 1.0"):
         sample_signals(line, 2, 512, count=3, noise=1.0, sigma=1.0)
+    for arguments, message in (
+        ({"count": 2.5}, "count must be an int, 0 to 8, the entries of a code, got 2.5"),
+        ({"per_stripe": 1.5}, "per_stripe must be an int >= 0, got 1.5"),
+        ({"per_stripe": 1, "reach": -1}, "reach must be an int >= 0 or 1 of them, got -1"),
+        ({"per_stripe": 1, "reach": [1, 1]}, r"reach must be an int >= 0 or 1 of them, got \[1, 1\]"),
+        ({"count": 1, "samples": -1}, "samples must be an int >= 1, got -1"),
+        ({"count": 1, "atoms": True}, "atoms must be an int >= 1, got True"),
+        ({"count": 1, "size": [4, 0]}, "size must be an int >= 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_code(**{"samples": 1, "atoms": 2, "size": [4]} | arguments)
+    with pytest.raises(ValueError, match="dictionaries must be at least one, got none"):
+        sample_signals([], 1, 8, count=1)
