@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from csc_nets.theory.quantities import LayerQuantities, measure
+from csc_nets.theory.quantities import LayerQuantities, check_model, measure
 
 __all__ = [
     "Guarantee",
@@ -87,17 +87,21 @@ def guarantees(
 
     Args:
         dictionaries: as for :func:`~csc_nets.theory.quantities.measure`.
-        codes: true codes, from shallow to deep.
+        codes: true codes, from shallow to deep, with :math:`\Gamma_{i-1} = D_i \Gamma_i`.
         noise: bound of :math:`\|E\|_2`.
         local_noise: bound of :math:`\|E\|^P_{2,\infty}` in patches of the first layer's atoms, which the pursuits'
             theorems take; None takes ``noise``, which bounds every patch as well.
         window: patch of the deepest code in which the pursuits' errors are bounded; None is the whole code.
-        signal_size: spatial size of the signal.
+        signal_size: spatial size of the signal; None as for :func:`~csc_nets.theory.quantities.measure`.
         thresholds: one per layer for the two thresholdings; None takes them from their windows.
         position: where in the windows they are, see :func:`hard_thresholding`.
 
     Returns:
         Guarantees by the names of the functions of this module.
+
+    Raises:
+        ValueError: codes that cannot be measured, or are none of a multi-layer model: the theorems follow a signal
+            from layer to layer, and say nothing of layers that do not continue one another. (Measure these one by one.)
 
     Example:
         >>> import torch
@@ -115,6 +119,7 @@ def guarantees(
               1          0  1    0      inf    yes  1    0.1      0.4         0.75   0.75
     """
     layers = measure(dictionaries, codes, window, signal_size)
+    check_model(dictionaries, codes)
     local = noise if local_noise is None else local_noise
     return {
         "uniqueness": uniqueness(layers, noise),
@@ -128,6 +133,9 @@ def guarantees(
 
 def uniqueness(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guarantee:
     r"""No other codes with these stripe norms make the same signal, if :math:`k < \frac12 (1 + 1/\mu)` in every layer.
+
+    That is among codes whose atoms are whole, see :func:`~csc_nets.theory.quantities.measure`: an atom that a border of
+    zeros cuts is not the one whose coherence was measured, and may look like a true one.
 
     Derivation: the difference :math:`\Delta` of two solutions has at most 2 k non-zeros in a stripe and
     :math:`D \Delta = 0`. At its largest entry, :math:`0 = (G \Delta)_j` gives
@@ -159,7 +167,8 @@ def global_stability(layers: Sequence[LayerQuantities], noise: float = 0.0) -> G
 
     If :math:`\|E\|_2 \le \mathcal E_0` and :math:`k < \frac12 (1 + 1/\mu)` in every layer, all codes with
     :math:`\|Y - D_1 \hat\Gamma_1\| \le \mathcal E_0`,
-    :math:`\|\hat\Gamma_{i-1} - D_i \hat\Gamma_i\| \le \mathcal E_{i-1}` and stripe norms at most k have
+    :math:`\|\hat\Gamma_{i-1} - D_i \hat\Gamma_i\| \le \mathcal E_{i-1}`, stripe norms at most k and atoms that are
+    whole, as for :func:`uniqueness`, have
 
     .. math:: \|\Gamma_i - \hat\Gamma_i\|_2 \le \mathcal E_i, \qquad
               \mathcal E_i^2 = \frac{4\, \mathcal E_{i-1}^2}{1 - (2 k - 1) \mu}
@@ -181,8 +190,10 @@ def global_stability(layers: Sequence[LayerQuantities], noise: float = 0.0) -> G
         row = _condition(layer, 1 / 2)
         row["noise"] = error
         room = 1 - max(2 * layer.stripe - 1, 0) * layer.coherence
-        # A code of zeros has no other of its stripe norm.
-        error = (2 * error / math.sqrt(room) if layer.stripe else 0.0) if row["holds"] else math.inf
+        if not row["holds"] or error == math.inf:
+            error = math.inf
+        else:  # a code of zeros has no other of its stripe norm
+            error = 2 * error / math.sqrt(room) if layer.stripe else 0.0
         row["entry_error"] = row["error"] = error
         rows.append(row)
     return _conclude("global stability", layers, rows, 1 / 2)
@@ -272,9 +283,7 @@ def basis_pursuit(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guar
     for layer in layers:
         row = _condition(layer, 1 / 3)
         row |= {"p": layer.patch, "noise": error, "penalty": 4 * error}
-        row["entry_error"] = (7.5 * error if layer.stripe else 0.0) if row["holds"] else math.inf
-        error = math.sqrt(layer.patch) * row["entry_error"] if row["holds"] else math.inf
-        row["error"] = error
+        error = _propagate(row, layer, 7.5 * error)
         rows.append(row)
     return _conclude("layered basis pursuit", layers, rows, 1 / 3)
 
@@ -282,8 +291,10 @@ def basis_pursuit(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guar
 def _exact(name: str, layers: Sequence[LayerQuantities]) -> Guarantee:
     _checked(layers, 0.0)
     rows = [_condition(layer, 1 / 2) for layer in layers]
+    error = 0.0
     for row in rows:
-        row["entry_error"] = row["error"] = 0.0 if row["holds"] else math.inf
+        error = error if row["holds"] else math.inf
+        row["entry_error"] = row["error"] = error
     return _conclude(name, layers, rows, 1 / 2)
 
 
@@ -304,7 +315,9 @@ def _thresholding(
     for i, layer in enumerate(layers):
         leak = layer.coherence * layer.largest
         low, high = layer.stripe * leak + error, layer.smallest - max(layer.stripe - 1, 0) * leak - error
-        inside = low + position * (high - low) if high < math.inf else low
+        if error == math.inf:  # an empty window, where a code of zeros would make it inf - inf
+            high = -math.inf
+        inside = low + position * (high - low) if abs(high) < math.inf else low
         threshold = inside if thresholds is None else float(thresholds[i])
         free = math.inf if low < high else -math.inf
         limit = (1 + (layer.smallest - 2 * error) / leak) / 2 if leak > 0 else free
@@ -313,11 +326,19 @@ def _thresholding(
         row |= {"p": layer.patch, "smallest": layer.smallest, "largest": layer.largest, "noise": error}
         row |= {"threshold_low": low, "threshold_high": high, "threshold": threshold}
         entry = error + max(layer.stripe - 1, 0) * leak + (threshold if shrinks else 0.0)
-        row["entry_error"] = (entry if layer.stripe else 0.0) if row["holds"] else math.inf
-        error = math.sqrt(layer.patch) * row["entry_error"] if row["holds"] else math.inf
-        row["error"] = error
+        error = _propagate(row, layer, entry)
         rows.append(row)
     return _conclude(name, layers, rows, 1 / 2)
+
+
+def _propagate(row: Row, layer: LayerQuantities, entry: float) -> float:
+    """Writes the errors of a layer whose entries are off by at most ``entry``, which is inf behind one that fails."""
+    if not row["holds"] or entry == math.inf:
+        row["entry_error"] = row["error"] = math.inf
+    else:  # of a code of zeros nothing is found
+        row["entry_error"] = entry if layer.stripe else 0.0
+        row["error"] = math.sqrt(layer.patch) * row["entry_error"]
+    return row["error"]
 
 
 def _condition(layer: LayerQuantities, share: float) -> Row:

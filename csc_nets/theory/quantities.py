@@ -12,7 +12,7 @@ from csc_nets.functional import ConvGeometry
 from csc_nets.theory.coherence import mutual_coherence
 from csc_nets.theory.sparsity import patch_norm, stripe_norm
 
-__all__ = ["LayerQuantities", "atom_norms", "measure"]
+__all__ = ["LayerQuantities", "atom_norms", "check_model", "measure"]
 
 
 @dataclass(frozen=True)
@@ -165,6 +165,36 @@ def measure(
         )
         size = code.shape[2:]
     return layers
+
+
+def check_model(dictionaries: Sequence[Any], codes: Sequence[Tensor]) -> None:
+    r"""Refuses codes that are no codes of the multi-layer model, :math:`\Gamma_{i-1} = D_i \Gamma_i` up to rounding.
+
+    Rounding is taken as the square root of the largest machine precision of codes and weights, in units of
+    :math:`\| |D_i| |\Gamma_i| \|`, for each sample.
+
+    Args:
+        dictionaries: as for :func:`measure`.
+        codes: as for :func:`measure`, which checks their shapes.
+
+    Raises:
+        ValueError: two neighbouring codes that do not fit.
+    """
+    tensors = [*codes, *(d if isinstance(d, Tensor) else d.weight for d in dictionaries)]
+    rounding = math.sqrt(max(torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point()))
+    for i, (dictionary, above, code) in enumerate(zip(dictionaries[1:], codes, codes[1:], strict=False), start=1):
+        grid, weight = _grid(dictionary), _weight(dictionary)
+        made, size = (
+            grid.synthesis(z, w, above.shape[2:]) if grid.dims else z @ w
+            for z, w in ((code.detach().double(), weight), (code.detach().double().abs(), weight.abs()))
+        )
+        gap = torch.linalg.vector_norm((above.detach().double() - made).flatten(1), dim=1)
+        allowed = rounding * torch.linalg.vector_norm(size.flatten(1), dim=1)
+        if bool((gap > allowed).any()):
+            raise ValueError(
+                f"codes[{i - 1}] must be the synthesis of codes[{i}] by dictionaries[{i}], as in a multi-layer model, "
+                f"got codes that are up to {gap.max().item():.3g} apart"
+            )
 
 
 def _weight(dictionary: Any) -> Tensor:

@@ -8,9 +8,10 @@ import torch
 from scipy.optimize import linprog
 
 from csc_nets.functional import hard_threshold, nonneg_soft_threshold, soft_threshold, solve
-from csc_nets.layers import Dictionary1d
+from csc_nets.layers import Dictionary1d, Dictionary2d
 from csc_nets.theory import (
     LayerQuantities,
+    atom_norms,
     basis_pursuit,
     basis_pursuit_noiseless,
     global_stability,
@@ -225,6 +226,58 @@ def test_two_layers(two_layers, record_property):
     assert min(total.values()) > 100
 
 
+def plain(weight, **options):
+    """A dictionary of atoms that have norms of their own."""
+    atoms, channels, kernel = weight.shape[:3]
+    layer = Dictionary2d(channels, atoms, kernel, padding=1, unit_norm=False, dtype=torch.float64, **options)
+    layer.requires_grad_(False).weight.copy_(weight)
+    layer.refresh()
+    return layer
+
+
+def test_two_layers_of_images_with_a_stride_a_border_of_zeros_and_atoms_of_other_norms(record_property):
+    scale = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64).view(-1, 1, 1, 1)
+    first = plain(low_coherence_atoms(3, 4, [4, 4], stride=2, steps=150) * scale, stride=2)
+    second = plain(sparse_atoms(3, 3, [3, 3], 1) * 3 * scale.flip(0))
+    norms = [norm.view(-1, 1, 1) for norm in atom_norms([first, second])]
+    unit = [
+        plain(first.weight / norms[0][:, None], stride=2),
+        plain(second.weight * norms[0] / norms[1][:, None]),
+    ]
+    held, worst = dict.fromkeys((*SHRINK, basis_pursuit), 0), dict.fromkeys((*SHRINK, basis_pursuit), 0.0)
+    for nonzeros in [1, 2, 3] * 12:
+        places = torch.randperm(3 * 81)[:nonzeros]
+        deepest = torch.zeros(1, 3 * 81, dtype=torch.float64)
+        deepest[0, places] = (torch.rand(nonzeros).double() + 0.9) * (2.0 * torch.randint(2, (nonzeros,)) - 1)
+        deepest = deepest.view(1, 3, 9, 9) / norms[1]
+        codes = [second.synthesis(deepest, (9, 9)), deepest]
+        x, noise = first.synthesis(codes[0], (18, 18)), 10 ** (-1 - 3 * torch.rand(()).item())
+        layers = measure([first, second], codes, signal_size=(18, 18))
+        for e, theorem in itertools.product((torch.randn_like(x), -first.synthesis(codes[0].sign(), (18, 18))), held):
+            shrinks = theorem is not basis_pursuit
+            guarantee = theorem(layers, noise, position=1e-6) if shrinks else theorem(layers, noise)
+            if not guarantee.holds or (not shrinks and held[theorem] >= 6):
+                continue
+            held[theorem] += 1
+            found = x + e * (noise / patch_norm(e, 4, 2)).view(-1, 1, 1, 1)
+            for dictionary, code, norm, row, window in zip(
+                unit, codes, norms, guarantee.layers, (3, None), strict=True
+            ):
+                if shrinks:
+                    found = SHRINK[theorem](dictionary.analysis(found), row["threshold"])
+                    assert torch.equal(found != 0, code != 0)
+                else:
+                    found = solve(found, dictionary, row["penalty"], tol=1e-10, steps=5000, nonneg=False)
+                    assert not ((found.abs() > 1e-6) & (code == 0)).any()
+                error = patch_norm(found - code * norm, window, 2).item()
+                assert error <= row["error"] + 1e-9
+                worst[theorem] = max(worst[theorem], error / row["error"])
+    for theorem in held:
+        record_property(f"{theorem.__name__}: largest error / bound", worst[theorem])
+    assert min(held.values()) >= 6
+    assert max(worst.values()) > 0.5
+
+
 def matrix(dictionary, size=SIZE):
     """The dictionary's atoms, one a column."""
     atoms = dictionary.out_channels
@@ -352,6 +405,34 @@ def test_an_atom_cut_by_the_border_is_outside_of_the_guarantees():
     assert row["holds"] and torch.equal(found != 0, next_to_it != 0)
 
 
+def test_a_code_of_a_cut_atom_may_make_the_same_signal():
+    """Why uniqueness is among whole atoms: what the border leaves of the first atom is the second one."""
+    layer = Dictionary1d(1, 2, 3, padding=1, dtype=torch.float64).requires_grad_(False)
+    layer.weight = torch.tensor([[[0.19**0.5, 0.72, 0.54]], [[0.8, 0.6, 0.0]]], dtype=torch.float64)
+    whole, cut = torch.zeros(2, 1, 2, 10, dtype=torch.float64)
+    whole[0, 1, 1], cut[0, 0, 0] = 1.0, 1 / 0.9
+    torch.testing.assert_close(layer.synthesis(whole), layer.synthesis(cut))
+    assert uniqueness(measure([layer], [whole])).holds
+    assert measure([layer], [cut])[0].cut == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_codes_that_are_no_model_are_refused(dtype):
+    first, second = (Dictionary1d(*sizes, 3, padding=1, dtype=dtype) for sizes in ((1, 4), (4, 5)))
+    deepest = (torch.randn(3, 5, 40) * (torch.rand(3, 5, 40) < 0.1)).to(dtype)
+    codes = [second.synthesis(deepest).detach(), deepest]
+    assert len(guarantees([first, second], codes)["uniqueness"].layers) == 2
+    wrong = codes[0].clone()
+    wrong[2, 0, 0] += 0.1
+    for shallow in (wrong, 1.01 * codes[0], codes[0].flip(0), codes[0] * 0):
+        with pytest.raises(ValueError, match=r"codes\[0\] must be the synthesis of codes\[1\] by dictionaries\[1\]"):
+            guarantees([first, second], [shallow, deepest])
+    identity, spikes = torch.eye(4, dtype=dtype), torch.eye(4, dtype=dtype)
+    assert guarantees([identity, identity], [spikes[:1], spikes[:1]])["uniqueness"].holds
+    with pytest.raises(ValueError, match="synthesis"):
+        guarantees([identity, identity], [spikes[:1], 5 * spikes[2:3]])
+
+
 def quantities(coherence, stripe, patch=1, smallest=1.0, largest=1.0):
     return LayerQuantities(coherence, stripe, patch, smallest, largest)
 
@@ -425,6 +506,19 @@ def test_no_noise_and_orthogonal_atoms():
     for theorem in (global_stability, hard_thresholding, soft_thresholding, basis_pursuit):
         errors = [theorem(layers[:1], noise).error for noise in (0.0, 1e-3, 1e-2)]
         assert all(a <= b for a, b in itertools.pairwise(errors)) and math.isfinite(errors[-1])
+
+
+@pytest.mark.parametrize("behind", [quantities(0.0, 2), LayerQuantities(0.0, 0, 0, math.inf, 0.0)])
+def test_behind_a_layer_that_fails_no_error_is_bounded(behind):
+    for theorem, noise in itertools.product(ALL, (0.0, 0.1)):
+        guarantee = theorem([quantities(0.9, 2), behind, behind], noise)
+        assert not guarantee.holds
+        for row in guarantee.layers:
+            assert row["error"] == row["entry_error"] == math.inf
+            assert not any(math.isnan(value) for value in row.values())
+            if theorem in SHRINK:
+                assert not row["holds"]
+        assert "nan" not in str(guarantee)
 
 
 def test_all_of_them_at_once(two_layers):
