@@ -56,7 +56,7 @@ def mutual_coherence(
         A number between 0 and 1; 0 for a single atom that does not meet its own shifts.
 
     Raises:
-        ValueError: neither weights nor such a layer, weights that are not finite, a stride for a layer.
+        ValueError: neither weights nor such a layer, weights that are not finite, a stride for a layer or a matrix.
 
     Example:
         >>> mutual_coherence(torch.eye(3))
@@ -72,7 +72,7 @@ def mutual_coherence(
 def welch_bound(
     dictionary: Tensor | nn.Module, stride: int | Sequence[int] = 1, dilation: int | Sequence[int] = 1
 ) -> float:
-    r"""The least coherence that any dictionary of this shape can have.
+    r"""The least coherence that any dictionary of this shape, with as many atoms that are not zero, can have.
 
     .. math:: \mu^2 \ge \frac{m / (C \prod_i \min(n_i, t_i)) - 1}
               {m \prod_i (2 \lfloor (n_i - 1) / t_i \rfloor + 1) - 1}, \qquad t = s / \gcd(s, d)
@@ -87,7 +87,8 @@ def welch_bound(
     :math:`\sqrt{(m - 1) / (m (2 n - 1) - 1)}` (Papyan, Sulam, Elad 2017, one axis); for matrices it is Welch's own.
 
     Args:
-        dictionary: as for :func:`mutual_coherence`; only its shape matters. For groups it is the bound of one group.
+        dictionary: as for :func:`mutual_coherence`; only its shape matters, and m counts the atoms that are not zero
+            (a dead one is orthogonal to all). For groups it is the bound of the group that has most of them.
         stride: as there.
         dilation: as there.
 
@@ -97,10 +98,11 @@ def welch_bound(
     """
     filters = _filters(dictionary, stride, dilation)
     kernel = filters.weight.shape[2:]
-    atoms, channels = len(filters.weight) // filters.groups, filters.weight.shape[1]
+    channels = filters.weight.shape[1]
+    atoms = max(int(group.flatten(1).any(1).sum()) for group in filters.weight.chunk(filters.groups))
     dimension = channels * math.prod(min(n, t) for n, t in zip(kernel, filters.step, strict=True))
     neighbours = atoms * math.prod(2 * r + 1 for r in filters.reach) - 1
-    return math.sqrt(max(0.0, atoms / dimension - 1) / neighbours) if neighbours else 0.0
+    return math.sqrt(max(0.0, atoms / dimension - 1) / neighbours) if neighbours > 0 else 0.0
 
 
 def _filters(dictionary: Any, stride: int | Sequence[int], dilation: int | Sequence[int]) -> _Filters:
@@ -126,6 +128,8 @@ def _filters(dictionary: Any, stride: int | Sequence[int], dilation: int | Seque
         raise ValueError(f"dictionary: expected atoms (M, C, *K) or (M, F), got shape {tuple(weight.shape)}")
     if not bool(weight.isfinite().all()):
         raise ValueError("dictionary: the atoms hold NaN or infinite values")
+    if weight.ndim == 2 and any(value not in (1, ()) for value in (stride, dilation)):
+        raise ValueError(f"atoms (M, F) have no shifts, got stride={stride!r}, dilation={dilation!r}")
     grid = ConvGeometry.create(weight.ndim - 2, tuple(weight.shape[2:]), stride, 0, dilation)
     step = tuple(s // math.gcd(s, d) for s, d in zip(grid.stride, grid.dilation, strict=True))
     return _Filters(weight.detach().double(), step, groups)

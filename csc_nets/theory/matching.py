@@ -46,7 +46,7 @@ def atom_match(learned: Tensor, true: Tensor) -> AtomMatch:
         true: atoms ``(M, C, *K')`` or ``(M, F)``; kernels may differ in size.
 
     Raises:
-        ValueError: the two have different channels, features or axes.
+        ValueError: the two have different channels, features or axes, one has no atoms or atoms that are not finite.
 
     Example:
         >>> atoms = torch.randn(4, 1, 5, 5)
@@ -59,6 +59,12 @@ def atom_match(learned: Tensor, true: Tensor) -> AtomMatch:
             f"atom_match: learned and true must be atoms (M, F) or (M, C, *K) with the same channels, got "
             f"{tuple(learned.shape)} and {tuple(true.shape)}"
         )
+    for name, atoms in (("learned", learned), ("true", true)):
+        if len(atoms) == 0 or not bool(atoms.isfinite().all()):
+            raise ValueError(
+                f"atom_match: {name} must be one atom or more without NaN or infinite values, got "
+                f"{int((~atoms.isfinite()).sum())} such values in shape {tuple(atoms.shape)}"
+            )
     dims = learned.ndim - 2
     correlations = _correlations(unit_norm(learned), unit_norm(true))  # (M, L, *shifts)
     best, at = correlations.abs().flatten(2).max(2)

@@ -38,10 +38,11 @@ def stripe_norm(
         dilation: of the dictionary of this code.
 
     Returns:
-        ``(N,)``, int64 for order 0. A stripe larger than the code is the whole code.
+        ``(N,)``, int64 for order 0, else of the code's dtype, or torch's default one for a code of integers. A stripe
+        larger than the code is the whole code.
 
     Raises:
-        ValueError: no batch of codes, another order, sizes that are not positive.
+        ValueError: no batch of real codes, another order, sizes that are not positive.
 
     Example:
         >>> code = torch.tensor([[[1.0, 0, 0, -2.0, 0, 0, 0, 0]]])
@@ -70,7 +71,7 @@ def patch_norm(
         dilation: of the dictionary that looks at this code; a patch is what one of its atoms sees.
 
     Returns:
-        ``(N,)``, int64 for order 0. A window larger than the code is the whole code.
+        ``(N,)``, of the types of :func:`stripe_norm`. A window larger than the code is the whole code.
 
     Raises:
         ValueError: as :func:`stripe_norm`.
@@ -89,8 +90,8 @@ def patch_norm(
 def _grid(
     code: Tensor, size: int | Sequence[int], stride: int | Sequence[int], dilation: int | Sequence[int]
 ) -> ConvGeometry:
-    if code.ndim < 2:
-        raise ValueError(f"code must be (N, M, *S) or (N, M), got shape {tuple(code.shape)}")
+    if code.ndim < 2 or code.is_complex():
+        raise ValueError(f"code must be (N, M, *S) or (N, M) and real, got {code.dtype} of shape {tuple(code.shape)}")
     return ConvGeometry.create(code.ndim - 2, size, stride, 0, dilation)
 
 
@@ -108,4 +109,6 @@ def _largest_window(code: Tensor, offsets: Sequence[Sequence[int]], order: int) 
             else reduce(torch.add, (total.roll(j, axis) for j in distinct))
         )
     top = total.flatten(1).amax(1) if total.ndim > 1 else total
-    return top if order == 0 else top.sqrt().to(code.dtype)
+    if order == 0:
+        return top
+    return top.sqrt().to(code.dtype if code.is_floating_point() else torch.get_default_dtype())

@@ -135,6 +135,17 @@ def test_welch_bound_is_below_every_dictionary(channels, atoms, kernel, stride, 
     assert 0 < bound < 1
 
 
+def test_dead_atoms_do_not_count_for_the_welch_bound():
+    assert welch_bound(torch.tensor([[0.0], [1.0]])) == mutual_coherence(torch.tensor([[0.0], [1.0]])) == 0
+    weight = torch.randn(7, 2, 3)
+    alone = welch_bound(weight)
+    assert welch_bound(torch.cat([weight, torch.zeros(9, 2, 3)])) == alone > 0
+    assert welch_bound(torch.zeros(9, 2, 3)) == 0
+    conv = torch.nn.Conv1d(4, 14, 3, groups=2)
+    conv.weight.data[:3] = 0
+    assert welch_bound(conv) == alone
+
+
 def test_welch_bound_in_closed_form():
     for m, n in ((2, 5), (3, 1), (7, 4)):
         assert welch_bound(torch.ones(m, 1, n)) == pytest.approx(math.sqrt((m - 1) / (m * (2 * n - 1) - 1)))
@@ -168,6 +179,8 @@ def test_welch_bound_is_reached_by_a_simplex(features):
         (torch.ones(0, 3), {}, "shape"),
         (torch.tensor([[1.0, math.nan]]), {}, "NaN"),
         (torch.ones(2, 1, 3), {"stride": 0}, "stride"),
+        (torch.eye(3), {"stride": 5}, r"atoms \(M, F\) have no shifts, got stride=5"),
+        (torch.eye(3), {"dilation": 2}, "no shifts"),
         (torch.ones(2, 1, 3), {"dilation": (1, 1)}, "dilation"),
         (Dictionary1d(1, 2, 3), {"stride": 2}, "its own stride"),
         (torch.nn.ReLU(), {}, "got ReLU"),

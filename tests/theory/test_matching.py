@@ -74,3 +74,13 @@ def test_a_zero_atom_matches_nothing():
 def test_atoms_of_another_kind_are_refused(shape):
     with pytest.raises(ValueError, match="learned and true must be atoms"):
         atom_match(torch.randn(shape), torch.randn(4, 1, 5, 5))
+
+
+@pytest.mark.parametrize(
+    "atoms", [torch.zeros(0, 1, 3), torch.full((2, 1, 3), torch.nan), torch.full((2, 1, 3), torch.inf)]
+)
+def test_no_atoms_and_atoms_that_are_not_finite_are_refused(atoms):
+    with pytest.raises(ValueError, match="atom_match: learned must be one atom or more"):
+        atom_match(atoms, torch.randn(2, 1, 3))
+    with pytest.raises(ValueError, match="atom_match: true must be one atom or more"):
+        atom_match(torch.randn(2, 1, 3), atoms)

@@ -91,6 +91,9 @@ def test_limits():
         assert torch.equal(value, (dense != 0).sum(1))
     assert stripe_norm(torch.zeros(2, 3, 9), 4).tolist() == [0, 0]
     assert patch_norm(code[:0], 3).shape == (0,)
+    integers = torch.tensor([[3, 1, 1]])
+    for function in (stripe_norm, patch_norm):
+        torch.testing.assert_close(function(integers, 1, order=2), torch.tensor([11.0]).sqrt())
     assert stripe_norm(code, 3).dtype == torch.int64 and patch_norm(code, 3, 2).dtype == torch.float32
 
 
@@ -105,5 +108,7 @@ def test_bad_arguments_are_refused():
             function(code, 3, dilation=0)
         with pytest.raises(ValueError, match=r"code must be \(N, M, \*S\)"):
             function(code[0, 0], 3)
+        with pytest.raises(ValueError, match=r"real, got torch\.complex64"):
+            function(code.to(torch.complex64), 3)
     with pytest.raises(ValueError, match="stride"):
         stripe_norm(code, 3, stride=0)
