@@ -64,15 +64,24 @@ def label_certificate(
     ``window`` is the whole code, for q = 1 its ``entry_error``. They are about unit atoms: if the atoms have other
     norms :math:`\nu` (:func:`~csc_nets.theory.quantities.atom_norms`), divide the classifier's columns by them.
 
+    A certificate is about the pursuit that its bound is about. The bounds of
+    :func:`~csc_nets.theory.guarantees.basis_pursuit` take the penalty from the noise, :math:`\xi_i = 4 \epsilon_{i-1}`,
+    those of the thresholdings, unless ``thresholds`` are given, take them from windows that move with it. As functions
+    of the noise they are about another pursuit at every level: ``certified`` is about the one that is tuned to
+    ``noise``, the ``noise`` of the result about the one that is tuned to that value, and one with a penalty for less
+    noise may change the label below it. For one network under growing noise pass bounds of a fixed pursuit, such as
+    thresholdings with ``thresholds``. Bounds of uniqueness and stability compare with *whole* codes only, see
+    :func:`~csc_nets.theory.guarantees.uniqueness`.
+
     Args:
         logits: of the *true* codes, ``(N, classes)``. The label is then that of every noise within the bound, none
             included.
         weight: of the classifier, ``(classes, F)``, F the features of the flattened or pooled code.
         error: bound of :math:`\|\Gamma - \hat\Gamma\|_{q^*}`: a number; one for each sample ``(N,)``; a function that
             never decreases, from the noise to the bound (inf where there is none); or such a function for each sample.
-        noise: where to evaluate these functions for ``certified``.
+        noise: where to evaluate these functions for ``certified``; only with functions.
         q: 2 for an l2 bound of the error, 1 for a bound of every entry.
-        label: labels ``(N,)`` to certify; None takes the predicted ones.
+        label: labels ``(N,)`` to certify, of any integer type; None takes the predicted ones.
         positions: the classifier sees the *mean* of the code over so many positions: S entries that each weigh
             :math:`w / S` have norm :math:`S^{1/q - 1} \|w\|_q`. 1 for a flattened code, and for the maximum over
             positions, which no error moves by more than itself.
@@ -82,7 +91,8 @@ def label_certificate(
             maximum over positions needs None.
 
     Raises:
-        ValueError: shapes that do not fit, fewer than two classes, values that are not finite, another q.
+        ValueError: shapes that do not fit, fewer than two classes, values that are not finite, another q, a noise that
+            is negative or has no function, a function that returns a negative number or NaN.
 
     Example:
         >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -95,10 +105,14 @@ def label_certificate(
     """
     _check(logits, weight, q, positions)
     label = logits.argmax(1) if label is None else label
-    if label.shape != logits.shape[:1] or label.is_floating_point():
+    integers = not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool)
+    if label.shape != logits.shape[:1] or not integers:
         raise ValueError(f"label must be {len(logits)} integers, got {label.dtype} of shape {tuple(label.shape)}")
+    label = label.long()
     if len(label) and not 0 <= label.min() <= label.max() < len(weight):
         raise ValueError(f"label must be 0 to {len(weight) - 1}, got {label.min().item()} to {label.max().item()}")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be a finite number >= 0, got {noise!r}")
     values, wide = logits.double(), weight.double()
     shape = (len(label), weight.shape[1])
     if support is None:
@@ -116,6 +130,8 @@ def label_certificate(
     margin = gaps.masked_fill(itself, math.inf).amin(1)
     largest = None
     if isinstance(error, float | int | Tensor):
+        if noise != 0:
+            raise ValueError(f"noise needs an error that is a function of it, got noise={noise!r} and error={error!r}")
         bound = torch.as_tensor(error, dtype=radius.dtype, device=radius.device)
         if bound.shape not in ((), radius.shape) or not bool((bound >= 0).all()):
             raise ValueError(f"error must be a number >= 0 or {len(radius)} of them, got {error!r}")
@@ -123,6 +139,7 @@ def label_certificate(
         bounds = [error] * len(radius) if callable(error) else list(error)
         if len(bounds) != len(radius):
             raise ValueError(f"error must be one function or one for each of {len(radius)} samples, got {len(bounds)}")
+        bounds = [_checked(function) for function in bounds]
         bound = radius.new_tensor([function(noise) for function in bounds])
         found = [_largest_noise(*pair) for pair in zip(bounds, radius.tolist(), strict=True)]
         largest = radius.new_tensor(found)
@@ -141,6 +158,18 @@ def _check(logits: Tensor, weight: Tensor, q: int, positions: int) -> None:
         raise ValueError(f"q must be 1 or 2, got {q!r}")
     if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
         raise ValueError(f"positions must be an int >= 1, got {positions!r}")
+
+
+def _checked(error: ErrorBound) -> ErrorBound:
+    """The same function, which refuses to return what is no bound."""
+
+    def bound(noise: float) -> float:
+        value = error(noise)
+        if not value >= 0:
+            raise ValueError(f"error must return a number >= 0 or inf, got {value!r} for the noise {noise!r}")
+        return value
+
+    return bound
 
 
 def _largest_noise(error: ErrorBound, radius: float) -> float:

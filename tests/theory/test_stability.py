@@ -111,6 +111,34 @@ def test_largest_noise():
     assert label_certificate(logits[:1], weight, lambda noise: 0.0).noise.item() == math.inf
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.int64])
+def test_labels_of_any_integer_type(dtype):
+    logits = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
+    certificate = label_certificate(logits, torch.eye(2), 0.1, label=torch.tensor([1, 1], dtype=dtype))
+    assert torch.equal(certificate.label, torch.tensor([1, 1]))
+    assert certificate.certified.tolist() == [False, True]
+
+
+def test_a_certificate_is_about_the_pursuit_that_is_tuned_to_its_noise():
+    """With the penalty of less noise the same noise changes the label; with fixed thresholds it cannot."""
+    code, weight = torch.eye(4, dtype=torch.float64)[:1], torch.zeros(2, 4, dtype=torch.float64)
+    weight[0, 0], weight[1, 1] = 1.0, 100.0
+    layers = measure([torch.eye(4)], [code])
+
+    def certify(bound):
+        return label_certificate(code @ weight.T, weight, bound, q=1, support=code != 0).noise.item()
+
+    noise = certify(lambda level: basis_pursuit(layers, level).entry_error)
+    assert noise == pytest.approx(1 / 7.5)
+    y = code + 0.999 * noise * torch.eye(4, dtype=torch.float64)[1]
+    assert (soft_threshold(y, 4 * noise) @ weight.T).argmax() == 0
+    assert (soft_threshold(y, 4 * 0.01) @ weight.T).argmax() == 1  # orthogonal atoms: this is its basis pursuit
+    fixed = certify(lambda level: soft_thresholding(layers, level, [0.04]).entry_error)
+    assert fixed == pytest.approx(0.04)  # beyond it the noise passes the threshold
+    y = code + 0.999 * fixed * torch.eye(4, dtype=torch.float64)[1]
+    assert (soft_threshold(y, 0.04) @ weight.T).argmax() == 0
+
+
 def circular(weight):
     atoms, channels, kernel = weight.shape
     layer = Dictionary1d(channels, atoms, kernel, padding="same", padding_mode="circular", dtype=weight.dtype)
@@ -261,6 +289,13 @@ def test_global_stability_certifies_labels_of_all_codes_that_explain_the_signal(
         ({"support": 2 * torch.ones(2, 5)}, "support"),
         ({"label": torch.zeros(2)}, "label must be 2 integers"),
         ({"label": torch.tensor([0, 3])}, "label must be 0 to 2"),
+        ({"label": torch.tensor([True, False])}, "label must be 2 integers, got torch.bool"),
+        ({"error": lambda noise: noise, "noise": -1.0}, "noise must be a finite number >= 0, got -1.0"),
+        ({"error": lambda noise: noise, "noise": math.nan}, "noise must be a finite number >= 0, got nan"),
+        ({"error": 0.1, "noise": 5.0}, "noise needs an error that is a function of it, got noise=5.0"),
+        ({"error": lambda noise: -1.0}, "error must return a number >= 0 or inf, got -1.0 for the noise 0.0"),
+        ({"error": lambda noise: math.nan}, "got nan for the noise 0.0"),
+        ({"error": lambda noise: 0.1 - noise, "logits": torch.eye(3)[:2]}, "got -0.9 for the noise 1.0"),
     ],
 )
 def test_bad_arguments_are_refused(change, message):
