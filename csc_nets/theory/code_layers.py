@@ -2,34 +2,45 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from csc_nets.functional import ConvGeometry, unit_norm
 from csc_nets.functional.dictionary import PADDING_MODES
-from csc_nets.layers import MultiLayerCSC, SparsePriorConv2d
-from csc_nets.layers.csc import _SparseCode
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
 
 __all__ = ["CodeLayer", "UnitDictionary", "find_code_layers"]
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
 @dataclass(frozen=True)
 class UnitDictionary:
-    """Unit atoms ``(M, C, *K)`` or ``(M, F)`` and how they lie over a signal."""
+    """Unit atoms ``(M, C / groups, *K)`` or ``(M, F)`` and how they lie over a signal."""
 
     weight: Tensor
     geometry: ConvGeometry
+    groups: int = 1
+
+    @property
+    def per_group(self) -> tuple[Tensor, ...]:
+        """The atoms of each group; those of different groups share no channel."""
+        return self.weight.chunk(self.groups)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The signal of a code; ``(N, F)`` of ``(N, M)`` for a matrix."""
-        return self.geometry.synthesis(z, self.weight, output_size) if self.geometry.dims else z @ self.weight
+        if not self.geometry.dims:
+            return z @ self.weight
+        parts = zip(z.chunk(self.groups, 1), self.per_group, strict=True)
+        return torch.cat([self.geometry.synthesis(part, atoms, output_size) for part, atoms in parts], 1)
 
 
 @dataclass(frozen=True)
@@ -40,10 +51,11 @@ class CodeLayer:
         name: of the module; with ``[i]`` for the i-th layer of a stack, with ``(i)`` for the i-th time it was called.
         kind: class of the layer, or ``"Conv2d + ReLU"``.
         dictionary: the unit atoms.
-        code: coefficients of the unit atoms, ``(N, M, *S')`` or ``(N, M)``.
+        code: coefficients of the unit atoms, ``(N, M, *S')`` or ``(N, M)``; 0 for a filter of zeros, which is no atom.
         signal_size: spatial size of the signal.
         residual: :math:`\\|x - D \\Gamma\\| / \\|x\\|`, norms of the whole batch.
-        chained: the signal is the code of the layer before, so that the two are one multi-layer model.
+        chained: the signal is the code of the layer before, so that the two are layers of one multi-layer model.
+        readers: geometries of the layers that were given this code as it is, other than the next one of a stack.
     """
 
     name: str
@@ -53,27 +65,34 @@ class CodeLayer:
     signal_size: tuple[int, ...]
     residual: float
     chained: bool = False
+    readers: list[ConvGeometry] = field(default_factory=list)
 
 
-def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], list[str]]:
+def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], dict[str, str]]:
     r"""Runs a model in evaluation mode and collects the layers that compute codes, in the order of execution.
 
     They are the package's own layers and every ``nn.Conv{1,2,3}d`` whose output goes straight, or through a batch norm,
-    into a ReLU of whatever form (module, function, method, in place). Such a pair is layered thresholding. In the
-    form :math:`z = \max(W x + b, 0)`, batch norm folded into W and b, with :math:`w_a = r_a d_a`, :math:`\|d_a\| = 1`,
+    into a ReLU: ``nn.ReLU``, ``F.relu``, ``torch.relu`` or the method of a tensor, in place or not; ``clamp(min=0)``,
+    ``F.threshold`` and ``torch.maximum`` are not looked for. Such a pair is layered thresholding. In the form
+    :math:`z = \max(W x + b, 0)`, batch norm folded into W and b, with :math:`w_a = r_a d_a`, :math:`\|d_a\| = 1`,
 
     .. math:: z_a / r_a = \max(\langle d_a, x \rangle + b_a / r_a, 0)
 
-    so the coefficients of the unit atoms :math:`d_a` are :math:`z_a / r_a`. Where a pursuit looks for
-    :math:`x \approx \sum_a z_a w_a` with atoms of other norms they are :math:`z_a r_a` instead.
+    so the coefficients of the unit atoms :math:`d_a` are :math:`z_a / r_a`, and :math:`z_a / (\eta r_a)` where a stack
+    thresholds :math:`\eta W x`. Where a pursuit looks for :math:`x \approx \sum_a z_a w_a` with atoms of other norms
+    they are :math:`z_a r_a` instead. Of the dictionaries of a stack those count that computed the codes last: the last
+    set of ``"all_free"``, and ``feedforward`` for ``"ml_lista"`` without steps, else ``dictionaries``.
 
     Args:
         model: any module that takes ``batch``.
         batch: its input.
 
     Returns:
-        The layers, and the names of the convolutions that ran and are none: a sum, another nonlinearity or nothing
-        follows them, or their border is one that a dictionary does not have.
+        The layers, and the convolutions that ran and are none, by name, with the reason, such as ``"not followed by a
+        ReLU"``: a sum, another nonlinearity or nothing follows.
+
+    Raises:
+        ValueError: a layer ran under ``torch.inference_mode``.
     """
     found = _Found()
     modes = [(module, module.training) for module in model.modules()]
@@ -86,7 +105,7 @@ def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], 
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_ReLUs(found))
-        model(batch)
+        model(batch.clone() if batch.is_inference() else batch)
     return found.layers, found.left_out
 
 
@@ -102,8 +121,19 @@ class _Analysis:
     name: str
     kind: str
     signal: Tensor
+    version: int  # of the signal
     weight: Tensor
     geometry: ConvGeometry
+    groups: int
+    below: CodeLayer | None
+
+
+@dataclass
+class _Output:
+    """What a layer returned; ``unit``: these numbers are the coefficients of the unit atoms."""
+
+    layer: CodeLayer
+    unit: bool
 
 
 class _Found:
@@ -114,22 +144,18 @@ class _Found:
 
     def __init__(self) -> None:
         self.layers: list[CodeLayer] = []
-        self._convolutions: dict[str, bool] = {}  # by name: read as a layer
+        self.left_out: dict[str, str] = {}
         self._calls: dict[str, int] = {}
-
-    @property
-    def left_out(self) -> list[str]:
-        return [name for name, read in self._convolutions.items() if not read]
 
     @contextmanager
     def watch(self, name: str, module: nn.Module) -> Iterator[None]:
         """Listens to one module until the end of the context."""
         hook: Callable[..., None] | None = None
-        if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        if isinstance(module, _CONVOLUTIONS):
             hook = self._convolution
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+        elif isinstance(module, _BatchNorm):
             hook = self._batch_norm
-        elif isinstance(module, _SparseCode):
+        elif isinstance(module, CSC1d | CSC2d | CSC3d | SparseCoding):
             hook = self._sparse_code
         elif isinstance(module, MultiLayerCSC):
             with self._codes_of(name, module):
@@ -140,7 +166,7 @@ class _Found:
             return
 
         def listen(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-            hook(name, module, args[0] if args else next(iter(kwargs.values())), kwargs, output)
+            hook(name, module, args[0] if args else kwargs.get("x", kwargs.get("input")), kwargs, output)
 
         handle = module.register_forward_hook(listen, with_kwargs=True)
         try:
@@ -155,44 +181,68 @@ class _Found:
     def _convolution(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
         dims = len(module.kernel_size)
         name = self._call(name)
-        self._convolutions[name] = False
-        if module.padding_mode not in PADDING_MODES or x.ndim != dims + 2:
-            return
-        geometry = ConvGeometry.create(
-            dims, module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
-        )
-        weight = _without_groups(module.weight.detach(), module.groups)
-        _note(output, _Analysis(name, f"{type(module).__name__} + ReLU", x, weight, geometry))
+        own = next(convolution for convolution in _CONVOLUTIONS if isinstance(module, convolution))
+        if not _is_plain(module, own, "forward", "_conv_forward"):
+            self.left_out[name] = "with a forward of its own"
+        elif module.padding_mode not in PADDING_MODES:
+            self.left_out[name] = f"with padding_mode {module.padding_mode!r}"
+        elif x.ndim != dims + 2:
+            self.left_out[name] = "without a batch axis"
+        else:
+            self.left_out[name] = "not followed by a ReLU"
+            geometry = ConvGeometry.create(
+                dims, module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
+            )
+            below = self._below(x, geometry)
+            below = below if module.groups == 1 else None  # the model has no groups
+            kind, weight = f"{type(module).__name__} + ReLU", module.weight.detach()
+            _note(output, _Analysis(name, kind, x, _version(x), weight, geometry, module.groups, below))
 
     def _batch_norm(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
         before = _noted(x, _Analysis)
-        if before is None or module.running_var is None:
+        own = nn.SyncBatchNorm if isinstance(module, nn.SyncBatchNorm) else _BatchNorm
+        if before is None or module.running_var is None or not _is_plain(module, own, "forward"):
             return
         scale = (module.running_var + module.eps).rsqrt()
         scale = scale if module.weight is None else scale * module.weight
         weight = before.weight * scale.view(-1, *(1,) * (before.weight.ndim - 1))
-        kind = before.kind.replace(" + ReLU", " + norm + ReLU")
-        _note(output, _Analysis(before.name, kind, before.signal, weight, before.geometry))
+        _note(output, replace(before, kind=before.kind.replace(" + ReLU", " + norm + ReLU"), weight=weight))
 
     def relu(self, x: Tensor, before: _Analysis | None, output: Tensor) -> None:
         """Called after every ReLU, with what was noted of its input."""
-        if before is None or self._convolutions[before.name]:
+        if before is None or before.name not in self.left_out:
             return
-        self._convolutions[before.name] = True
-        self._add(before.name, before.kind, before.weight, before.geometry, before.signal, output, thresholded=True)
+        if before.signal._version != before.version:
+            self.left_out[before.name] = "with an input that was changed in place"
+            return
+        del self.left_out[before.name]
+        self._add(
+            before.name,
+            before.kind,
+            before.weight,
+            before.geometry,
+            before.signal,
+            output,
+            eta=1.0,
+            below=before.below,
+            groups=before.groups,
+        )
+        _note(output, _Output(self.layers[-1], unit=False))
 
     def _sparse_code(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
         weight = module.dictionary.weight
-        geometry = getattr(module.dictionary, "geometry", None)
-        mask, code = kwargs.get("mask"), output
-        if geometry is None:  # vectors, whatever their batch axes
-            geometry, mask = ConvGeometry.create(0, ()), None if mask is None else mask.expand(x.shape).flatten(0, -2)
+        geometry = getattr(module.dictionary, "geometry", None) or ConvGeometry.create(0, ())
+        mask, code, below = kwargs.get("mask"), output, self._below(x, geometry)
+        if not geometry.dims:  # vectors, whatever their batch axes
+            mask = None if mask is None else mask.expand(x.shape).flatten(0, -2)
             x, code = x.reshape(-1, x.shape[-1]), code.reshape(-1, code.shape[-1])
-        once = module.pursuit == "threshold" or (
-            isinstance(module, SparsePriorConv2d) and module.steps == 1 and module.step_size in (None, 1)
-        )
-        norms = self._add(self._call(name), module._get_name(), weight, geometry, x, code, once, mask)
-        self._pass_on(output, norms)
+        eta = 1.0 if module.pursuit == "threshold" else None
+        if isinstance(module, SparsePriorConv2d) and module.steps == 1 and kwargs.get("init") is None:
+            eta = module.step_size or 1.0
+        below = below if mask is None else None
+        kind = module._get_name()
+        scale = self._add(self._call(name), kind, weight, geometry, x, code, eta=eta, mask=mask, below=below)
+        self._pass_on(output, scale)
 
     @contextmanager
     def _codes_of(self, name: str, module: MultiLayerCSC) -> Iterator[None]:
@@ -211,22 +261,43 @@ class _Found:
             del module.codes
 
     def _stack(self, name: str, module: MultiLayerCSC, x: Tensor, codes: Sequence[Tensor]) -> None:
-        signal, norms = x, None
-        once = module.pursuit == "layered_thresholding"
-        for i, (dictionary, code) in enumerate(zip(module.dictionaries, codes, strict=True)):
+        signal, scale = x, None
+        once = module.steps == (1 if module.pursuit == "layered_iterative_thresholding" else 0)
+        dictionaries = module.dictionaries
+        if module.pursuit == "all_free" and module.steps:
+            dictionaries = module.sets[-1]
+        elif module.pursuit == "ml_lista" and once:
+            dictionaries = module.feedforward
+        for i, (dictionary, code) in enumerate(zip(dictionaries, codes, strict=True)):
             weight = dictionary.weight
-            if norms is not None:  # the norms of one layer's atoms are scales of the next one's channels
-                weight = weight * norms.view(-1, *(1,) * (weight.ndim - 2))
+            if scale is not None:  # what one layer's code is divided by scales the next one's channels
+                weight = weight * scale.view(-1, *(1,) * (weight.ndim - 2))
             geometry = getattr(dictionary, "geometry", None) or ConvGeometry.create(0, ())
-            norms = self._add(f"{name}[{i}]", module._get_name(), weight, geometry, signal, code, once, chained=i > 0)
+            eta = getattr(module, f"step_size_{i}")
+            if module.pursuit == "layered_thresholding":
+                eta = 1.0 if eta is None else eta
+            elif not once:
+                eta = None
+            elif eta is None:
+                eta = SAFETY / module.dictionaries[i].bound(signal.shape[2:])
+            below = self.layers[-1] if i else self._below(x, geometry)
+            label = f"{name}[{i}]"
+            scale = self._add(label, module._get_name(), weight, geometry, signal, code, eta=eta, below=below)
             signal = self.layers[-1].code
-        if norms is not None:
-            self._pass_on(codes[-1], norms)
+        if scale is not None:
+            self._pass_on(codes[-1], scale)
 
-    def _pass_on(self, output: Tensor, norms: Tensor) -> None:
+    def _below(self, x: Tensor, geometry: ConvGeometry) -> CodeLayer | None:
+        """The layer whose code is ``x``, if it goes on from there; it is told that it is read."""
+        source = _noted(x, _Output)
+        if source is None or source.layer.dictionary.geometry.dims != geometry.dims:
+            return None
+        source.layer.readers.append(geometry)
+        return source.layer if source.unit else None
+
+    def _pass_on(self, output: Tensor, scale: Tensor) -> None:
         """A layer that takes ``output`` continues the model, if these are the coefficients of the unit atoms."""
-        if bool(((norms - 1).abs() < 1e-4).all()):
-            _note(output, self.layers[-1])
+        _note(output, _Output(self.layers[-1], unit=bool(((scale - 1).abs() < 1e-4).all())))
 
     def _add(
         self,
@@ -236,25 +307,30 @@ class _Found:
         geometry: ConvGeometry,
         signal: Tensor,
         code: Tensor,
-        thresholded: bool,
+        *,
+        eta: float | Tensor | None,
         mask: Tensor | None = None,
-        chained: bool = False,
+        below: CodeLayer | None = None,
+        groups: int = 1,
     ) -> Tensor:
-        """Adds a layer with filters of any norm; returns their norms ``(M,)``, 1 for a filter of zeros."""
+        """Adds a layer with filters of any norm; returns by what its code was divided or multiplied, ``(M,)``.
+
+        ``eta`` is the step size of the one thresholding that computed the code, None for other pursuits.
+        """
         norms = torch.linalg.vector_norm(weight.detach().flatten(1), dim=1)
-        norms = torch.where(norms > 0, norms, 1.0)
-        scale = norms.view(-1, *(1,) * geometry.dims)
-        dictionary = UnitDictionary(unit_norm(weight.detach()), geometry)
-        code = (code / scale if thresholded else code * scale).detach()
+        scale = torch.where(norms > 0, norms, 1.0) * (1.0 if eta is None else eta)
+        along = (-1, *(1,) * geometry.dims)
+        dictionary = UnitDictionary(unit_norm(weight.detach()), geometry, groups)
+        code = code * scale.view(along) if eta is None else code / scale.view(along)
+        code = code.detach().masked_fill(norms.view(along) == 0, 0)
         observed = signal if mask is None else signal.masked_fill(mask == 0, 0)
         made = dictionary.synthesis(code, signal.shape[2:])
         gap = observed - (made if mask is None else made.masked_fill(mask == 0, 0))
         size = torch.linalg.vector_norm(observed.double())
         residual = (torch.linalg.vector_norm(gap.double()) / size).item() if size > 0 else 0.0
-        source = _noted(signal, CodeLayer)
-        chained = chained or (source is not None and source is self.layers[-1] and mask is None)
+        chained = below is not None and below is self.layers[-1]
         self.layers.append(CodeLayer(name, kind, dictionary, code, tuple(signal.shape[2:]), residual, chained))
-        return norms
+        return scale
 
 
 class _ReLUs(TorchFunctionMode):
@@ -275,22 +351,25 @@ class _ReLUs(TorchFunctionMode):
         return output
 
 
+def _is_plain(module: nn.Module, own: type, *methods: str) -> bool:
+    """Whether a module of a subclass still computes what torch's class computes."""
+    return all(getattr(type(module), m) is getattr(own, m) and m not in vars(module) for m in methods)
+
+
+def _version(tensor: Tensor) -> int:
+    if tensor.is_inference():
+        raise ValueError(
+            "find_code_layers: a layer of the model ran under torch.inference_mode, where changes of a tensor leave no "
+            "trace; take it out of forward (torch.no_grad will do)"
+        )
+    return tensor._version
+
+
 def _note(tensor: Tensor, what: Any) -> None:
-    tensor._csc_nets_note = (what, tensor._version)  # type: ignore[attr-defined]
+    tensor._csc_nets_note = (what, _version(tensor))  # type: ignore[attr-defined]
 
 
 def _noted(tensor: Any, kind: type) -> Any:
     """What is known of a tensor, if it is of that kind and the tensor is still the same."""
     what, version = getattr(tensor, "_csc_nets_note", (None, None))
     return what if isinstance(what, kind) and version == tensor._version else None
-
-
-def _without_groups(weight: Tensor, groups: int) -> Tensor:
-    """Atoms ``(M, C, *K)`` of a convolution of groups, zero in the channels that they do not see."""
-    if groups == 1:
-        return weight
-    rows, channels = len(weight) // groups, weight.shape[1]
-    full = weight.new_zeros(len(weight), channels * groups, *weight.shape[2:])
-    for g in range(groups):
-        full[g * rows : (g + 1) * rows, g * channels : (g + 1) * channels] = weight[g * rows : (g + 1) * rows]
-    return full

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from csc_nets.theory.code_layers import CodeLayer, find_code_layers
-from csc_nets.theory.coherence import welch_bound
+from csc_nets.theory.coherence import mutual_coherence, welch_bound
 from csc_nets.theory.guarantees import (
     Guarantee,
     basis_pursuit,
@@ -19,6 +20,7 @@ from csc_nets.theory.guarantees import (
     uniqueness,
 )
 from csc_nets.theory.quantities import LayerQuantities, measure
+from csc_nets.theory.sparsity import patch_norm
 
 __all__ = ["Report", "report"]
 
@@ -53,13 +55,15 @@ COLUMNS = (
 )
 
 LEGEND = """\
-Measured codes stand for true ones: a guarantee that holds, holds for signals with codes like these.
+Measured codes stand for true ones: a guarantee that holds, holds for signals of the model,
+x = D_1 G_1 and in a chain G_1 = D_2 G_2, ..., whose true codes have these mu, k, p, cut, Gmin and Gmax. The batch's own
+signals and codes are such only where resid. is 0: ||x - D code|| / ||x||, within a chain with the code before as x.
 kernel/stride; mu: mutual coherence of the unit atoms, Welch: its least possible value; dens.: share of non-zeros;
-k: most non-zeros in a stripe, p: in a patch that the next layer sees; cut: non-zeros whose atom the border cuts (a
-guarantee needs 0); Gmin, Gmax: least and largest non-zero; resid.: ||x - D code|| / ||x||; k uni: largest k for which
-the code is unique and basis pursuit finds it, k BP: for which it is stable with noise; thresh.: layered thresholding.
-yes: the condition holds; zero: it does, the code is zero; no: it fails for these codes; vacuous: it fails for every
-code with two non-zeros in a stripe."""
+k: most non-zeros in a stripe, p: in a patch that a layer given this code sees, in the whole code if none is; cut:
+non-zeros whose atom the border cuts (a guarantee needs 0); Gmin, Gmax: least and largest non-zero; k uni: largest k
+for which the code is unique (among those of uncut atoms) and basis pursuit finds it, k BP: for which it is stable with
+noise; thresh.: layered thresholding. yes: the condition holds; zero: it does, the code is zero; no: it fails for these
+codes; vacuous: it fails for every code with two non-zeros in a stripe."""
 
 SHORT = {"holds": "yes", "does not hold": "no", "vacuous": "vacuous"}
 NAME_WIDTH = 18
@@ -75,13 +79,13 @@ class Report:
             ``k_unique`` and ``k_basis_pursuit`` (inf where any k will do), ``chain`` (layers of one number feed one
             another), and for each theorem, by name, its status for the chain down to this layer.
         guarantees: one entry a chain, the six theorems by name, with thresholds and error bounds.
-        left_out: convolutions that ran and are not read as sparse coding.
+        left_out: convolutions that ran and are not read as sparse coding, by name, with the reason.
         samples: signals in the batch.
     """
 
     rows: list[dict[str, Any]]
     guarantees: list[dict[str, Guarantee]]
-    left_out: list[str]
+    left_out: dict[str, str]
     samples: int
 
     def __str__(self) -> str:
@@ -98,10 +102,7 @@ class Report:
         if len(self.guarantees) < len(self.rows):
             members = [[row["name"] for row in self.rows if row["chain"] == c] for c in range(len(self.guarantees))]
             text.append("One multi-layer model each: " + "; ".join(" > ".join(m) for m in members if len(m) > 1) + ".")
-        if self.left_out:
-            shown = ", ".join(self.left_out[:3]) + (", ..." if len(self.left_out) > 3 else "")
-            text.append(f"Convolutions left out, not followed by a ReLU: {len(self.left_out)} ({shown}).")
-        return "\n".join(text)
+        return "\n".join(text + [f"Convolutions left out, {reason}." for reason in _by_reason(self.left_out)])
 
 
 def report(model: nn.Module, batch: Tensor, *, noise: float = 0.0) -> Report:
@@ -113,8 +114,10 @@ def report(model: nn.Module, batch: Tensor, *, noise: float = 0.0) -> Report:
     input is the signal, its output the code. Layers that are one multi-layer model, :class:`MultiLayerCSC` or layers
     of unit atoms one behind the other, are judged together, errors of one being noise of the next.
 
-    The theorems are about true codes, which nobody knows: the measured ones take their place. With a coherence of 1/3
-    or more they allow one non-zero in a stripe, and are vacuous; the codes of a CNN have hundreds.
+    The theorems are about true codes, which nobody knows: the measured ones take their place, whether or not they
+    explain their signals; the residual says how well they do. With a coherence of 1/3 or more no theorem allows two
+    non-zeros in a stripe; that of basis pursuit with noise from 1/5 on, and from 1/2 on it does not even allow one. The
+    codes of a CNN have hundreds.
 
     Args:
         model: any module that takes ``batch``; it is run in evaluation mode and left as it was.
@@ -130,7 +133,7 @@ def report(model: nn.Module, batch: Tensor, *, noise: float = 0.0) -> Report:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 8, 3))
         >>> found = report(model, torch.randn(2, 1, 8, 8))
         >>> found.rows[0]["name"], found.rows[0]["kind"], found.left_out
-        ('0', 'Conv2d + ReLU', ['2'])
+        ('0', 'Conv2d + ReLU', {'2': 'not followed by a ReLU'})
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"report: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -141,13 +144,12 @@ def report(model: nn.Module, batch: Tensor, *, noise: float = 0.0) -> Report:
     if not layers:
         raise ValueError(
             f"report: {type(model).__name__} computed no code: no sparse coding layer and no convolution followed by a "
-            f"ReLU ran ({len(left_out)} convolutions without one)"
+            f"ReLU ran (convolutions left out: {'; '.join(_by_reason(left_out)) or 'none'})"
         )
     rows: list[dict[str, Any]] = []
     found = []
     for number, chain in enumerate(_chains(layers)):
-        after = len(rows) + len(chain)
-        quantities = _measure(chain, layers[after] if after < len(layers) else None)
+        quantities = _measure(chain)
         for depth, (layer, numbers) in enumerate(zip(chain, quantities, strict=True), start=1):
             status = {theorem.__name__: theorem(quantities[:depth], noise).status for theorem in THEOREMS}
             rows.append(_row(layer, numbers, number) | status)
@@ -165,18 +167,37 @@ def _chains(layers: Sequence[CodeLayer]) -> list[list[CodeLayer]]:
     return chains
 
 
-def _measure(chain: Sequence[CodeLayer], following: CodeLayer | None) -> list[LayerQuantities]:
-    """Numbers of a chain; the patch of its last code is what the layer that ran next sees."""
-    window = None
-    if following is not None and following.dictionary.geometry.dims == chain[-1].dictionary.geometry.dims:
-        window = following.dictionary.geometry.kernel_size
+def _by_reason(left_out: dict[str, str]) -> list[str]:
+    """For every reason the number of convolutions and the first of their names."""
+    names: dict[str, list[str]] = {}
+    for name, reason in left_out.items():
+        names.setdefault(reason, []).append(name)
+    return [
+        f"{reason}: {len(some)} ({', '.join(some[:3])}{', ...' if len(some) > 3 else ''})"
+        for reason, some in names.items()
+    ]
+
+
+def _measure(chain: Sequence[CodeLayer]) -> list[LayerQuantities]:
+    """Numbers of a chain; the patches of its last code are those that the layers given it see."""
     dictionaries, codes = [layer.dictionary for layer in chain], [layer.code for layer in chain]
-    numbers = measure(dictionaries, codes, window, chain[0].signal_size)
-    return [replace(n, name=layer.name) for n, layer in zip(numbers, chain, strict=True)]
+    numbers = [
+        replace(n, name=layer.name)
+        for n, layer in zip(measure(dictionaries, codes, None, chain[0].signal_size), chain, strict=True)
+    ]
+    last, geometry = chain[-1], chain[-1].dictionary.geometry
+    if last.readers:
+        patches = [patch_norm(last.code, g.kernel_size, dilation=g.dilation) for g in last.readers]
+        numbers[-1] = replace(numbers[-1], patch=int(torch.stack(patches).max()))
+    if last.dictionary.groups > 1:  # a chain by itself, measured as if its groups saw the same channels
+        groups = last.dictionary.per_group
+        coherence = max(mutual_coherence(atoms, geometry.stride, geometry.dilation) for atoms in groups)
+        numbers[-1] = replace(numbers[-1], coherence=coherence)
+    return numbers
 
 
 def _row(layer: CodeLayer, numbers: LayerQuantities, chain: int) -> dict[str, Any]:
-    geometry = layer.dictionary.geometry
+    geometry, groups = layer.dictionary.geometry, layer.dictionary.per_group
     limits = [theorem([numbers], 0.0).layers[0]["k_limit"] for theorem in (uniqueness, basis_pursuit)]
     unique, stable = (math.inf if limit == math.inf else math.ceil(limit) - 1 for limit in limits)
     return {
@@ -186,7 +207,7 @@ def _row(layer: CodeLayer, numbers: LayerQuantities, chain: int) -> dict[str, An
         "kernel_size": geometry.kernel_size,
         "stride": geometry.stride,
         "coherence": numbers.coherence,
-        "welch_bound": welch_bound(layer.dictionary),  # type: ignore[arg-type]
+        "welch_bound": max(welch_bound(atoms, geometry.stride, geometry.dilation) for atoms in groups),
         "density": (layer.code != 0).double().mean().item(),
         "k": numbers.stripe,
         "p": numbers.patch,

@@ -37,22 +37,81 @@ FORMS = {
 def test_a_relu_in_any_form(form):
     model, x = Net(FORMS[form]), torch.randn(2, 2, 9, 8)
     layers, left_out = find_code_layers(model, x)
-    assert [(layer.name, layer.kind) for layer in layers] == [("first", "Conv2d + ReLU")] and left_out == ["second"]
+    assert [(layer.name, layer.kind) for layer in layers] == [("first", "Conv2d + ReLU")] and left_out == {
+        "second": NO_RELU
+    }
     norms = model.first.weight.flatten(1).norm(dim=1)
     torch.testing.assert_close(layers[0].code, (model.first(x).relu() / norms.view(-1, 1, 1)).detach())
     torch.testing.assert_close(layers[0].dictionary.weight.flatten(1).norm(dim=1), torch.ones(6))
     assert layers[0].signal_size == (9, 8)
 
 
-@pytest.mark.parametrize("rectify", [F.gelu, F.relu6, F.leaky_relu, torch.sigmoid, lambda y: y, lambda y: -y.relu_()])
+NO_RELU = "not followed by a ReLU"
+
+
+@pytest.mark.parametrize("rectify", [F.gelu, F.relu6, F.leaky_relu, torch.sigmoid, lambda y: y, lambda y: (-y).relu_()])
 def test_other_functions_are_none(rectify):
-    layers, left_out = find_code_layers(Net(rectify, nn.AvgPool2d(1)), torch.randn(2, 2, 9, 8))
-    assert layers == [] and left_out == ["first", "second"]
+    layers, left_out = find_code_layers(Net(rectify), torch.randn(2, 2, 9, 8))
+    assert layers == [] and left_out == {"first": NO_RELU, "second": NO_RELU}
 
 
+@pytest.mark.parametrize(
+    "between", [nn.AvgPool2d(1), nn.GroupNorm(2, 6), nn.InstanceNorm2d(6, track_running_stats=True)]
+)
+def test_other_modules_do_not_pass_a_convolution_on(between):
+    layers, left_out = find_code_layers(Net(F.relu, between), torch.randn(2, 2, 9, 8))
+    assert layers == [] and left_out == {"first": NO_RELU, "second": NO_RELU}
+
+
+class Same(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, 9 * (weight - weight.mean((1, 2, 3), keepdim=True)), bias)
+
+
+class Activated(nn.BatchNorm2d):
+    def forward(self, x):
+        return super().forward(x) ** 2
+
+
+def test_subclasses_that_compute_something_else():
+    x = torch.randn(2, 2, 9, 8)
+    for conv in (Same(2, 6, 3, stride=2), Standardised(2, 6, 3)):
+        assert find_code_layers(nn.Sequential(conv, nn.ReLU()), x) == ([], {"0": "with a forward of its own"})
+    layers, left_out = find_code_layers(nn.Sequential(nn.Conv2d(2, 6, 3), Activated(6), nn.ReLU()), x)
+    assert layers == [] and left_out == {"0": NO_RELU}
+    # One that only has its weights from elsewhere is a convolution.
+    conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(2, 6, 3))
+    (layer,), _ = find_code_layers(nn.Sequential(conv, nn.ReLU()), x)
+    norms = conv.weight.flatten(1).norm(dim=1).view(-1, 1, 1)
+    torch.testing.assert_close(layer.code, (conv(x).relu() / norms).detach())
+
+
+def test_a_signal_that_was_changed_is_none():
+    class Erase(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(2, 6, 3)
+
+        def forward(self, x):
+            y = self.conv(x)
+            x.zero_()
+            return F.relu(y)
+
+    assert find_code_layers(Erase(), torch.randn(2, 2, 9, 8)) == (
+        [],
+        {"conv": "with an input that was changed in place"},
+    )
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, nn.SyncBatchNorm])
 @pytest.mark.parametrize("affine", [True, False])
-def test_batch_norm_is_folded(affine):
-    norm = nn.BatchNorm2d(6, affine=affine)
+def test_batch_norm_is_folded(kind, affine):
+    norm = kind(6, affine=affine)
     nn.init.normal_(norm.running_mean), nn.init.uniform_(norm.running_var, 0.5, 2.0)
     if affine:
         nn.init.normal_(norm.weight), nn.init.normal_(norm.bias)  # negative scales too
@@ -95,7 +154,7 @@ def test_a_sum_before_the_relu_is_no_thresholding(in_place):
     layers, left_out = find_code_layers(
         nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), Residual()), torch.randn(2, 1, 6, 6)
     )
-    assert [layer.name for layer in layers] == ["0"] and left_out == ["2.conv"]
+    assert [layer.name for layer in layers] == ["0"] and list(left_out) == ["2.conv"]
 
 
 def test_the_first_convolution_of_every_residual_block():
@@ -111,7 +170,7 @@ def test_a_chain_of_convolutions():
     vgg11 = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"])  # without its 120 M of classifier
     layers, left_out = find_code_layers(vgg11, torch.randn(1, 3, 32, 32))
     assert [len(layer.dictionary.weight) for layer in layers] == [64, 128, 256, 256, 512, 512, 512, 512]
-    assert layers[0].name == "0" and left_out == []
+    assert layers[0].name == "0" and left_out == {}
 
 
 def test_groups_strides_and_borders():
@@ -123,14 +182,18 @@ def test_groups_strides_and_borders():
     ):
         conv, x = nn.Conv2d(4, 6, 3, bias=False, **options), torch.randn(2, 4, 9, 8)
         layer = find_code_layers(nn.Sequential(conv, nn.ReLU()), x)[0][0]
-        assert layer.dictionary.weight.shape == (6, 4, 3, 3)
+        assert layer.dictionary.weight.shape == conv.weight.shape
         norms = conv.weight.flatten(1).norm(dim=1).view(-1, 1, 1)
-        analysis = layer.dictionary.geometry.analysis(x, layer.dictionary.weight)
-        torch.testing.assert_close(analysis, (conv(x) / norms).detach(), rtol=1e-4, atol=1e-5)
-        gap = x - layer.dictionary.synthesis(layer.code, x.shape[2:])
+        torch.testing.assert_close(layer.code, (conv(x).relu() / norms).detach(), rtol=1e-4, atol=1e-5)
+        # Synthesis is the gradient of <D^T x, code>, with torch's own convolution for D^T.
+        signal = x.clone().requires_grad_()
+        (made,) = torch.autograd.grad((conv(signal) / norms * layer.code).sum(), signal)
+        torch.testing.assert_close(layer.dictionary.synthesis(layer.code, x.shape[2:]), made, rtol=1e-4, atol=1e-5)
+        gap = x - made
         assert layer.residual == pytest.approx((gap.norm() / x.norm()).item(), rel=1e-4)
     replicated = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1, padding_mode="replicate"), nn.ReLU())
-    assert find_code_layers(replicated, x) == ([], ["0"])
+    assert find_code_layers(replicated, x) == ([], {"0": "with padding_mode 'replicate'"})
+    assert find_code_layers(nn.Sequential(conv, nn.ReLU()), x[0]) == ([], {"0": "without a batch axis"})
 
 
 def test_a_layer_that_runs_twice_is_two():
@@ -143,7 +206,7 @@ def test_a_layer_that_runs_twice_is_two():
             return self.conv(self.conv(self.conv(x).relu()).relu())
 
     layers, left_out = find_code_layers(Twice(), torch.randn(2, 2, 9))
-    assert [layer.name for layer in layers] == ["conv", "conv (2)"] and left_out == ["conv (3)"]
+    assert [layer.name for layer in layers] == ["conv", "conv (2)"] and list(left_out) == ["conv (3)"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +223,7 @@ def test_own_layers(layer, shape):
     x = torch.randn(shape)
     (found,), left_out = find_code_layers(nn.Sequential(layer), x)
     z = layer.eval()(x)
-    assert found.name == "0" and found.kind == layer._get_name() and left_out == []
+    assert found.name == "0" and found.kind == layer._get_name() and left_out == {}
     torch.testing.assert_close(found.code, z.detach().reshape(found.code.shape), rtol=1e-4, atol=1e-6)
     made = layer.synthesize(z, x.shape[2:]) if x.ndim != 3 or found.kind == "CSC1d" else layer.synthesize(z)
     assert found.residual == pytest.approx(((x - made).norm() / x.norm()).item(), rel=1e-3)
@@ -216,6 +279,55 @@ def test_a_stack_is_one_model(pursuit, unit):
         torch.testing.assert_close(layers[1].code, (second - threshold).relu().detach())
 
 
+def test_a_stack_without_further_steps_is_a_thresholding():
+    x = torch.randn(3, 1, 20, dtype=torch.float64)
+    for pursuit, steps, size in (
+        ("layered_thresholding", 0, 0.1),
+        ("ml_ista", 0, 0.1),
+        ("ml_fista", 0, None),
+        ("ml_lista", 0, 0.1),
+        ("all_free", 0, 0.1),
+        ("layered_iterative_thresholding", 1, 0.1),
+    ):
+        dictionaries = [Dictionary1d(1, 6, 5, unit_norm=False), Dictionary1d(6, 8, 4, unit_norm=False)]
+        stack = MultiLayerCSC(dictionaries, pursuit=pursuit, steps=steps, step_size=size, lam=0.01).double()
+        weights = [d.weight for d in (stack.feedforward if pursuit == "ml_lista" else stack.dictionaries)]
+        with torch.no_grad():
+            weights[0] *= torch.tensor([0.5, 1.0, 2.0, 3.0, 0.1, 1.0]).view(-1, 1, 1)
+        [d.refresh() for d in dictionaries]
+        layers, _ = find_code_layers(stack, x)
+        # Each code is the thresholded analysis of the one before with unit atoms, whatever the step size.
+        signal = x
+        for layer, code in zip(layers, stack.eval().codes(x), strict=True):
+            unit = layer.dictionary.weight
+            torch.testing.assert_close(unit.flatten(1).norm(dim=1), torch.ones(len(unit)).double())
+            correlation = F.conv1d(signal, unit)
+            inside = layer.code > 0
+            assert torch.equal(inside, code > 0) and 0.1 < inside.double().mean() < 0.9
+            thresholds = [(correlation - layer.code)[:, a][inside[:, a]] for a in range(len(unit))]
+            assert all(len(t) == 0 or t.max() - t.min() < 1e-12 for t in thresholds)
+            signal = layer.code
+        first = weights[0] / weights[0].flatten(1).norm(dim=1).view(-1, 1, 1)
+        torch.testing.assert_close(layers[0].dictionary.weight, first.detach())
+
+
+def test_the_dictionaries_of_untied_steps():
+    x = torch.randn(3, 1, 20)
+    stack = MultiLayerCSC([Dictionary1d(1, 6, 5), Dictionary1d(6, 8, 4)], pursuit="all_free", steps=2, lam=0.01).eval()
+    layers, _ = find_code_layers(stack, x)
+    for layer, dictionary, code in zip(layers, stack.sets[-1], stack.codes(x), strict=True):
+        torch.testing.assert_close(layer.dictionary.weight, dictionary.weight.detach())
+        torch.testing.assert_close(layer.code, code.detach())
+
+
+def test_a_filter_of_zeros_is_no_atom():
+    conv = nn.Conv2d(1, 2, 3)
+    nn.init.zeros_(conv.weight[0].data), nn.init.ones_(conv.bias)
+    x = torch.randn(2, 1, 9, 8)
+    (layer,), _ = find_code_layers(nn.Sequential(conv, nn.ReLU()), x)
+    assert layer.code[:, 1].any() and not layer.code[:, 0].any()
+
+
 def test_unit_layers_that_feed_one_another_are_one_model_too():
     x = torch.randn(2, 1, 12, 12)
     between = {"nothing": nn.Identity(), "norm": nn.BatchNorm2d(5), "scale": nn.Conv2d(5, 5, 1)}
@@ -223,6 +335,14 @@ def test_unit_layers_that_feed_one_another_are_one_model_too():
         model = nn.Sequential(CSC2d(1, 5, 3), module, CSC2d(5, 6, 3), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.ReLU())
         layers, _ = find_code_layers(model, x)
         assert [layer.chained for layer in layers] == [False, name == "nothing", False]
+
+    vectors = nn.Sequential(SparseCoding(7, 9, lam=0.01), SparseCoding(9, 5, lam=0.01))
+    for shape in ((4, 7), (2, 3, 7)):
+        assert [layer.chained for layer in find_code_layers(vectors, torch.randn(shape))[0]] == [False, True]
+    # Groups are not in the model, but a convolution with ReLU may follow a unit layer.
+    for groups in (1, 5):
+        model = nn.Sequential(CSC2d(1, 5, 3), nn.Conv2d(5, 5, 3, groups=groups), nn.ReLU())
+        assert [layer.chained for layer in find_code_layers(model, x)[0]] == [False, groups == 1]
 
     # A code that was changed in place is no code any more.
     class Shifted(nn.Module):
@@ -254,6 +374,16 @@ def test_a_mask_hides_what_is_missing():
     layers, _ = find_code_layers(Masked(), x)
     assert 0 < layers[0].residual < 0.1
 
+    class Keywords(Masked):
+        def forward(self, x):
+            return self.csc(mask=~x.isnan(), x=x)
+
+    model = Masked()
+    by_name = Keywords()
+    by_name.load_state_dict(model.state_dict())
+    residuals = [find_code_layers(m, x)[0][0].residual for m in (model, by_name)]
+    assert residuals[0] == residuals[1]
+
 
 def test_the_model_is_left_as_it_was():
     stack = MultiLayerCSC([Dictionary1d(1, 3, 3)])
@@ -274,3 +404,21 @@ def test_inside_inference_mode():
     with torch.inference_mode():
         layers, _ = find_code_layers(Net(F.relu), torch.randn(2, 2, 9, 8))
     assert len(layers) == 1
+    with torch.inference_mode():
+        batch = torch.randn(2, 2, 9, 8)
+    assert len(find_code_layers(Net(F.relu), batch)[0]) == 1
+
+
+@pytest.mark.parametrize("layer", [nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU()), CSC2d(2, 6, 3)])
+def test_a_model_in_inference_mode_is_refused(layer):
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        @torch.inference_mode()
+        def forward(self, x):
+            return self.layer(x)
+
+    with pytest.raises(ValueError, match=r"a layer of the model ran under torch\.inference_mode"):
+        find_code_layers(Frozen(), torch.randn(2, 2, 9, 8))
