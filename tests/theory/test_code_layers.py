@@ -9,6 +9,8 @@ from torch import nn
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, Dictionary1d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
 from csc_nets.theory.code_layers import find_code_layers
 
+NO_RELU = "not followed by a ReLU"
+
 
 class Net(nn.Module):
     """Two convolutions with a rectifier of one form or another behind the first."""
@@ -37,16 +39,12 @@ FORMS = {
 def test_a_relu_in_any_form(form):
     model, x = Net(FORMS[form]), torch.randn(2, 2, 9, 8)
     layers, left_out = find_code_layers(model, x)
-    assert [(layer.name, layer.kind) for layer in layers] == [("first", "Conv2d + ReLU")] and left_out == {
-        "second": NO_RELU
-    }
+    assert [(layer.name, layer.kind) for layer in layers] == [("first", "Conv2d + ReLU")]
+    assert left_out == {"second": NO_RELU}
     norms = model.first.weight.flatten(1).norm(dim=1)
     torch.testing.assert_close(layers[0].code, (model.first(x).relu() / norms.view(-1, 1, 1)).detach())
     torch.testing.assert_close(layers[0].dictionary.weight.flatten(1).norm(dim=1), torch.ones(6))
     assert layers[0].signal_size == (9, 8)
-
-
-NO_RELU = "not followed by a ReLU"
 
 
 @pytest.mark.parametrize("rectify", [F.gelu, F.relu6, F.leaky_relu, torch.sigmoid, lambda y: y, lambda y: (-y).relu_()])
