@@ -16,7 +16,7 @@ __all__ = ["LayerRates", "PriorRates", "prior_rates"]
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CODES = (CSC1d, CSC2d, CSC3d)
 _READ = (*_CONVOLUTIONS, *_CODES, MultiLayerCSC)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass(frozen=True)
@@ -112,18 +112,23 @@ def prior_rates(model: nn.Module, sigma: float = 1.0) -> PriorRates:
     flat prior and a bias above 0 one that grows without bound.
 
     - A batch norm that is registered right behind a convolution, with as many channels, is folded into it as in
-      evaluation: :math:`b' = \beta + \gamma (b - \mu) / \sqrt{v + \epsilon}`. What else comes between convolution and
-      ReLU, such as the sum with a shortcut, is not looked at.
-    - Sparse coding layers have their sparsity weight as :math:`\lambda_i \sigma^2`, layers of
-      :class:`~csc_nets.layers.MultiLayerCSC` theirs minus their bias over the step size, and a
+      evaluation: :math:`b' = \beta + \gamma (b - \mu) / \sqrt{v + \epsilon}`. The model is not run, so the order of
+      registration must be that of execution: convolutions and then their batch norms is refused, unless it is an
+      ``nn.Sequential``. What else comes between convolution and ReLU, such as the sum with a shortcut, is not seen.
+    - Sparse coding layers have their sparsity weight as :math:`\lambda_i \sigma^2`, and a
       :class:`~csc_nets.layers.SparsePriorConv2d` its own rates and noise, whatever ``sigma`` is.
+    - Layers of :class:`~csc_nets.layers.MultiLayerCSC` have their threshold over their step size,
+      :math:`\lambda_i - b_i / \eta_i`, and :math:`\eta_1 \cdots \eta_{i-1} \lambda_i - b_i / \eta_i` for the pursuits
+      ``"ml_..."``, with the step sizes of signals of a multiple of the stride. ``"all_free"`` has one row for each
+      layer of each set.
 
     Args:
         model: any network.
         sigma: standard deviation of the noise in the input of every layer. It scales the rates, not their signs.
 
     Raises:
-        ValueError: ``sigma`` is not above 0, a network without any such layer, a batch norm without running statistics.
+        ValueError: ``sigma`` is not above 0, a network without any such layer, biases that are not finite, a batch norm
+            without running statistics, or one that may belong to several convolutions.
 
     Example:
         >>> conv = nn.Conv2d(1, 4, 3)
@@ -136,8 +141,11 @@ def prior_rates(model: nn.Module, sigma: float = 1.0) -> PriorRates:
         raise ValueError(f"sigma must be a finite number > 0, got {sigma!r}")
     rows = []
     leaves = list(_leaves("", model))
+    _check_order(model, leaves)
     for (name, module), (behind, follower) in zip(leaves, [*leaves[1:], ("", None)], strict=True):
         for label, threshold in _thresholds(module, behind, follower).items():
+            if not bool(threshold.isfinite().all()):
+                raise ValueError(f"prior_rates: the biases of {name!r} must be finite, got NaN or infinite values")
             noise = module.sigma.item() if isinstance(module, SparsePriorConv2d) else sigma
             rows.append(LayerRates(".".join(filter(None, (name, label))), threshold.double().cpu() / noise**2))
     if not rows:
@@ -154,13 +162,33 @@ def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         yield from _leaves(f"{name}.{key}" if name else key, child)
 
 
+def _check_order(model: nn.Module, leaves: list[tuple[str, nn.Module]]) -> None:
+    """Refuses a batch norm that, registered behind several convolutions, may belong to another than the last."""
+    run: list[tuple[str, Any]] = []  # convolutions, and norms behind them, one registered right behind the other
+    for name, module in leaves:
+        if isinstance(module, _CONVOLUTIONS):
+            run = [*(run if run and isinstance(run[-1][1], _CONVOLUTIONS) else []), (name, module)]
+        elif isinstance(module, _NORMS) and run:
+            parent, before = name.rpartition(".")[0], run[-1][0].rpartition(".")[0]
+            in_order = parent == before and type(model.get_submodule(parent)).forward is nn.Sequential.forward
+            fits = [key for key, c in run if isinstance(c, _CONVOLUTIONS) and c.out_channels == module.num_features]
+            if not in_order and fits and fits != [run[-1][0]]:
+                raise ValueError(
+                    f"prior_rates: batch norm {name!r} may belong to any of {', '.join(fits)}: it must be registered "
+                    "right behind its convolution, or with it in an nn.Sequential"
+                )
+            run.append((name, module))
+        else:
+            run = []
+
+
 @torch.no_grad()
 def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[str, Tensor]:
     """What is taken away before the ReLU, ``(M,)`` each, by what to add to the module's name."""
     if isinstance(module, _CODES):
         return {"": module.lam.expand(module.dictionary.out_channels)}
     if isinstance(module, MultiLayerCSC):
-        return {str(i): _layer_threshold(module, i) for i in range(len(module.dictionaries))}
+        return _stack_thresholds(module)
     if not isinstance(module, _CONVOLUTIONS):
         return {}
     bias = module.weight.new_zeros(module.out_channels) if module.bias is None else module.bias
@@ -173,13 +201,21 @@ def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[st
     return {"": 0 - bias}  # not -bias, whose zeros would be -0
 
 
-def _layer_threshold(module: MultiLayerCSC, i: int) -> Tensor:
-    """The sparsity weight of one layer, minus its learned bias as one: steps subtract ``eta * lam - bias``."""
-    dictionary = module.dictionaries[i]
-    threshold = module.lam[i].expand(dictionary.out_channels)
-    if not len(module.biases):
-        return threshold
-    eta = getattr(module, f"step_size_{i}")
-    if eta is None:
-        eta = 1.0 if module.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
-    return threshold - module.biases[i] / eta
+def _stack_thresholds(module: MultiLayerCSC) -> dict[str, Tensor]:
+    """Thresholds of a stack over the step sizes: where a step is ``eta relu(D^T x - threshold)`` at a code of zeros."""
+    found = {}
+    depth = len(module.dictionaries)
+    for entry, dictionaries in enumerate([module.dictionaries, *module.sets]):
+        scale = torch.ones((), dtype=torch.float64)
+        for i, dictionary in enumerate(dictionaries):
+            threshold = scale * module.lam[i].double().cpu().expand(dictionary.out_channels)
+            eta = getattr(module, f"step_size_{i}")
+            if eta is None:
+                eta = 1.0 if module.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
+            eta = torch.as_tensor(eta).double().cpu()
+            if len(module.biases):
+                threshold = threshold - module.biases[entry * depth + i].double().cpu() / eta
+            if module.pursuit.startswith("ml_"):  # a gradient comes through the steps of the layers below
+                scale = scale * eta
+            found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold
+    return found

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from csc_nets.functional.pursuit import SAFETY
 from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, SparsePriorConv2d
 from csc_nets.models import create_model
 from csc_nets.theory.priors import prior_rates
@@ -111,6 +112,79 @@ def test_layers_of_a_multi_layer_pursuit(step_size):
     torch.testing.assert_close(second.rates.float(), torch.full((4,), 0.1 / 4))
 
 
+@pytest.mark.parametrize("step_size", [None, 0.25])
+@pytest.mark.parametrize("pursuit", ["ml_ista", "ml_fista", "ml_lista"])
+def test_layers_that_are_coded_together_have_the_step_sizes_of_those_below(pursuit, step_size):
+    dictionaries = [Dictionary2d(1, 6, 3), Dictionary2d(6, 7, 3), Dictionary2d(7, 8, 3)]
+    for bias in (False, True):
+        layer = MultiLayerCSC(
+            dictionaries, pursuit=pursuit, lam=[0.5, 0.6, 0.7], bias=bias, step_size=step_size, steps=0
+        ).eval()
+        for parameter in layer.biases:
+            torch.nn.init.uniform_(parameter, -0.1, 0.1)
+        below = 10 * torch.randn(2, 1, 12, 12)
+        input_filters = layer.feedforward if pursuit == "ml_lista" else layer.dictionaries
+        for i, (row, code) in enumerate(zip(prior_rates(layer), layer.codes(below), strict=True)):
+            eta = step_size or SAFETY / layer.dictionaries[i].lipschitz
+            expected = (input_filters[i].analysis(below) - row.rates.float().view(-1, 1, 1)).relu() * eta
+            assert (code > 0).any() and (code == 0).any()
+            torch.testing.assert_close(code, expected)
+            below = code
+
+
+def test_every_set_of_an_untied_stack_has_its_rates():
+    layer = MultiLayerCSC(
+        [Dictionary2d(1, 3, 3), Dictionary2d(3, 2, 3)], pursuit="all_free", steps=2, bias=True, lam=0.1, step_size=0.5
+    )
+    for i, bias in enumerate(layer.biases):
+        bias.data.fill_(float(i))
+    rows = list(prior_rates(layer))
+    assert [row.name for row in rows] == ["0", "1", "sets.0.0", "sets.0.1", "sets.1.0", "sets.1.1"]
+    assert [row.largest for row in rows] == pytest.approx([0.1 - 2 * i for i in range(6)])
+    assert [row.filters for row in rows] == [3, 2] * 3
+
+
+class TwoConvolutions(nn.Module):
+    """Its order of execution is not that of its registration."""
+
+    def __init__(self, widths, norms):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, widths[0], 1), nn.Conv2d(widths[0], widths[1], 1)
+        for i, width in enumerate(norms, start=1):
+            self.add_module(f"bn{i}", nn.BatchNorm2d(width))
+
+
+@pytest.mark.parametrize(
+    ("widths", "norms", "refused"),
+    [
+        ((4, 4), (4, 4), "'bn1' may belong to any of conv1, conv2"),
+        ((4, 4), (4,), "'bn1' may belong to any of conv1, conv2"),
+        ((4, 6), (4, 6), "'bn1' may belong to any of conv1:"),
+        ((4, 6), (6, 4), "'bn2' may belong to any of conv1:"),
+        ((4, 6), (6,), None),
+        ((4, 6), (5,), None),
+    ],
+)
+def test_batch_norms_that_may_belong_to_several_convolutions_are_refused(widths, norms, refused):
+    model = TwoConvolutions(widths, norms)
+    if refused is None:
+        assert len(prior_rates(model)) == 2
+    else:
+        with pytest.raises(ValueError, match=refused):
+            prior_rates(model)
+        with pytest.raises(ValueError, match=r"'0\.bn"):
+            prior_rates(nn.Sequential(model, nn.ReLU()))
+
+
+def test_the_order_of_a_sequential_is_that_of_execution():
+    norm = nn.SyncBatchNorm(4)
+    nn.init.constant_(norm.bias, -3.0)
+    model = nn.Sequential(convolution(), nn.Conv2d(4, 4, 1, bias=False), norm, nn.ReLU())
+    first, second = prior_rates(nn.Sequential(model, nn.Flatten()))
+    assert torch.equal(first.rates, -BIASES.double())
+    torch.testing.assert_close(second.rates, torch.full((4,), 3.0, dtype=torch.float64))
+
+
 def test_the_table_is_readable():
     text = str(prior_rates(nn.Sequential(convolution(), nn.ReLU(), convolution(BIASES[:2], 4)))).splitlines()
     assert text[0].split() == ["layer", "filters", "proper", "flat", "improper", "min", "median", "max"]
@@ -125,3 +199,5 @@ def test_bad_input_is_refused():
         prior_rates(convolution(), sigma=0)
     with pytest.raises(ValueError, match="Linear has no convolution"):
         prior_rates(nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="the biases of '1' must be finite"):
+        prior_rates(nn.Sequential(convolution(), convolution(BIASES / 0, 4)))
