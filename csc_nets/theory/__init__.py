@@ -3,7 +3,14 @@
 from csc_nets.theory.code_layers import CodeLayer, find_code_layers
 from csc_nets.theory.coherence import mutual_coherence, welch_bound
 from csc_nets.theory.design import low_coherence_atoms, sparse_atoms
-from csc_nets.theory.guarantees import (
+from csc_nets.theory.matching import AtomMatch, atom_match
+from csc_nets.theory.network_report import Report, report
+from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
+from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
+from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
+from csc_nets.theory.sparsity import patch_norm, stripe_norm
+from csc_nets.theory.stability import LabelCertificate, label_certificate
+from csc_nets.theory.theorems import (
     Guarantee,
     basis_pursuit,
     basis_pursuit_noiseless,
@@ -13,13 +20,6 @@ from csc_nets.theory.guarantees import (
     soft_thresholding,
     uniqueness,
 )
-from csc_nets.theory.matching import AtomMatch, atom_match
-from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
-from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
-from csc_nets.theory.report import Report, report
-from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
-from csc_nets.theory.sparsity import patch_norm, stripe_norm
-from csc_nets.theory.stability import LabelCertificate, label_certificate
 
 __all__ = [
     "AtomMatch",

@@ -60,18 +60,18 @@ def label_certificate(
     of the criterion of Romano, Aberdam, Sulam, Elad, `Adversarial Noise Attacks of Deep Learning Architectures
     <https://arxiv.org/abs/1805.11596>`_, 2020, and never weaker than the smallest margin over the largest norm.
 
-    Bounds of the error are those of :mod:`csc_nets.theory.guarantees`, for q = 2 the ``error`` of a guarantee whose
+    Bounds of the error are those of :mod:`csc_nets.theory.theorems`, for q = 2 the ``error`` of a guarantee whose
     ``window`` is the whole code, for q = 1 its ``entry_error``. They are about unit atoms: if the atoms have other
     norms :math:`\nu` (:func:`~csc_nets.theory.quantities.atom_norms`), divide the classifier's columns by them.
 
     A certificate is about the pursuit that its bound is about. The bounds of
-    :func:`~csc_nets.theory.guarantees.basis_pursuit` take the penalty from the noise, :math:`\xi_i = 4 \epsilon_{i-1}`,
+    :func:`~csc_nets.theory.theorems.basis_pursuit` take the penalty from the noise, :math:`\xi_i = 4 \epsilon_{i-1}`,
     those of the thresholdings, unless ``thresholds`` are given, take them from windows that move with it. As functions
     of the noise they are about another pursuit at every level: ``certified`` is about the one that is tuned to
     ``noise``, the ``noise`` of the result about the one that is tuned to that value, and one with a penalty for less
     noise may change the label below it. For one network under growing noise pass bounds of a fixed pursuit, such as
     thresholdings with ``thresholds``. Bounds of uniqueness and stability compare with *whole* codes only, see
-    :func:`~csc_nets.theory.guarantees.uniqueness`.
+    :func:`~csc_nets.theory.theorems.uniqueness`.
 
     Args:
         logits: of the *true* codes, ``(N, classes)``. The label is then that of every noise within the bound, none
@@ -87,7 +87,7 @@ def label_certificate(
             positions, which no error moves by more than itself.
         support: how many entries of a feature can be wrong, ``(N, F)``; None for all. The three theorems of pursuits
             under noise keep errors to the support of the true code, so for their bounds it is ``code != 0``, flattened,
-            or counted over the positions. :func:`~csc_nets.theory.guarantees.global_stability` does not, and the
+            or counted over the positions. :func:`~csc_nets.theory.theorems.global_stability` does not, and the
             maximum over positions needs None.
 
     Raises:

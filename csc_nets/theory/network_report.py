@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from csc_nets.theory.code_layers import CodeLayer, find_code_layers
 from csc_nets.theory.coherence import mutual_coherence, welch_bound
-from csc_nets.theory.guarantees import (
+from csc_nets.theory.quantities import LayerQuantities, measure
+from csc_nets.theory.sparsity import patch_norm
+from csc_nets.theory.theorems import (
     Guarantee,
     basis_pursuit,
     basis_pursuit_noiseless,
@@ -19,8 +21,6 @@ from csc_nets.theory.guarantees import (
     soft_thresholding,
     uniqueness,
 )
-from csc_nets.theory.quantities import LayerQuantities, measure
-from csc_nets.theory.sparsity import patch_norm
 
 __all__ = ["Report", "report"]
 

@@ -11,7 +11,7 @@ from torch import nn
 import csc_nets
 from csc_nets.layers import CSC2d, DenseDictionary, MultiLayerCSC, SparseCoding
 from csc_nets.theory import mutual_coherence, stripe_norm, welch_bound
-from csc_nets.theory.report import report
+from csc_nets.theory.network_report import report
 from csc_nets.theory.signals import sample_dictionaries, sample_signals
 
 
