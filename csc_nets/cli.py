@@ -20,6 +20,7 @@ from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
+from csc_nets.layers import MultiLayerCSC
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.tasks import Task, create_task, csc_layers
@@ -151,9 +152,10 @@ def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None
     """
     if lam is None and steps is None:
         return
-    if steps is not None and (not isinstance(steps, int) or steps < 1):
-        raise ValueError(f"steps must be an int >= 1, got {steps!r}")
     layers: list[Any] = list(csc_layers(model).values())
+    least = 0 if all(isinstance(layer, MultiLayerCSC) for layer in layers) else 1  # which check for themselves
+    if steps is not None and (not isinstance(steps, int) or steps < least):
+        raise ValueError(f"steps must be an int >= {least}, got {steps!r}")
     if not layers:
         raise ValueError(f"lam and steps need a network with CSC layers, got {type(model).__name__}")
     for layer in layers:

@@ -83,7 +83,9 @@ class MultiLayerCSC(nn.Module):
         [(2, 8, 12, 12), (2, 16, 4, 4)]
     """
 
-    dictionaries: Any  # nn.ModuleList, whose type says nothing of its modules
+    # nn.ModuleList, whose type says nothing of its modules
+    dictionaries: Any
+    feedforward: Any
 
     def __init__(
         self,
@@ -107,10 +109,13 @@ class MultiLayerCSC(nn.Module):
             raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={pursuit!r}")
         if bias and prox != "nonneg":
             raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
-        sizes = (
-            [step_size] * len(dictionaries) if step_size is None or isinstance(step_size, int | float) else step_size
-        )
-        if len(sizes) != len(dictionaries) or not all(size is None or 0 < size < math.inf for size in sizes):
+        axes = {d.direction.ndim if isinstance(d, _Dictionary) else None for d in dictionaries}
+        if len(axes) != 1 or None in axes:
+            names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
+            raise ValueError(f"MultiLayerCSC: dictionaries must be layers of one number of axes, got {names or 'none'}")
+        sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(dictionaries)
+        numbers = all(size is None or (isinstance(size, int | float) and 0 < size < math.inf) for size in sizes)
+        if len(sizes) != len(dictionaries) or not numbers:
             raise ValueError(
                 f"MultiLayerCSC: step_size must be a finite number > 0, {len(dictionaries)} of them, or None, "
                 f"got {step_size!r}"
@@ -123,7 +128,7 @@ class MultiLayerCSC(nn.Module):
                 f"got {tol!r}"
             )
         Cascade(dictionaries)  # refuses layers that do not fit
-        self.pursuit, self.prox, self.tol = pursuit, prox, tol
+        self._pursuit, self.prox, self.tol = pursuit, prox, tol
         self.steps = steps
         self.dictionaries = nn.ModuleList(dictionaries)
         self.feedforward = nn.ModuleList(_fresh(dictionaries) if pursuit == "ml_lista" else [])
@@ -141,6 +146,11 @@ class MultiLayerCSC(nn.Module):
                 self.register_parameter(f"step_size_{i}", nn.Parameter(start))
             else:
                 self.register_buffer(f"step_size_{i}", start)
+
+    @property
+    def pursuit(self) -> str:
+        """The pursuit; what it needs was built with the layer, so it stays."""
+        return self._pursuit
 
     @property
     def steps(self) -> int:
@@ -162,19 +172,21 @@ class MultiLayerCSC(nn.Module):
         return Cascade(list(self.dictionaries))
 
     @property
-    def lam(self) -> list[Tensor]:
+    def lam(self) -> tuple[Tensor, ...]:
         """Sparsity weights of the layers, 0-d or ``(M_i,)``; assign a number for all, or one for each."""
-        return [getattr(self, f"lam_{i}") for i in range(len(self.dictionaries))]
+        return tuple(getattr(self, f"lam_{i}") for i in range(len(self.dictionaries)))
 
     @lam.setter
     def lam(self, lam: Lam) -> None:
         for i, value in enumerate(self._per_layer(lam)):
-            setattr(self, f"lam_{i}", _like(value, getattr(self, f"lam_{i}")))
+            now, new = getattr(self, f"lam_{i}"), _like(value, getattr(self, f"lam_{i}"))
+            # One number for a layer with a weight per atom is that number for every atom.
+            setattr(self, f"lam_{i}", new.expand_as(now).clone() if new.ndim < now.ndim else new)
 
     def _per_layer(self, lam: Lam, ndim: int | None = None) -> list[float | Tensor]:
         """One checked weight for each layer; weights per sample are welcome for codes of ``ndim`` axes."""
         depth = len(self.dictionaries)
-        values = [lam] * depth if isinstance(lam, Tensor | int | float) else list(lam)
+        values = list(lam) if isinstance(lam, Sequence) else [lam] * depth
         if len(values) != depth:
             raise ValueError(f"MultiLayerCSC: lam must be one weight or {depth}, one for each layer, got {len(values)}")
         for value, dictionary in zip(values, self.dictionaries, strict=True):
@@ -210,6 +222,7 @@ class MultiLayerCSC(nn.Module):
                 f"MultiLayerCSC: expected signals (N, {first.in_channels}{', ...' * (first.direction.ndim > 2)}) with "
                 f"{first.direction.ndim} axes, got {tuple(x.shape)}"
             )
+        self.dictionary.sizes(x.shape[2:])  # refuses a signal that is too small
         weights = self.lam if lam is None else self._per_layer(lam, x.ndim)
         if self.pursuit in LAYERED:
             return self._layered(x, weights)
@@ -217,13 +230,14 @@ class MultiLayerCSC(nn.Module):
 
     def _step_size(self, i: int, signal_size: Sequence[int], entry: int = 0) -> Tensor:
         """Step size of layer ``i`` with a set of dictionaries (0 is the first one)."""
+        dictionary = self._set(entry)[i]
+        # Also where the bound is not used here: others may use the dictionary.
+        dictionary.update_lipschitz(dictionary.weight)
         given: Tensor | None = getattr(self, f"step_size_{i}")
         if given is not None:
             return given
-        dictionary = self._set(entry)[i]
         if self.pursuit == "layered_thresholding":
             return torch.ones_like(dictionary.lipschitz)
-        dictionary.update_lipschitz(dictionary.weight)
         return SAFETY / dictionary.bound(signal_size)
 
     def _step(
@@ -242,7 +256,9 @@ class MultiLayerCSC(nn.Module):
         if len(self.biases):
             threshold = threshold - align(self.biases[entry * len(self.dictionaries) + i], weight.ndim)
         if self.pursuit == "ml_lista":
-            return LISTAStep(dictionary, weight, self.feedforward[i], eta, threshold, self.prox)
+            feedforward = self.feedforward[i]
+            feedforward.update_lipschitz(feedforward.weight)
+            return _LISTAStep(dictionary, weight, feedforward, eta, threshold, self.prox)
         behind = weight if atoms is None else atoms
         return ProximalStep(dictionary, weight * eta, threshold, prox=self.prox, atoms=behind)
 
@@ -322,13 +338,20 @@ class MultiLayerCSC(nn.Module):
         return value
 
     def extra_repr(self) -> str:
-        text = f"pursuit={self.pursuit!r}, steps={self.steps}"
+        text = f"pursuit={self.pursuit!r}" + ("" if self.pursuit == "layered_thresholding" else f", steps={self.steps}")
         if self.prox != "nonneg":
             text += f", prox={self.prox!r}"
         return text + (f", tol={self.tol}" if self.tol is not None else "")
 
+    def __repr__(self) -> str:
+        lam = ", ".join(
+            f"{v.item():.4g}" if v.numel() == 1 and not v.is_meta else str(tuple(v.shape)) for v in self.lam
+        )
+        layers = "".join(f"\n  ({i}): {d!r}" for i, d in enumerate(self.dictionaries))
+        return f"MultiLayerCSC(lam=({lam}), {self.extra_repr()}{layers}\n)"
 
-class LISTAStep(ProximalStep):
+
+class _LISTAStep(ProximalStep):
     """A step whose input comes through other filters than its lateral terms: B for the input, D for the rest."""
 
     def __init__(

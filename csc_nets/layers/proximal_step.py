@@ -94,7 +94,8 @@ class ProximalStep:
     def _shrink(self, v: Tensor) -> Tensor:
         """The proximal map of a fresh tensor."""
         if self.prox == "nonneg":
-            return (v if self.bias is not None else v.sub_(self.threshold)).relu_()
+            # Not in place: under vmap over weights per sample v has fewer batch axes than they.
+            return (v if self.bias is not None else v - self.threshold).relu_()
         return _SHRINK[self.prox](v, self.threshold.to(v.dtype))
 
     def _fuses(self, x: Tensor) -> bool:

@@ -308,7 +308,8 @@ class SparsePriorConv2d(CSC2d):
 
         def drive(signal: Tensor, filters: Tensor, threshold: Tensor) -> Tensor:
             if threshold.ndim == signal.ndim:  # per sample
-                return self.dictionary.analysis(signal, filters) - threshold
+                v = self.dictionary.analysis(signal, filters)
+                return v - threshold.to(v.dtype)
             return self.dictionary.analysis(signal, filters, -threshold.flatten().expand(len(filters)))
 
         def update(v: Tensor, disposable: bool = False) -> Tensor:

@@ -70,6 +70,7 @@ class MLCSC(ImageClassifier):
         for dictionary in layer.modules():
             if isinstance(dictionary, Dictionary2d):
                 nn.init.normal_(dictionary.weight, std=0.1 / math.sqrt(dictionary.weight[0].numel()))
+                dictionary.refresh()
         stages: list[nn.Module] = [layer]
         reductions = [math.prod(shape[3] for shape in shapes)]
         previous = widths[-1]

@@ -54,9 +54,9 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
         name = build.__name__
         if name in _ENTRIES and _ENTRIES[name].build.__module__ != build.__module__:
             raise ValueError(f"register_model: {name!r} is taken by {_ENTRIES[name].build.__module__}")
-        parameters = inspect.signature(build).parameters
-        channels = parameters["in_chans"].default if "in_chans" in parameters else 3
-        _ENTRIES[name] = _Entry(build, frozenset(_accepted(build)), channels, url)
+        accepted = _accepted(build)
+        channels = accepted.get("in_chans", 3)
+        _ENTRIES[name] = _Entry(build, frozenset(accepted), channels, url)
         return build
 
     return register if build is None else register(build)
@@ -127,12 +127,16 @@ def create_model(
     return model
 
 
-def _accepted(build: Callable[..., StagedEncoder]) -> set[str]:
-    parameters = inspect.signature(build).parameters.values()
-    names = {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        names |= set(inspect.signature(get_type_hints(build)["return"]).parameters)
-    return names
+def _accepted(build: Callable[..., StagedEncoder]) -> dict[str, Any]:
+    """What the builder accepts, with defaults; 3 where it has none for ``in_chans``."""
+    parameters = inspect.signature(build).parameters
+    accepted = {p.name: p.default for p in parameters.values() if p.kind is not p.VAR_KEYWORD}
+    if len(accepted) < len(parameters):
+        further = inspect.signature(get_type_hints(build)["return"]).parameters.values()
+        accepted = {p.name: p.default for p in further} | accepted
+    if accepted.get("in_chans") is inspect.Parameter.empty:
+        accepted["in_chans"] = 3
+    return accepted
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -76,9 +76,7 @@ def atom_grids(model: nn.Module) -> dict[str, Tensor]:
     if first is None:
         return {}
     chain = list(getattr(first.dictionary, "dictionaries", [first.dictionary]))
-    sets = (
-        [first.dictionary.weight] if len(chain) == 1 else [effective_atoms(chain[: i + 1]) for i in range(len(chain))]
-    )
+    sets = [chain[0].weight] if len(chain) == 1 else [effective_atoms(chain[: i + 1]) for i in range(len(chain))]
     return {f"atoms_{i}" if i > 1 else "atoms": _grid(atoms) for i, atoms in enumerate(sets, start=1)}
 
 

@@ -302,17 +302,43 @@ def test_gradients_of_signals_and_dictionaries(pursuit):
 def test_sparsity_weights_take_effect_at_once():
     layer = MultiLayerCSC(stack(True), pursuit="ml_ista", steps=2, lam=0.01).eval()
     x = torch.rand(2, 1, 28, 28, dtype=torch.float64)
-    other = layer(x, lam=[0.3, 0.2, 0.1])
-    layer.lam = [0.3, 0.2, 0.1]
-    assert torch.equal(layer(x), other) and [float(lam) for lam in layer.lam] == [0.3, 0.2, 0.1]
+    few, several = [0.03, 0.02, 0.01], layer(x).count_nonzero()
+    other = layer(x, lam=few)
+    assert other.count_nonzero() > 0 and not torch.equal(other, layer(x))
+    layer.lam = few
+    assert torch.equal(layer(x), other) and [float(lam) for lam in layer.lam] == few
     layer.lam = 0.0
-    assert layer(x).count_nonzero() > other.count_nonzero()
-    layer.lam = [torch.full((5,), 0.3), 0.2, 0.1]
+    assert layer(x).count_nonzero() >= several
+    layer.lam = [torch.full((5,), 0.03), 0.02, 0.01]
     torch.testing.assert_close(layer(x), other)
     layer.lam = 100.0
-    assert layer(x).count_nonzero() == 0
-    each = layer(x, lam=torch.tensor([0.01, 0.3], dtype=torch.float64).view(2, 1, 1, 1))
-    torch.testing.assert_close(each[1:], layer(x[1:], lam=0.3))
+    assert layer(x).count_nonzero() == 0 and layer.lam[0].shape == (5,)
+    with pytest.raises(TypeError):
+        layer.lam[1] = 0.7
+    layer = MultiLayerCSC(stack(True), pursuit="ml_ista", steps=2, lam=0.01).eval()
+    each = layer(x, lam=torch.tensor([0.01, 0.03], dtype=torch.float64).view(2, 1, 1, 1))
+    assert each[1].count_nonzero() > 0
+    torch.testing.assert_close(each[1:], layer(x[1:], lam=0.03))
+    torch.testing.assert_close(each[:1], layer(x[:1]))
+    weights = torch.tensor([0.01, 0.03], dtype=torch.float64).view(2, 1, 1, 1, 1)
+    many = torch.func.vmap(lambda lam: layer(x, lam=lam))(weights)
+    torch.testing.assert_close(many[1], layer(x, lam=0.03))
+
+
+@pytest.mark.parametrize("pursuit", PURSUITS)
+def test_bounds_of_all_dictionaries_follow_their_weights_in_training(pursuit):
+    fixed = {} if pursuit == "ml_ista" else {"step_size": 0.01}
+    layer = MultiLayerCSC(stack(), pursuit=pursuit, steps=1, **fixed).double().train()
+    dictionaries = [d for d in layer.modules() if isinstance(d, Dictionary2d)]
+    with torch.no_grad():
+        for dictionary in dictionaries:
+            dictionary.weight.mul_(3)
+        for _ in range(60):
+            layer(torch.rand(1, 1, 28, 28, dtype=torch.float64))
+    for dictionary in dictionaries:
+        kept = dictionary.lipschitz.clone()
+        dictionary.refresh()
+        torch.testing.assert_close(kept, dictionary.lipschitz, rtol=0.02, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -327,6 +353,9 @@ def test_sparsity_weights_take_effect_at_once():
         ({"step_size": -1.0}, "step_size must be a finite number > 0"),
         ({"learn_step": True}, "needs a step_size to start from"),
         ({"tol": 1e-3}, "tol is a number > 0 for pursuit='layered_basis_pursuit'"),
+        ({"step_size": torch.tensor(0.5)}, "step_size must be a finite number > 0, 3 of them, or None"),
+        ({"step_size": [0.1, 0.1, "a"]}, "step_size must be a finite number > 0"),
+        ({"lam": None}, "lam must be a finite number >= 0 or a tensor, got None"),
         ({"lam": [0.1]}, "lam must be one weight or 3, one for each layer, got 1"),
         ({"lam": -0.1}, "lam must be a finite number >= 0"),
         ({"lam": torch.rand(4)}, r"lam of a layer must be a number or one per atom \(5,\)"),
@@ -375,3 +404,24 @@ def test_on_the_accelerator_codes_and_gradients_are_those_of_the_cpu(pursuit):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a.cpu(), b, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("pursuit", PURSUITS)
+def test_signals_that_are_too_small_and_dictionaries_that_do_not_fit_are_refused(pursuit):
+    layer = MultiLayerCSC(stack(), pursuit=pursuit, steps=1)
+    with pytest.raises(ValueError, match="too small"):
+        layer(torch.rand(2, 1, 12, 12, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"one number of axes, got Dictionary1d, Dictionary2d"):
+        MultiLayerCSC([Dictionary1d(1, 2, 3), Dictionary2d(2, 3, 3)], pursuit=pursuit, steps=1)
+    with pytest.raises(ValueError, match=r"got Dictionary2d, DenseDictionary"):
+        MultiLayerCSC([Dictionary2d(1, 2, 3), DenseDictionary(2, 3)], pursuit=pursuit, steps=1)
+    with pytest.raises(AttributeError):
+        layer.pursuit = "ml_fista"
+
+
+def test_repr_shows_the_defining_numbers():
+    text = repr(MultiLayerCSC(stack(), pursuit="layered_thresholding", lam=[0.1, 0.2, 0.3]))
+    assert text.startswith(
+        "MultiLayerCSC(lam=(0.1, 0.2, 0.3), pursuit='layered_thresholding'\n  (0): Dictionary2d(1, 5"
+    )
+    assert "steps" not in text and "steps=6" in repr(MultiLayerCSC(stack()))
