@@ -1,7 +1,6 @@
 """Sparse coding over the effective dictionary of several layers."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,13 @@ def effective_atoms(dictionaries: Sequence[Dictionary2d]) -> Tensor:
 
     Args:
         dictionaries: from the signal to the deepest code; padding is left out of account.
+
+    Raises:
+        ValueError: a dictionary is dilated: atoms of the product would have holes.
     """
+    for i, dictionary in enumerate(dictionaries):
+        if any(d != 1 for d in dictionary.geometry.dilation):
+            raise ValueError(f"dictionaries[{i}] must have dilation 1, got {dictionary.geometry.dilation}")
     *shallower, deepest = dictionaries
     atoms = deepest.weight
     for dictionary in shallower[::-1]:
@@ -46,7 +51,7 @@ class EffectiveDictionary2d(Dictionary2d):
 
     Args:
         dictionaries: the factors, from the signal to the deepest code. They train as they stand; this module keeps the
-            spectral bound of the product.
+            spectral bounds of the product and of each factor.
 
     Attributes:
         lipschitz: :math:`\|D\|^2` on signals of every size, 0-d buffer.
@@ -60,14 +65,7 @@ class EffectiveDictionary2d(Dictionary2d):
     lipschitz_single: Tensor
 
     def __init__(self, dictionaries: Sequence[Dictionary2d]) -> None:
-        if not dictionaries:
-            raise ValueError("dictionaries must be at least one, got none")
-        for i, (below, above) in enumerate(pairwise(dictionaries), start=1):
-            if below.out_channels != above.in_channels:
-                raise ValueError(
-                    f"dictionaries[{i}] must take the {below.out_channels} atoms of the one before as channels, "
-                    f"got {above.in_channels}"
-                )
+        Cascade(dictionaries)  # refuses neighbours that do not fit
         stride, extent = [1, 1], [1, 1]
         for i, dictionary in enumerate(dictionaries):
             g = dictionary.geometry
@@ -115,22 +113,35 @@ class EffectiveDictionary2d(Dictionary2d):
 
     @torch.no_grad()
     def refresh(self) -> None:
+        """Computes the bounds of the product and of its factors from scratch."""
         if self.lipschitz.is_meta:
             return
-        wide = self.lipschitz.dtype not in (torch.float16, torch.bfloat16)
-        weight = self.weight if wide else self.weight.float()
-        for buffer, value in ((self.lipschitz, self._norm(weight)), (self.lipschitz_single, _single(weight))):
-            buffer.copy_(torch.where(value > 0, value, buffer))
+        self._keep_bounds(self.weight)
+        for factor in self.dictionaries:
+            if all(bool(p.isfinite().all()) for p in factor.parameters()):  # broken atoms keep the last bound
+                factor.refresh()  # type: ignore[operator]
 
     @torch.no_grad()
     def update_lipschitz(self, weight: Tensor) -> None:
-        """Computes the bounds afresh in training mode; nothing in evaluation.
+        """Computes the bounds of the atoms ``weight`` afresh in training mode; nothing in evaluation.
 
-        A product of sparse factors can change much in one step, which a power step would lag behind.
+        A product of sparse factors can change much in one step, which a power step would lag behind. The factors,
+        which other pursuits may take on their own, make such a step each.
         """
         if self.training:
             with torch.autocast(weight.device.type, enabled=False):
-                self.refresh()
+                self._keep_bounds(weight)
+                for factor in self.dictionaries:
+                    factor.update_lipschitz(factor.weight)  # type: ignore[operator]
+
+    def _keep_bounds(self, weight: Tensor) -> None:
+        # Half precision has no eigenvalue solver.
+        weight = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+        for buffer, value in (
+            (self.lipschitz, self._norm(weight)),
+            (self.lipschitz_single, _squared_norm(weight.flatten(1))),
+        ):
+            buffer.copy_(torch.where(value > 0, value, buffer))
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         single = all(n == 1 for n in self.geometry.code_size(signal_size))
@@ -138,31 +149,30 @@ class EffectiveDictionary2d(Dictionary2d):
         return value.clamp_min(torch.finfo(value.dtype).tiny)
 
     def _norm(self, weight: Tensor) -> Tensor:
-        r"""Squared norm of the product on periodic signals of three atoms' extent.
+        r"""Squared norm of the product on periodic signals of four atoms' extent.
 
         There the analysis maps the :math:`s_1 s_2` frequencies that a stride folds into one, of all channels, to that
         frequency of the code: one small matrix for each, and the norm is the largest of theirs (derivation: the
-        polyphase form). As for every dictionary it is an estimate, by samples of the spectrum.
+        polyphase form). As for every dictionary it is an estimate, by samples of the spectrum, as
+        dense as those of :meth:`csc_nets.functional.ConvGeometry.probe`: atoms that are all one wave, between two
+        samples, are 10 % below, which the safety of the step size covers.
         """
         stride = self.geometry.stride
         # Even, so that the highest frequency is among the samples, as the lowest is.
-        folded = [2 * max(4, -(-3 * n // (2 * s))) for n, s in zip(self.geometry.kernel_size, stride, strict=True)]
+        folded = [2 * max(4, -(-4 * n // (2 * s))) for n, s in zip(self.geometry.kernel_size, stride, strict=True)]
         spectrum = torch.fft.fft2(weight, s=[q * s for q, s in zip(folded, stride, strict=True)])
         spectrum = spectrum.view(*weight.shape[:2], stride[0], folded[0], stride[1], folded[1])
         half = spectrum[..., : folded[1] // 2 + 1]  # the rest is conjugate: atoms are real
         matrices = half.permute(3, 5, 0, 1, 2, 4).flatten(3)  # (frequency, frequency, M, C * s * s)
-        return _largest_eigenvalue(matrices.mH @ matrices) / (stride[0] * stride[1])
+        return _squared_norm(matrices) / (stride[0] * stride[1])
 
 
-def _single(weight: Tensor) -> Tensor:
-    """Squared norm of the atoms as the rows of a matrix."""
-    rows = weight.flatten(1)
-    return _largest_eigenvalue(rows @ rows.T if len(rows) < rows.shape[1] else rows.T @ rows)
-
-
-def _largest_eigenvalue(matrices: Tensor) -> Tensor:
-    """Of all Hermitian matrices ``(..., n, n)``, 0-d; broken entries count as 0, because the solver refuses them."""
-    return torch.linalg.eigvalsh(torch.where(matrices.isfinite(), matrices, 0)).amax()
+def _squared_norm(matrices: Tensor) -> Tensor:
+    """The largest squared norm of the matrices ``(..., m, n)``, 0-d, by the smaller of their two Gram matrices."""
+    rows, columns = matrices.shape[-2:]
+    gram = matrices @ matrices.mH if rows < columns else matrices.mH @ matrices
+    # Broken entries count as 0, because the solver refuses them.
+    return torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0)).amax()
 
 
 class EffectiveCSC2d(CSC2d):

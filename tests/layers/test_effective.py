@@ -86,11 +86,65 @@ def test_the_bound_is_exact_on_periodic_signals():
     effective = EffectiveDictionary2d(chain([(2, 3, 3, (2, 1), 0), (3, 9, 2, 1, 0)]))
     atoms = effective.weight.detach()
     assert atoms.shape == (9, 2, 5, 4)
-    identity = torch.eye(2 * 16 * 12, dtype=torch.float64).view(-1, 2, 16, 12)  # three atoms in each axis, and even
+    identity = torch.eye(2 * 20 * 16, dtype=torch.float64).view(-1, 2, 20, 16)  # four atoms in each axis, and even
     periodic = torch.nn.functional.pad(identity, [0, 3, 0, 3], mode="circular")
     matrix = torch.nn.functional.conv2d(periodic, atoms, stride=(2, 1)).flatten(1)
-    assert matrix.shape[1] == 9 * 8 * 12
+    assert matrix.shape[1] == 9 * 10 * 16
     torch.testing.assert_close(effective.lipschitz, torch.linalg.eigvalsh(matrix.T @ matrix)[-1])
+
+
+@pytest.mark.parametrize("kernel", [13, 17])
+def test_the_safety_of_the_step_size_covers_atoms_that_are_all_one_wave(kernel):
+    effective = EffectiveDictionary2d([Dictionary2d(1, 2, kernel, dtype=torch.float64)])
+    place = torch.arange(kernel, dtype=torch.float64)
+    ratios = []
+    for frequency in torch.linspace(0.2, 0.25, 16, dtype=torch.float64):  # several samples of the spectrum wide
+        phase = 2 * torch.pi * frequency * (place[:, None] + place)
+        effective.dictionaries[0].weight = torch.stack([phase.cos(), phase.sin()])[:, None]
+        effective.refresh()
+        norm = torch.fft.fft2(effective.weight.detach(), s=(256, 256)).abs().square().sum(0).amax()
+        ratios.append((effective.lipschitz / norm).item())
+    assert 0.9 <= min(ratios) < 0.93  # 0.9: the safety of the step size; the waves do lie between samples
+
+
+def test_the_bound_is_made_from_the_smaller_gram_matrix(monkeypatch):
+    sizes, solver = [], torch.linalg.eigvalsh
+    monkeypatch.setattr(torch.linalg, "eigvalsh", lambda gram: sizes.append(gram.shape[-1]) or solver(gram))
+    EffectiveDictionary2d([Dictionary2d(3, 4, 3, stride=2), Dictionary2d(4, 5, 2, stride=2)])
+    assert sizes == [5, 5]  # 5 atoms against 3 * 4 * 4 folded frequencies, and 3 * 5 * 5 pixels
+    sizes.clear()
+    EffectiveDictionary2d([Dictionary2d(1, 4, 2, stride=2), Dictionary2d(4, 9, 1)])
+    assert sizes == [4, 4]
+
+
+def test_the_bound_is_that_of_the_given_atoms():
+    effective = EffectiveDictionary2d(chain(CHAINS[2])).train()
+    bounds = effective.lipschitz.clone(), effective.lipschitz_single.clone()
+    effective.update_lipschitz(2 * effective.weight)
+    torch.testing.assert_close((effective.lipschitz, effective.lipschitz_single), tuple(4 * b for b in bounds))
+
+
+def test_the_factors_keep_bounds_of_their_own():
+    layer = EffectiveCSC2d(chain(CHAINS[2]), steps=1)
+    factors = list(layer.dictionary.dictionaries)
+    for dictionary in factors:
+        dictionary.weight = torch.ones_like(dictionary.weight)
+    old, x = [d.lipschitz.item() for d in factors], torch.randn(1, 3, 20, 20, dtype=torch.float64)
+    layer.eval()(x)
+    assert [d.lipschitz.item() for d in factors] == old
+    twins = copy.deepcopy(factors)
+    layer.train()
+    for _ in range(3):
+        layer(x)
+    for dictionary, twin, before in zip(factors, twins, old, strict=True):
+        for _ in range(3):
+            twin.train().update_lipschitz(twin.weight)
+        torch.testing.assert_close(dictionary.lipschitz, twin.lipschitz)
+        assert dictionary.lipschitz > 1.5 * before
+        twin.refresh()
+        dictionary.lipschitz.fill_(1)
+    layer.dictionary.refresh()
+    assert [d.lipschitz.item() for d in factors] == [d.lipschitz.item() for d in twins]
 
 
 def test_broken_atoms_keep_the_last_bound():
@@ -98,6 +152,8 @@ def test_broken_atoms_keep_the_last_bound():
     old = layer.dictionary.lipschitz.item()
     layer.dictionary.dictionaries[0].get_parameter("parametrizations.weight.original").data.fill_(float("nan"))
     layer(torch.randn(1, 1, 12, 12, dtype=torch.float64))
+    assert layer.dictionary.lipschitz.item() == old
+    layer.dictionary.refresh()
     assert layer.dictionary.lipschitz.item() == old
 
 
@@ -154,3 +210,11 @@ def test_state_dict_and_copy():
 def test_what_is_no_convolution_is_refused(factors, message):
     with pytest.raises(ValueError, match=message):
         EffectiveCSC2d(factors)
+
+
+@pytest.mark.parametrize("dilated", [0, 1])
+def test_atoms_of_dilated_factors_are_refused(dilated):
+    factors = [Dictionary2d(1, 4, 3), Dictionary2d(4, 5, 3)]
+    factors[dilated] = Dictionary2d(*factors[dilated].weight.shape[1::-1], 3, dilation=2)
+    with pytest.raises(ValueError, match=rf"dictionaries\[{dilated}\] must have dilation 1, got \(2, 2\)"):
+        effective_atoms(factors)
