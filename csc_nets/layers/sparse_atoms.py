@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import top_k
 from csc_nets.layers.dictionary import UnitNorm, _Dictionary
 
 __all__ = ["LargestEntries", "sparsify_atoms"]
@@ -23,26 +22,28 @@ class LargestEntries(nn.Module):
     whoever trains may set higher and let fall; in evaluation mode never more than ``count``.
 
     Args:
-        count: entries of an atom that are used, at least 1.
+        count: entries of an atom that are used, at least 1; of equal ones the first.
+        device: of the buffer ``used``: that of the atoms.
     """
 
     used: Tensor
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, device: torch.device | str | None = None) -> None:
         super().__init__()
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"nonzeros must be an int >= 1, got {count!r}")
         self.count = count
-        self.register_buffer("used", torch.tensor(count))
+        self.register_buffer("used", torch.tensor(count, device=device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        if not self.training:
-            return top_k(weight, self.count)
-        size = weight[0].numel()
         magnitude = weight.detach().abs().flatten(1)
-        last = (self.used - 1).clamp(0, size - 1).expand(len(weight), 1)
-        level = magnitude.sort(dim=1, descending=True).values.gather(1, last)
-        unused = weight.masked_fill((magnitude >= level).view_as(weight), 0)
+        order = magnitude.argsort(dim=1, descending=True, stable=True)
+        # Ranks and no level: entries of equal size, such as signs, would all pass it.
+        places = torch.arange(order.shape[1], device=order.device).expand_as(order)
+        rank = torch.empty_like(order).scatter(1, order, places).view_as(weight)
+        if not self.training:
+            return weight.masked_fill(rank >= self.count, 0)
+        unused = weight.masked_fill(rank < self.used.clamp_min(1), 0)
         return weight - unused.detach()
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -62,6 +63,6 @@ def sparsify_atoms(dictionary: _Dictionary, count: int) -> None:
         >>> (dictionary.weight != 0).flatten(1).sum(1).unique()
         tensor([4])
     """
-    parametrize.register_parametrization(dictionary, "weight", LargestEntries(count))
+    parametrize.register_parametrization(dictionary, "weight", LargestEntries(count, dictionary.lipschitz.device))
     parametrize.register_parametrization(dictionary, "weight", UnitNorm())
     dictionary.refresh()

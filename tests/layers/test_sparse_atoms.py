@@ -47,6 +47,32 @@ def test_training_may_use_more_and_evaluation_never_does():
         assert ((dictionary.eval().weight != 0).sum(1) == 4).all()
 
 
+@pytest.mark.parametrize("used", [4, 7])
+def test_entries_of_equal_size_do_not_use_more(used):
+    dictionary = Dictionary2d(4, 6, 3)
+    dictionary.weight = torch.randn(6, 4, 3, 3).sign()
+    sparsify_atoms(dictionary, 4)
+    (entries,) = (p for p in dictionary.parametrizations.weight if isinstance(p, LargestEntries))
+    few = dictionary.eval().weight != 0
+    assert (few.flatten(1).sum(1) == 4).all()
+    entries.used.fill_(used)
+    many = dictionary.train().weight != 0
+    assert (many.flatten(1).sum(1) == used).all()
+    assert (many | ~few).all()  # evaluation uses no entry that training does not
+
+
+def test_in_evaluation_only_the_entries_in_use_have_a_gradient():
+    dense = torch.tensor([[1.0, -3.0, 2.0]], requires_grad=True)
+    LargestEntries(2).eval()(dense).sum().backward()
+    assert dense.grad.tolist() == [[0.0, 1.0, 1.0]]
+
+
+def test_all_tensors_are_on_the_device_of_the_dictionary():
+    dictionary = Dictionary2d(2, 3, 3, device="meta")
+    sparsify_atoms(dictionary, 4)
+    assert {name for name, buffer in dictionary.named_buffers() if not buffer.is_meta} == set()
+
+
 def test_descent_finds_a_support_that_the_start_did_not_have():
     torch.manual_seed(0)
     true = torch.zeros(1, 40)
