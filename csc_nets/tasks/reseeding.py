@@ -33,6 +33,8 @@ def redundant(atoms: Tensor, stride: Sequence[int], mass: Tensor, similarity: fl
         mass: as for :func:`rarely_used`.
         similarity: the correlation, in absolute value, above which it can; 1 or more: never.
     """
+    if similarity >= 1:  # rounding puts the correlation of copies on either side of 1
+        return mass.new_empty(0, dtype=torch.long)
     margin = [s * ((k - 1) // s) for k, s in zip(atoms.shape[2:], stride, strict=True)]
     alike = conv2d(atoms, atoms, stride=tuple(stride), padding=margin).abs().flatten(2).amax(2) > similarity
     order = mass.argsort(descending=True, stable=True)

@@ -59,6 +59,15 @@ def test_a_moved_copy_is_redundant_where_the_code_can_move(stride, found):
     assert redundant(atoms, stride, torch.tensor([1.0, 2.0, 3.0]), 1.1).tolist() == []
 
 
+def test_no_copy_is_redundant_at_similarity_one():
+    atoms = torch.randn(40, 1, 5, 5)
+    atoms /= atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    twice = torch.cat([atoms, atoms])  # rounding puts some correlations above 1
+    mass = torch.arange(80.0)
+    assert redundant(twice, (1, 1), mass, 0.999).tolist() == list(range(40))
+    assert redundant(twice, (1, 1), mass, 1.0).tolist() == []
+
+
 def test_atoms_move_to_the_middle_by_whole_steps_of_the_code():
     core = torch.rand(2, 3, 3) + 0.5
     atoms = torch.zeros(3, 2, 9, 9)
