@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from csc_nets.functional import unit_norm
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.pictures import atom_grids
-from csc_nets.tasks.reseeding import centred, rarely_used, redundant, residual_atoms
+from csc_nets.tasks.reseeding import move, moves_to_centre, rarely_used, redundant, residual_atoms
 
 __all__ = ["DictionaryLearningTask"]
 
@@ -27,10 +28,11 @@ class DictionaryLearningTask(AutoencodingTask):
 
     Every ``reseed_every`` steps of the first half of the training, atoms get a new start from patches of the last
     batch's residual (:func:`csc_nets.tasks.reseeding.residual_atoms`; at most one for each image of the batch): those
-    whose coefficients since the last time sum to at most ``reseed_below`` of the average atom's, and in the image's
-    dictionary those that a busier atom, moved, resembles by more than ``reseed_similar``. The others there are moved to
-    the middle of their windows (:func:`csc_nets.tasks.reseeding.centred`). Where atoms are about as large as the image
-    they are compared as they lie, and not moved.
+    whose coefficients since the last time sum to at most ``reseed_below`` of the average atom's, and those that a
+    busier atom of their layer, moved, resembles by more than ``reseed_similar`` in the image. Atoms of the deepest
+    dictionary are moved to the middle of their windows (:func:`csc_nets.tasks.reseeding.moves_to_centre`). Where atoms
+    are about as large as the image they are compared as they lie, and not moved. A dictionary that is kept fixed
+    (``requires_grad_(False)``) stays as it is.
 
     Deeper atoms that shall have few non-zeros begin dense; their number falls geometrically over the first ``sparsify``
     of the training. Validation, test and a loaded network have the wanted number at all times.
@@ -121,24 +123,24 @@ class DictionaryLearningTask(AutoencodingTask):
         model: Any = self.model
         assert self._images is not None
         residual = model.residual(self._images, model.encode(self._images))
-        first = model.dictionaries[0].geometry
-        kernel, size = first.kernel_size, first.code_size(residual.shape[2:])
-        # A code can make up for a move of the atom only where there are other positions to go to.
-        room = all(n > 2 * ((k - 1) // s) for n, k, s in zip(size, kernel, first.stride, strict=True))
-        shifts = first.stride if room else None
+        size, stride = residual.shape[2:], (1, 1)
         for i, dictionary in enumerate(model.dictionaries):
-            mass = self.trainer.strategy.reduce(self.get_buffer(f"mass_{i}"), reduce_op="sum")
-            idle = rarely_used(mass, self.reseed_below)
-            weight = dictionary.get_parameter("parametrizations.weight.original")
-            if i == 0:
-                copies = redundant(dictionary.weight, shifts or kernel, mass, self.reseed_similar)
-                idle = torch.cat([idle, copies]).unique()
-                if shifts is not None:
-                    weight.copy_(centred(weight, shifts))
-            if len(idle):
-                atoms = self.trainer.strategy.broadcast(residual_atoms(model.dictionaries, residual, i, len(idle)))
-                weight[idle[: len(atoms)]] = atoms
+            g = dictionary.geometry
+            size, stride = g.code_size(size), (stride[0] * g.stride[0], stride[1] * g.stride[1])
+            atoms, weight = model.effective_atoms(i), dictionary.get_parameter("parametrizations.weight.original")
+            mass = self.trainer.strategy.reduce(self.get_buffer(f"mass_{i}").clone(), reduce_op="sum")
             self.get_buffer(f"mass_{i}").zero_()
+            if not weight.requires_grad:
+                continue
+            # A code can make up for a move of the atom only where there are other positions to go to.
+            room = all(n > 2 * ((e - 1) // s) for n, e, s in zip(size, atoms.shape[2:], stride, strict=True))
+            if room and i == len(model.dictionaries) - 1:
+                weight.copy_(move(weight, moves_to_centre(dictionary.weight, g.stride)))
+            copies = redundant(unit_norm(atoms), stride if room else atoms.shape[2:], mass, self.reseed_similar)
+            idle = torch.cat([rarely_used(mass, self.reseed_below), copies]).unique()
+            if len(idle):
+                fresh = self.trainer.strategy.broadcast(residual_atoms(model.dictionaries, residual, i, len(idle)))
+                weight[idle[: len(fresh)]] = fresh
         model.project(self._progress())
 
     def on_validation_start(self) -> None:

@@ -9,7 +9,7 @@ from torch.nn.functional import conv2d
 from csc_nets.functional import Cascade, ConvGeometry, unit_norm
 from csc_nets.layers import Dictionary2d
 
-__all__ = ["centred", "largest_patches", "rarely_used", "redundant", "residual_atoms"]
+__all__ = ["largest_patches", "move", "moves_to_centre", "rarely_used", "redundant", "residual_atoms"]
 
 
 def rarely_used(mass: Tensor, share: float) -> Tensor:
@@ -42,8 +42,8 @@ def redundant(atoms: Tensor, stride: Sequence[int], mass: Tensor, similarity: fl
     return (alike & (rank < rank[:, None])).any(1).nonzero()[:, 0]
 
 
-def centred(atoms: Tensor, stride: Sequence[int]) -> Tensor:
-    """Atoms moved in their windows so that the centre of their energy is nearest to the middle.
+def moves_to_centre(atoms: Tensor, stride: Sequence[int]) -> Tensor:
+    """How far to move atoms in their windows so that the centre of their energy is nearest to the middle.
 
     An atom that was found at the edge of its window is cut off there; a code can make up for the move, and the atom can
     grow what it lacks.
@@ -53,22 +53,30 @@ def centred(atoms: Tensor, stride: Sequence[int]) -> Tensor:
         stride: of their code; moves are multiples of it.
 
     Returns:
-        The same shape; what comes in from outside the window is zero, and an atom that would lose a tenth of its
-        energy stays where it is.
+        Rows and columns ``(M, 2)``; 0 for an atom that would lose a tenth of its energy.
     """
-    moved = atoms
-    for axis, step in zip((2, 3), stride, strict=True):
-        length = atoms.shape[axis]
-        energy = moved.square().sum([i for i in (1, 2, 3) if i != axis])
+    energy = atoms.square().sum(1)
+    whole = energy.sum((1, 2))
+    moves = []
+    for axis, step in zip((1, 2), stride, strict=True):
+        length = energy.shape[axis]
         places = torch.arange(length, device=atoms.device, dtype=atoms.dtype)
-        centre = (energy * places).sum(1) / energy.sum(1).clamp_min(torch.finfo(atoms.dtype).tiny)
-        shift = ((length - 1) / 2 - centre).div(step).round().long() * step
-        source = torch.arange(length, device=atoms.device) - shift[:, None]  # (M, length)
+        centre = (energy.sum(3 - axis) * places).sum(1) / whole.clamp_min(torch.finfo(atoms.dtype).tiny)
+        moves.append(((length - 1) / 2 - centre).div(step).round().long() * step)
+    both = torch.stack(moves, 1)
+    kept = move(atoms, both).square().sum((1, 2, 3)) >= 0.9 * whole
+    return both * kept[:, None]
+
+
+def move(atoms: Tensor, moves: Tensor) -> Tensor:
+    """Atoms ``(M, C, H, W)`` moved by rows and columns ``(M, 2)``; what comes in from outside the window is zero."""
+    for axis in (2, 3):
+        length = atoms.shape[axis]
+        source = torch.arange(length, device=atoms.device) - moves[:, axis - 2, None]  # (M, length)
         inside = (source >= 0) & (source < length)
         shape = (-1, 1, length, 1) if axis == 2 else (-1, 1, 1, length)
-        moved = moved.gather(axis, source.clamp(0, length - 1).view(shape).expand_as(moved)) * inside.view(shape)
-    kept = moved.square().sum((1, 2, 3)) >= 0.9 * atoms.square().sum((1, 2, 3))
-    return torch.where(kept.view(-1, 1, 1, 1), moved, atoms)
+        atoms = atoms.gather(axis, source.clamp(0, length - 1).view(shape).expand_as(atoms)) * inside.view(shape)
+    return atoms
 
 
 def largest_patches(signal: Tensor, geometry: ConvGeometry, count: int) -> Tensor:

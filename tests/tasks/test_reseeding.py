@@ -4,7 +4,7 @@ from torch.nn.functional import pad, unfold
 
 from csc_nets.functional import ConvGeometry
 from csc_nets.layers import Dictionary2d
-from csc_nets.tasks.reseeding import centred, largest_patches, rarely_used, redundant, residual_atoms
+from csc_nets.tasks.reseeding import largest_patches, move, moves_to_centre, rarely_used, redundant, residual_atoms
 
 
 def test_an_atom_is_rarely_used_below_a_share_of_the_average():
@@ -57,6 +57,10 @@ def test_a_moved_copy_is_redundant_where_the_code_can_move(stride, found):
     assert redundant(atoms, stride, torch.tensor([1.0, 2.0, 3.0]), 0.95).tolist() == found
     assert redundant(atoms, stride, torch.tensor([2.0, 2.0, 3.0]), 0.95).tolist() == [1] * len(found)  # the first stays
     assert redundant(atoms, stride, torch.tensor([1.0, 2.0, 3.0]), 1.1).tolist() == []
+
+
+def centred(atoms, stride):
+    return move(atoms, moves_to_centre(atoms, stride))
 
 
 def test_no_copy_is_redundant_at_similarity_one():
