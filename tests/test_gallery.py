@@ -75,3 +75,8 @@ def test_basis_pursuit_outlives_thresholding(run):
     assert at[*quiet, "pursuit"]["error"] < 0.3 * at[*quiet, "hard"]["error"]
     loud = at["two layers, noise", 1e-1, "hard"]["error"]
     assert loud < 3 * at[*quiet, "hard"]["error"]
+
+
+def test_a_dictionary_is_recovered(run):
+    results, _ = run("dictionary_recovery")
+    assert results["share"] == 1 and results["worst"] > 0.99
