@@ -99,7 +99,9 @@ class DictionaryLearningTask(AutoencodingTask):
         with torch.no_grad():
             z = model.encode(images)
             for i, code in enumerate(model.codes(z, images.shape[2:])):
-                self.get_buffer(f"mass_{i}").add_(code.abs().sum((0, 2, 3)))
+                # Summed over processes here: buffers of the first one overwrite those of the others in each forward.
+                mass = self.trainer.strategy.reduce(code.abs().sum((0, 2, 3)), reduce_op="sum")
+                self.get_buffer(f"mass_{i}").add_(mass)
         self._images = images
         self.log("train/density", (z != 0).float().mean(), on_step=False, on_epoch=True, sync_dist=True)
         return self.log_training_loss(model.objective(images, z).mean())
@@ -128,7 +130,7 @@ class DictionaryLearningTask(AutoencodingTask):
             g = dictionary.geometry
             size, stride = g.code_size(size), (stride[0] * g.stride[0], stride[1] * g.stride[1])
             atoms, weight = model.effective_atoms(i), dictionary.get_parameter("parametrizations.weight.original")
-            mass = self.trainer.strategy.reduce(self.get_buffer(f"mass_{i}").clone(), reduce_op="sum")
+            mass = self.get_buffer(f"mass_{i}").clone()
             self.get_buffer(f"mass_{i}").zero_()
             if not weight.requires_grad:
                 continue

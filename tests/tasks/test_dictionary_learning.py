@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from sklearn.decomposition import MiniBatchDictionaryLearning
 
 from csc_nets.data import TensorDataModule
@@ -264,3 +265,19 @@ def test_bad_values_are_refused(options, message):
 def test_other_networks_are_refused():
     with pytest.raises(ValueError, match="needs a dictionary model, got CSCAutoencoder"):
         DictionaryLearningTask(create_model("csc_autoencoder", widths=[4]))
+
+
+def test_coefficients_of_all_processes_are_summed_once(monkeypatch):
+    images = torch.rand(32, 1, 12, 12)
+
+    def mass():
+        torch.manual_seed(0)
+        model = create_model("csc_dictionary", in_chans=1, widths=[4], kernel_size=5, lam=0.1, steps=5)
+        task = DictionaryLearningTask(model, reseed_every=0)
+        fit(task, data_of(images), limit_val_batches=0)
+        return task.get_buffer("mass_0").clone()
+
+    alone = mass()
+    assert alone.sum() > 0
+    monkeypatch.setattr(SingleDeviceStrategy, "reduce", lambda self, tensor, *args, **kwargs: 2 * tensor)
+    torch.testing.assert_close(mass(), 2 * alone)
