@@ -99,8 +99,10 @@ class DictionaryLearningTask(AutoencodingTask):
         with torch.no_grad():
             z = model.encode(images)
             for i, code in enumerate(model.codes(z, images.shape[2:])):
-                # Summed over processes here: buffers of the first one overwrite those of the others in each forward.
-                mass = self.trainer.strategy.reduce(code.abs().sum((0, 2, 3)), reduce_op="sum")
+                mass = code.abs().sum((0, 2, 3))
+                if self._trainer is not None:
+                    # Here and not later: the first process's buffers overwrite those of the others in each forward.
+                    mass = self.trainer.strategy.reduce(mass, reduce_op="sum")
                 self.get_buffer(f"mass_{i}").add_(mass)
         self._images = images
         self.log("train/density", (z != 0).float().mean(), on_step=False, on_epoch=True, sync_dist=True)
