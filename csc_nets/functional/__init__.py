@@ -2,6 +2,7 @@
 
 from csc_nets.functional.cascade import Cascade
 from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional.pooling import absolute_pool, unpool
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
 from csc_nets.functional.prox import (
     elastic_net_threshold,
@@ -30,6 +31,7 @@ __all__ = [
     "Cascade",
     "ConvGeometry",
     "Problem",
+    "absolute_pool",
     "as_adjoint_pair",
     "as_weight",
     "duality_gap",
@@ -52,4 +54,5 @@ __all__ = [
     "thresholding",
     "top_k",
     "unit_norm",
+    "unpool",
 ]

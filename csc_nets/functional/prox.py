@@ -5,8 +5,12 @@ weight per atom ``(M, 1, 1)`` and a weight per sample ``(N, 1, 1, 1)``. Codes ar
 positions.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from csc_nets.functional.pooling import absolute_pool, entries, fixed_switches, unpool
 
 __all__ = [
     "elastic_net_threshold",
@@ -93,21 +97,38 @@ def top_k(v: Tensor, k: int) -> Tensor:
     return torch.zeros_like(flat).scatter(1, keep, flat.gather(1, keep)).view_as(v)
 
 
-def one_per_block(v: Tensor, k: int | None = None) -> Tensor:
+def one_per_block(
+    v: Tensor,
+    k: int | None = None,
+    *,
+    window: int | Sequence[int] | None = None,
+    switches: Tensor | str = "known",
+) -> Tensor:
     r"""Projection on the model-k-sparse codes: at most one non-zero per block, ``k`` in all.
 
-    A block is one atom with all its positions (Gilbert et al., "Towards Understanding the Invertibility of
-    Convolutional Neural Networks", section 3).
+    It is pooling by absolute value and unpooling, with the ``k`` largest blocks kept: M(z, k) of Gilbert et al.,
+    "Towards Understanding the Invertibility of Convolutional Neural Networks", section 3. A block is one atom with all
+    its positions or, as in networks, one window of them.
 
     Args:
         v: ``(N, M, *S)``.
-        k: blocks to keep, those with the largest maxima; None keeps all ``M``.
+        k: blocks to keep, those with the largest entries; None keeps all.
+        window: samples per axis of a block, one int or one per axis; None for all positions.
+        switches: where the non-zero of a block goes. ``"known"``: to the largest entry, which alone is a projection.
+            ``"fixed"``: the largest entry goes to the first position, as in upsampling that does not know better. Or
+            positions, as of :func:`~csc_nets.functional.pooling.absolute_pool`, whose entries are kept whatever their
+            size.
+
+    Raises:
+        ValueError: a bad ``k`` or ``window``, an unknown word for ``switches``.
     """
     if v.ndim < 3:
         raise ValueError(f"one_per_block: expected codes (N, M, *S), got shape {tuple(v.shape)}")
-    blocks = v.flatten(2)
-    at = blocks.abs().argmax(2, keepdim=True)
-    peak = blocks.gather(2, at)
-    if k is not None:
-        peak = top_k(peak, k)
-    return torch.zeros_like(blocks).scatter(2, at, peak).view_as(v)
+    if isinstance(switches, Tensor):
+        values, at = entries(v, switches), switches
+    elif switches in ("known", "fixed"):
+        values, at = absolute_pool(v, window)
+        at = at if switches == "known" else fixed_switches(v, window)
+    else:
+        raise ValueError(f"one_per_block: switches must be 'known', 'fixed' or positions, got {switches!r}")
+    return unpool(values if k is None else top_k(values, k), at, v.shape[2:])

@@ -121,3 +121,20 @@ def test_one_per_block_is_the_closest_model_sparse_point(k):
             if sum(p < 4 for p in choice) <= (3 if k is None else k)
         )
         assert (blocks - coded).square().sum().item() == pytest.approx(best, abs=1e-12)
+
+
+def test_one_per_block_of_windows_treats_every_window_as_a_block():
+    v = torch.randn(3, 2, 4, 6, dtype=torch.float64)
+    blocks = v.unflatten(3, (3, 2)).unflatten(2, (2, 2)).permute(0, 1, 2, 4, 3, 5).reshape(3, 12, 4)
+    expected = one_per_block(blocks, 5).view(3, 2, 2, 3, 2, 2).permute(0, 1, 2, 4, 3, 5).reshape(3, 2, 4, 6)
+    assert torch.equal(one_per_block(v, 5, window=2), expected)
+
+
+def test_switches_say_where_the_entry_of_a_block_goes():
+    v = torch.tensor([[[1.0, -3.0, 2.0, 0.5]]])
+    assert one_per_block(v, window=2).tolist() == [[[0, -3, 2, 0]]]
+    assert one_per_block(v, window=2, switches="fixed").tolist() == [[[-3, 0, 2, 0]]]
+    assert one_per_block(v, switches=torch.tensor([[[0, 3]]])).tolist() == [[[1, 0, 0, 0.5]]]
+    assert one_per_block(v, 1, switches=torch.tensor([[[0, 3]]])).tolist() == [[[1, 0, 0, 0]]]
+    with pytest.raises(ValueError, match="'known', 'fixed' or positions, got 'unknown'"):
+        one_per_block(v, switches="unknown")

@@ -10,6 +10,7 @@ from sklearn.linear_model import ElasticNet, Lasso
 from csc_nets.functional import (
     ConvGeometry,
     Problem,
+    as_adjoint_pair,
     duality_gap,
     fista,
     ista,
@@ -230,6 +231,25 @@ def test_one_step_of_model_based_thresholding_keeps_the_largest_correlation_of_e
     correlation = torch.nn.functional.conv2d(x, weight)
     assert torch.equal(z != 0, one_per_block(correlation, 2) != 0)
     torch.testing.assert_close(z[z != 0], correlation[z != 0])
+
+
+@pytest.mark.parametrize("window", [None, 2])
+@pytest.mark.parametrize("dims", [1, 2])
+def test_one_step_from_zero_is_convolution_pooling_unpooling_deconvolution(dims, window):
+    """Gilbert et al., section 3.2: bit for bit a layer of a CNN and its decoder with tied weights."""
+    F = torch.nn.functional
+    conv, deconv = (F.conv1d, F.conv_transpose1d) if dims == 1 else (F.conv2d, F.conv_transpose2d)
+    pool, unpool = (F.max_pool1d, F.max_unpool1d) if dims == 1 else (F.max_pool2d, F.max_unpool2d)
+    weight, x = torch.randn(6, 3, *[3] * dims), torch.randn(2, 3, *[10] * dims)
+    z = iterative_hard_thresholding(x, weight, project=lambda v: one_per_block(v, window=window), steps=1)
+
+    h = conv(x, weight)
+    size = window or 8
+    _, switches = pool(h.abs(), size, return_indices=True)
+    pooled = h.flatten(2).gather(2, switches.flatten(2)).view_as(switches)
+    unpooled = unpool(pooled, switches, size)
+    assert torch.equal(z, unpooled)
+    assert torch.equal(as_adjoint_pair(weight).synthesis(z), deconv(unpooled, weight))
 
 
 def test_gradients_of_the_unrolled_pursuit(matrix):
