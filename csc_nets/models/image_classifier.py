@@ -1,9 +1,10 @@
-"""Stages, global average pooling, a linear classifier: timm's API of an image classifier."""
+"""Stages, average pooling, a linear classifier: timm's API of an image classifier."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from csc_nets.models.staged_encoder import StagedEncoder
 
@@ -11,12 +12,13 @@ __all__ = ["ImageClassifier"]
 
 
 class ImageClassifier(StagedEncoder):
-    """Stages, global average pooling, dropout and a linear layer.
+    """Stages, average pooling, dropout and a linear layer.
 
     Args:
         stages, channels, reductions, in_chans, input_size: as in :class:`StagedEncoder`.
         num_classes: classes; 0 leaves the pooled features as output.
         drop_rate: dropout of the pooled features.
+        grid: features are averaged over ``grid`` x ``grid`` parts of the image; 1 for global pooling.
 
     Shape:
         - input ``(N, in_chans, H, W)``
@@ -33,8 +35,12 @@ class ImageClassifier(StagedEncoder):
         input_size: int,
         num_classes: int,
         drop_rate: float = 0.0,
+        grid: int = 1,
     ) -> None:
         super().__init__(stages, channels, reductions, in_chans=in_chans, input_size=input_size)
+        if not isinstance(grid, int) or grid < 1:
+            raise ValueError(f"grid must be an int >= 1, got {grid!r}")
+        self.grid = grid
         if not 0 <= drop_rate < 1:
             raise ValueError(f"drop_rate must be in [0, 1), got {drop_rate}")
         self.dropout = nn.Dropout(drop_rate)
@@ -45,8 +51,12 @@ class ImageClassifier(StagedEncoder):
         return self.forward_head(self.forward_features(x))
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of features ``(N, num_features, H', W')``; with ``pre_logits`` the pooled ``(N, num_features)``."""
-        pooled = self.dropout(features.mean(dim=(2, 3)))
+        """Logits of features ``(N, num_features, H', W')``.
+
+        With ``pre_logits`` the pooled ``(N, num_features * grid**2)``.
+        """
+        pooled = features.mean(dim=(2, 3)) if self.grid == 1 else adaptive_avg_pool2d(features, self.grid).flatten(1)
+        pooled = self.dropout(pooled)
         return pooled if pre_logits else self.fc(pooled)
 
     def get_classifier(self) -> nn.Module:
@@ -65,7 +75,8 @@ class ImageClassifier(StagedEncoder):
         self.num_classes = num_classes
         self.fc: nn.Module = nn.Identity()
         if num_classes:
-            self.fc = nn.Linear(self.num_features, num_classes, device=weight.device, dtype=weight.dtype)
+            pooled = self.num_features * self.grid**2
+            self.fc = nn.Linear(pooled, num_classes, device=weight.device, dtype=weight.dtype)
         if "num_classes" in self.model_args:
             self.model_args["num_classes"] = num_classes
 
