@@ -6,6 +6,7 @@ from csc_nets.theory.design import low_coherence_atoms, sparse_atoms
 from csc_nets.theory.matching import AtomMatch, atom_match
 from csc_nets.theory.network_report import Report, report
 from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
+from csc_nets.theory.profile import EnergyProfile, EnergyRow, energy_profile
 from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
 from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
 from csc_nets.theory.sparsity import patch_norm, stripe_norm
@@ -24,6 +25,8 @@ from csc_nets.theory.theorems import (
 __all__ = [
     "AtomMatch",
     "CodeLayer",
+    "EnergyProfile",
+    "EnergyRow",
     "Guarantee",
     "LabelCertificate",
     "LayerQuantities",
@@ -35,6 +38,7 @@ __all__ = [
     "atom_norms",
     "basis_pursuit",
     "basis_pursuit_noiseless",
+    "energy_profile",
     "find_code_layers",
     "global_stability",
     "guarantees",

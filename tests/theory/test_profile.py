@@ -1,0 +1,297 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
+from csc_nets.theory import EnergyProfile, EnergyRow, energy_profile
+
+
+@pytest.fixture
+def noise():
+    return torch.randn(8, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def rows_of(model, images):
+    return {(row.name, row.cause): row for row in energy_profile(model, images).rows}
+
+
+def identity(channels=2, stride=1, gain=1.0):
+    conv = nn.Conv2d(channels, channels, 1, stride)
+    with torch.no_grad():
+        conv.weight.copy_(gain * torch.eye(channels)[:, :, None, None]), conv.bias.zero_()
+    return conv
+
+
+def test_a_multiple_of_the_identity_passes_all(noise):
+    row, *others = energy_profile(identity(gain=3.0), noise).rows
+    assert not others and (row.kind, row.cause, row.depth) == ("conv2d", "filters", 1)
+    assert row.energy_in == pytest.approx(noise.square().sum().item() / 8)
+    assert row.energy_out == pytest.approx(9 * row.energy_in) and row.bound == pytest.approx(9)
+    assert row.kept == pytest.approx(1) and row.removed == pytest.approx(0, abs=1e-6)
+
+
+def test_a_stride_keeps_the_positions_that_it_visits(noise):
+    rows = rows_of(identity(stride=2), noise)
+    stride = rows["Conv2d", "stride"]
+    assert rows["Conv2d", "filters"].kept == pytest.approx(1)
+    assert stride.kept == pytest.approx((noise[..., ::2, ::2].square().sum() / noise.square().sum()).item())
+    assert stride.kept == pytest.approx(1 / 4, rel=0.05)
+    assert stride.share == stride.kept and stride.depth == 1
+
+
+@pytest.mark.parametrize("padding, stride", [(0, 1), (1, 2), ("same", 1)])
+def test_filters_are_measured_against_the_matrix_of_the_convolution(padding, stride):
+    torch.manual_seed(0)
+    conv, x = nn.Conv2d(2, 3, 3, stride, padding), torch.randn(4, 2, 6, 6)
+    matrix = F.conv2d(torch.eye(72).view(72, 2, 6, 6), conv.weight, padding=padding).flatten(1).T.double()
+    norm = torch.linalg.matrix_norm(matrix, 2).square().item()
+    row = energy_profile(conv, x).rows[0]
+    made = (matrix @ x.flatten(1).T.double()).square().sum().item() / 4
+    assert row.bound == pytest.approx(norm, rel=0.01) and row.energy_out == pytest.approx(made, rel=1e-5)
+    assert row.kept == pytest.approx(made / norm / (x.square().sum().item() / 4), rel=0.01)
+
+
+def test_the_scale_of_the_weights_does_not_count(noise):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 8, 3, 2, bias=False), nn.ReLU(), nn.Conv2d(8, 4, 3, bias=False))
+    before = [row.kept for row in energy_profile(model, noise).rows]
+    with torch.no_grad():
+        model[0].weight.mul_(7), model[2].weight.mul_(0.01)
+    assert [row.kept for row in energy_profile(model, noise).rows] == pytest.approx(before, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "relu",
+    [nn.ReLU(), nn.ReLU(inplace=True), F.relu, torch.relu, torch.Tensor.relu, lambda x: x.clone().relu_()],
+    ids=["module", "in place", "F", "torch", "method", "method in place"],
+)
+def test_a_relu_of_symmetric_noise_loses_half(relu, noise):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = relu
+
+        def forward(self, x):
+            return self.relu(x) * 1
+
+    (row,) = energy_profile(Net(), noise).rows
+    assert (row.cause, row.depth) == ("rectification", 0)
+    assert row.kept == pytest.approx((noise.clamp(min=0).square().sum() / noise.square().sum()).item())
+    assert row.kept == pytest.approx(1 / 2, rel=0.05)
+
+
+def test_a_soft_threshold_shrinks(noise):
+    (row,) = energy_profile(nn.Softshrink(0.5), noise).rows
+    expected = (noise.abs() - 0.5).clamp(min=0).square().sum() / noise.square().sum()
+    assert row.cause == "shrinkage" and row.kept == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("pool", [nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(16)])
+def test_averages_of_noise_and_of_a_constant(pool, noise):
+    (row,) = energy_profile(pool, noise).rows
+    assert row.cause == "pooling" and row.bound == pytest.approx(1 / 4)
+    assert row.kept == pytest.approx(1 / 4, rel=0.05)
+    assert energy_profile(pool, torch.ones(1, 1, 32, 32)).rows[0].kept == pytest.approx(1)
+
+
+def test_a_global_mean_is_an_average_and_a_mean_over_channels_is_not(noise):
+    class Mean(nn.Module):
+        def __init__(self, dim):
+            super().__init__()
+            self.dim = dim
+
+        def forward(self, x):
+            return F.relu(x).mean(dim=self.dim)
+
+    (*_, row) = energy_profile(Mean((2, 3)), noise).rows
+    assert (row.kind, row.cause) == ("mean", "pooling") and row.bound == pytest.approx(1 / 1024, rel=1e-4)
+    assert [row.cause for row in energy_profile(Mean(1), noise).rows] == ["rectification"]
+
+
+def test_a_maximum_keeps_what_it_chooses(noise):
+    (row,) = energy_profile(nn.MaxPool2d(2), torch.ones(1, 1, 8, 8)).rows
+    assert (row.cause, row.bound, row.kept) == ("pooling", 1.0, 0.25)
+    (row,) = energy_profile(nn.MaxPool2d(3, 2, 1), noise).rows
+    assert row.bound == 4  # a number lies in up to 2 x 2 windows
+    spike = torch.zeros(1, 1, 9, 9)
+    spike[..., 3, 3] = 1
+    assert energy_profile(nn.MaxPool2d(3, 2, 1), spike).rows[0].kept == 1
+    (row,) = energy_profile(nn.AdaptiveMaxPool2d(1), torch.ones(1, 1, 4, 4)).rows
+    assert row.kept == 1 / 16
+
+
+def test_a_normalisation_loses_nothing_and_a_bias_neither(noise):
+    norm = nn.BatchNorm2d(2)
+    norm.running_var.fill_(0.01)
+    conv = identity()
+    with torch.no_grad():
+        conv.bias.fill_(5.0)
+    first, second = energy_profile(nn.Sequential(conv, norm), noise).rows
+    assert (first.cause, second.cause) == ("filters", "scale")
+    assert first.energy_out == pytest.approx(first.energy_in) and second.energy_in > 10 * first.energy_out
+    assert second.kept == 1 and second.energy_out == pytest.approx(100 * second.energy_in, rel=0.01)
+
+
+def orthonormal(lam, **options):
+    layer = CSC2d(1, 4, 2, 2, lam=lam, steps=60, nonneg=False, **options)
+    hadamard = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    layer.dictionary.weight = hadamard.view(4, 1, 2, 2)
+    layer.dictionary.refresh()
+    return layer
+
+
+def test_what_a_code_does_not_explain_is_the_residual(noise):
+    x = noise[:, :1]
+    (row,) = energy_profile(orthonormal(0.0), x).rows
+    assert (row.kind, row.cause, row.depth) == ("CSC2d", "residual", 1)
+    assert row.kept == pytest.approx(1) and row.energy_out == pytest.approx(row.energy_in)
+    # A soft threshold takes min(|v|, lam) from each coefficient.
+    v = orthonormal(0.0).eval()(x)
+    (row,) = energy_profile(orthonormal(0.3), x).rows
+    assert row.removed == pytest.approx((v.abs().clamp(max=0.3).square().sum() / v.square().sum()).item(), rel=1e-4)
+
+
+def test_one_thresholding_is_filters_and_shrinkage(noise):
+    filters, shrinkage = energy_profile(orthonormal(0.3, pursuit="threshold"), noise[:, :1]).rows
+    assert (filters.cause, filters.depth, shrinkage.cause, shrinkage.depth) == ("filters", 1, "shrinkage", 1)
+    assert filters.kept == pytest.approx(1) and 0.4 < shrinkage.kept < 0.8
+    causes = [row.cause for row in energy_profile(SparsePriorConv2d(2, 4, 3), noise).rows]
+    assert causes == ["filters", "shrinkage"]
+
+
+def test_a_stack_is_one_row_a_layer(noise):
+    torch.manual_seed(0)
+    layer = MultiLayerCSC([Dictionary2d(2, 4, 3), Dictionary2d(4, 6, 3)], lam=0.01, pursuit="layered_basis_pursuit")
+    rows = energy_profile(nn.Sequential(layer, nn.ReLU()), noise).rows
+    assert [(row.name, row.depth) for row in rows] == [("0[0]", 1), ("0[1]", 2), ("1", 2)]
+    with torch.no_grad():
+        codes = layer.eval().codes(noise)
+        lost = (noise - layer.dictionaries[0].synthesis(codes[0], (32, 32))).square().sum() / noise.square().sum()
+    assert rows[0].removed == pytest.approx(lost.item(), rel=1e-5)
+
+
+def test_vectors(noise):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(2048, 16), SparseCoding(16, 32, lam=0.1))
+    assert [row.cause for row in energy_profile(model, noise).rows] == ["filters", "residual"]
+
+
+class Residual(nn.Module):
+    """A block whose shortcut runs last, as ResNet's does."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.shortcut = identity(), identity(stride=2), identity(stride=2)
+
+    def forward(self, x):
+        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+
+
+def test_a_sum_has_the_mean_share_of_its_branches(noise):
+    rows = rows_of(Residual(), noise)
+    deep, short, last = rows["second", "stride"], rows["shortcut", "stride"], rows["Residual (2)", "rectification"]
+    assert (deep.depth, short.depth, last.depth) == (2, 1, 2)
+    assert [deep.on_path, short.on_path, last.on_path] == [True, False, True]
+    mean = (deep.energy_out * deep.share + short.energy_out * short.share) / (deep.energy_out + short.energy_out)
+    assert last.share == pytest.approx(mean * last.kept)
+
+
+def test_the_decay_of_a_chain_is_a_line(noise):
+    model = nn.Sequential(*(identity(stride=2) for _ in range(4)))
+    constant = torch.ones(1, 2, 32, 32)
+    profile = energy_profile(model, constant)
+    assert profile.shares == pytest.approx([1 / 4, 1 / 16, 1 / 64, 1 / 256])
+    assert profile.decay == pytest.approx((4.0, 1.0))
+    assert profile.causes == pytest.approx({"filters": 1.0, "stride": 1 / 256})
+    profile = energy_profile(nn.Sequential(*model, nn.ReLU()), noise)
+    assert math.prod(profile.causes.values()) == pytest.approx(profile.rows[-1].share)
+
+
+def test_the_decay_has_a_slope_and_an_r_squared():
+    def profile(shares):
+        return EnergyProfile(
+            [EnergyRow(str(n), "k", "c", n, 1, 1, 1, 1, share) for n, share in enumerate(shares, 1)], 1
+        )
+
+    a, r_squared = profile([0.5, 0.3, 0.05, 0.04]).decay
+    y, n = torch.tensor([0.5, 0.3, 0.05, 0.04], dtype=torch.float64).log(), torch.arange(1.0, 5, dtype=torch.float64)
+    correlation = torch.corrcoef(torch.stack([n, y]))[0, 1].item()
+    slope = torch.linalg.lstsq(torch.stack([n, torch.ones_like(n)], 1), y[:, None]).solution[0].item()
+    assert (a, r_squared) == pytest.approx((math.exp(-slope), correlation**2))
+    with pytest.raises(ValueError, match="a line through 2 layers"):
+        _ = profile([0.5, 0.2]).decay
+    with pytest.raises(ValueError, match="behind layer 2"):
+        _ = profile([0.5, 0.0, 0.0]).decay
+
+
+def test_a_network_is_left_as_it_was(noise):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(True), nn.Conv2d(4, 2, 3)).train()
+    model[1].eval()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    x = noise.clone().requires_grad_()
+    with torch.enable_grad():
+        energy_profile(model, x)
+        assert torch.is_grad_enabled()
+    assert [module.training for module in model] == [True, False, True, True]
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    assert x.grad is None and model[3].weight.grad is None and model[0].weight.grad.eq(1).all()
+    assert torch.equal(x, noise) and not hasattr(x, "_csc_nets_energy")
+
+
+def test_hooks_are_gone_after_an_error(noise):
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(3, 4, 3))
+    with pytest.raises(RuntimeError, match="channels"):
+        energy_profile(model, noise)
+    assert model.training and not any(module._forward_hooks for module in model.modules())
+    assert type(torch.relu(noise)) is torch.Tensor
+
+
+def test_masks_concatenations_and_a_whole_network_run(noise):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = identity(), identity(stride=1)
+
+        def forward(self, x):
+            y = torch.cat([self.a(x), self.b(F.relu(x))], 1)
+            return (y * (y > 0)).flatten(1)[:, :10].softmax(1)
+
+    assert [row.depth for row in energy_profile(Net(), noise).rows] == [1, 0, 1]
+    models = pytest.importorskip("torchvision.models")
+    torch.manual_seed(0)
+    profile = energy_profile(models.resnet18(num_classes=3), torch.rand(2, 3, 64, 64))
+    assert max(row.depth for row in profile.rows) == 18 and len(profile.shares) == 18
+    assert all(0 <= row.kept <= 1 for row in profile.rows)
+    a, r_squared = profile.decay
+    assert a > 1 and 0 < r_squared <= 1
+    text = str(profile)
+    assert "layer1.0.relu (2)" in text and "2 samples" in text and f"1 / {a:.3g}" in text
+
+
+def test_plot(noise):
+    pyplot = pytest.importorskip("matplotlib.figure")
+    axes = pyplot.Figure().subplots()
+    energy_profile(nn.Sequential(identity(stride=2), nn.ReLU()), noise).plot(axes)
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["filters", "stride", "rectification"]
+    assert axes.get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    "model, images, message",
+    [
+        (None, torch.ones(1, 1), "model must be"),
+        (nn.ReLU(), [1.0], "got list"),
+        (nn.ReLU(), torch.ones(2, 3, dtype=torch.int64), "int64"),
+        (nn.ReLU(), torch.ones(0, 3), r"N >= 1, got torch.float32 \(0, 3\)"),
+        (nn.ReLU(), torch.full((2, 3), math.nan), "finite"),
+        (nn.ReLU(), torch.zeros(2, 3), "not all zero"),
+        (nn.Identity(), torch.ones(2, 3), "Identity ran no operation"),
+    ],
+)
+def test_bad_input_is_refused(model, images, message):
+    with pytest.raises(ValueError, match=message):
+        energy_profile(model, images)
