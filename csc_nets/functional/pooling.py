@@ -43,7 +43,10 @@ def absolute_pool(v: Tensor, window: int | Sequence[int] | None = None) -> tuple
 
 def entries(v: Tensor, switches: Tensor) -> Tensor:
     """The entries of ``v (N, M, *S)`` at ``switches``, in the shape of the switches."""
-    return v.flatten(2).gather(2, switches.flatten(2)).view_as(switches)
+    values = v.flatten(2).gather(2, switches.flatten(2)).view_as(switches)
+    if v.ndim == 4 and not v.is_contiguous() and v.is_contiguous(memory_format=torch.channels_last):
+        return values.contiguous(memory_format=torch.channels_last)
+    return values
 
 
 def unpool(values: Tensor, switches: Tensor, size: Sequence[int]) -> Tensor:

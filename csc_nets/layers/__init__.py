@@ -4,6 +4,7 @@ from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d, SparseCoding
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
+from csc_nets.layers.pooled_csc import PooledCSC2d
 from csc_nets.layers.sparse_prior import SparsePriorConv2d
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Dictionary2d",
     "Dictionary3d",
     "MultiLayerCSC",
+    "PooledCSC2d",
     "SparseCoding",
     "SparsePriorConv2d",
 ]

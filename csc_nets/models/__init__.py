@@ -4,6 +4,7 @@ from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
 from csc_nets.models.image_classifier import ImageClassifier
+from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
 from csc_nets.models.registry import create_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
@@ -19,6 +20,7 @@ __all__ = [
     "DeepCNN",
     "FeatureExtractor",
     "ImageClassifier",
+    "InvertibleCNN",
     "ResNet",
     "SDNet",
     "SparsePriorCNN",

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC2d, MultiLayerCSC
+from csc_nets.layers import CSC2d, MultiLayerCSC, PooledCSC2d
 from csc_nets.models.checkpointing import checkpoint_stage
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -122,13 +122,13 @@ class StagedEncoder(nn.Module):
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
-        """What one must know to use weights of this network, in timm's words; ``url`` is None where none are known."""
-        first = next(m for m in self.modules() if isinstance(m, nn.Conv2d | CSC2d | MultiLayerCSC))
+        """What one must know to use weights of this network, in timm's words; None for what there is none of."""
+        kinds = nn.Conv2d | CSC2d | MultiLayerCSC | PooledCSC2d
         return {
             "architecture": self.model_name,
             "url": self.pretrained_url,
             "input_size": (self.in_chans, self.input_size, self.input_size),
-            "first_conv": next(name for name, m in self.named_modules() if m is first),
+            "first_conv": next((name for name, m in self.named_modules() if isinstance(m, kinds)), None),
         }
 
     @property

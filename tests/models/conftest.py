@@ -15,6 +15,7 @@ NARROW = {
     "ml_csc_dictionary": {"widths": [4, 6, 8], "steps": 4},
     "csc_small": {"widths": [4, 6, 8]},
     "deep_cnn_mnist": {"in_chans": 3, "widths": [4, 6, 8], "kernel_size": 3, "stride": 2, "padding": 1, "steps": 1},
+    "invertible_cnn": {"widths": [4, 6, 8], "kernel_size": 3, "frozen": False},
     "ml_csc_cifar": {"widths": [4, 6, 8], "kernel_size": 3, "head_widths": [6, 8], "steps": 2},
     "ml_csc_mnist": {
         "in_chans": 3,

@@ -1,0 +1,178 @@
+"""A convolution, a rectifier and pooling with switches, as a pursuit of a block-sparse code."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional import absolute_pool, iterative_hard_thresholding, one_per_block, top_k, unpool
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers.dictionary import Dictionary2d
+
+__all__ = ["PooledCSC2d"]
+
+SIGNS = ("signed", "nonneg", "mirrored")
+
+
+@dataclass(frozen=True)
+class _Mirrored:
+    """The atoms of a dictionary, and behind them the same atoms with the other sign."""
+
+    dictionary: Dictionary2d
+
+    def analysis(self, x: Tensor) -> Tensor:
+        v = self.dictionary.analysis(x)
+        return torch.cat([v, -v], 1)
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        plus, minus = z.chunk(2, 1)
+        return self.dictionary.synthesis(plus - minus, output_size)
+
+    def bound(self, signal_size: Sequence[int]) -> Tensor:
+        return 2 * self.dictionary.bound(signal_size)
+
+
+class PooledCSC2d(nn.Module):
+    r"""Block-sparse coding: at most one non-zero in each window of an atom's positions, handed on as its value.
+
+    .. math:: z \leftarrow \mathcal M\bigl(z + \eta D^T (x - D z)\bigr), \qquad z_0 = 0
+
+    Model-based iterative hard thresholding, Algorithm 1 of Gilbert et al., `Towards Understanding the Invertibility of
+    Convolutional Neural Networks <https://arxiv.org/abs/1705.08664>`_, where :math:`\mathcal M` keeps the entry of
+    largest magnitude in each window, and of the windows the largest ones. The layer returns those entries; where they
+    stood are the switches. One step of size 1 is a convolution, a rectifier and max pooling, and :meth:`synthesize` the
+    decoder of it by unpooling and the transposed convolution with the same filters.
+
+    Args:
+        in_channels: channels C of the signal.
+        out_channels: number M of filters.
+        kernel_size, stride, padding, dilation, padding_mode: as for :class:`CSC2d`.
+        window: positions of a block per axis; 1 for no pooling, None for one block an atom, as the theory has it.
+        density: share of the blocks that are kept, in (0, 1].
+        steps: steps of the pursuit.
+        sign: ``"signed"`` codes of any sign; ``"nonneg"``: the ReLU of a CNN; ``"mirrored"``: non-negative codes over
+            the atoms and their negatives, twice the channels (Proposition 1: for orthonormal atoms and windows of 1,
+            :math:`[W^T, -W^T] \max([W; -W] x, 0) = x`).
+        step_size: :math:`\eta`; None for 0.9 divided by the squared norm of the dictionary, with which more steps
+            explain more of x (with 1 they diverge over many more filters than channels).
+        unit_norm: keep the atoms on the unit sphere; False trains plain weights.
+
+    Shape:
+        ``(N, C, H, W)`` to ``(N, M, ceil(H' / window), ceil(W' / window))``, 2 M channels if mirrored, H', W' as of
+        ``nn.Conv2d``; any H and W.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        *,
+        window: int | None = 2,
+        density: float = 1.0,
+        steps: int = 1,
+        sign: str = "nonneg",
+        step_size: float | None = None,
+        unit_norm: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if window is not None and (not isinstance(window, int) or window < 1):
+            raise ValueError(f"PooledCSC2d: window must be an int >= 1 or None, got {window!r}")
+        if not 0 < density <= 1:
+            raise ValueError(f"PooledCSC2d: density must be in (0, 1], got {density!r}")
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"PooledCSC2d: steps must be an int >= 1, got {steps!r}")
+        if sign not in SIGNS:
+            raise ValueError(f"PooledCSC2d: sign must be one of {', '.join(SIGNS)}, got {sign!r}")
+        if step_size is not None and not 0 < step_size < math.inf:
+            raise ValueError(f"PooledCSC2d: step_size must be None or a finite number > 0, got {step_size!r}")
+        self.dictionary = Dictionary2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            padding_mode,
+            device,
+            dtype,
+            unit_norm=unit_norm,
+        )
+        self.window, self.density, self.steps, self.sign, self.step_size = window, density, steps, sign, step_size
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the output."""
+        return self.dictionary.out_channels * (2 if self.sign == "mirrored" else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pooled codes of signals ``(N, C, H, W)``."""
+        return self.pooled(x)[0]
+
+    def pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled codes, and their switches: positions in the code's H' x W' grid, flattened, int64 of the same shape.
+
+        Raises:
+            ValueError: wrong number of axes or channels, a signal smaller than an atom.
+        """
+        channels = self.dictionary.in_channels
+        if x.ndim != 4 or x.shape[1] != channels:
+            raise ValueError(
+                f"PooledCSC2d: expected {channels} input channels (N, {channels}, H, W), got {tuple(x.shape)}"
+            )
+        self.dictionary.update_lipschitz(self.dictionary.weight)
+        if self.steps == 1:  # without unpooling what is pooled again
+            v = self._pair().analysis(x)
+            values, switches = absolute_pool(self._rectify(v), self.window)
+            values = values if self.density == 1 else top_k(values, self._count(values))
+            return values if self.step_size == 1 else values * self._step(x), switches
+        return absolute_pool(self.code(x), self.window)
+
+    def code(self, x: Tensor) -> Tensor:
+        """The code before pooling, ``(N, M, H', W')``, one non-zero in a block."""
+        return iterative_hard_thresholding(
+            x, self._pair(), project=self._project, steps=self.steps, step_size=self._step(x)
+        )
+
+    def synthesize(self, values: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
+        """The signal of pooled codes: unpooled to their switches, then the transposed convolution.
+
+        Args:
+            values: ``(N, M, P, Q)``.
+            switches: as of :meth:`pooled`.
+            output_size: height and width of the signal.
+
+        Returns:
+            ``(N, C, *output_size)``.
+        """
+        size = self.dictionary.geometry.code_size(output_size)
+        return self._pair().synthesis(unpool(values, switches, size), output_size)
+
+    def _pair(self) -> Dictionary2d | _Mirrored:
+        return _Mirrored(self.dictionary) if self.sign == "mirrored" else self.dictionary
+
+    def _step(self, x: Tensor) -> float | Tensor:
+        return SAFETY / self._pair().bound(x.shape[2:]) if self.step_size is None else self.step_size
+
+    def _rectify(self, v: Tensor) -> Tensor:
+        return v if self.sign == "signed" else torch.relu(v)
+
+    def _project(self, v: Tensor) -> Tensor:
+        z = one_per_block(self._rectify(v), window=self.window)
+        return z if self.density == 1 else top_k(z, self._count(absolute_pool(z, self.window)[0]))
+
+    def _count(self, values: Tensor) -> int:
+        """Blocks to keep."""
+        return max(1, round(self.density * values[0].numel()))
+
+    def extra_repr(self) -> str:
+        text = f"window={self.window}, steps={self.steps}, sign={self.sign!r}"
+        return text + (f", density={self.density}" if self.density < 1 else "")
