@@ -51,7 +51,8 @@ class InvertibleCNN(ImageClassifier):
         kernel_size: of every stage, or one for each; odd sizes keep the size of the image.
         window: of the pooling, see :class:`~csc_nets.layers.PooledCSC2d`.
         steps, sign, density, step_size: as for :class:`~csc_nets.layers.PooledCSC2d`.
-        frozen: leave the filters as they were drawn, uniform on the sphere; False trains them as plain weights.
+        frozen: train the classifier alone and leave the filters as they were drawn, uniform on the sphere; False trains
+            them as plain weights.
         norm: batch norm behind each stage.
         grid: see :class:`ImageClassifier`.
         drop_rate: dropout before the classifier.
@@ -111,9 +112,7 @@ class InvertibleCNN(ImageClassifier):
             drop_rate=drop_rate,
             grid=grid,
         )
-        if frozen:
-            for layer in self.layers:
-                layer.dictionary.requires_grad_(False)
+        self.stages.requires_grad_(not frozen)
 
     @property
     def layers(self) -> list[PooledCSC2d]:
