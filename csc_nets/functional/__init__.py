@@ -25,6 +25,7 @@ from csc_nets.functional.pursuit import (
     stop_rule,
     thresholding,
 )
+from csc_nets.functional.recovery import sparse_code_recovery
 
 __all__ = [
     "AdjointPair",
@@ -50,6 +51,7 @@ __all__ = [
     "power_step",
     "soft_threshold",
     "solve",
+    "sparse_code_recovery",
     "stop_rule",
     "thresholding",
     "top_k",

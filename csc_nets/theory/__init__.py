@@ -3,6 +3,13 @@
 from csc_nets.theory.code_layers import CodeLayer, find_code_layers
 from csc_nets.theory.coherence import mutual_coherence, welch_bound
 from csc_nets.theory.design import low_coherence_atoms, sparse_atoms
+from csc_nets.theory.isometry import RestrictedIsometry, random_filters, restricted_isometry
+from csc_nets.theory.isometry_theorems import (
+    RandomLayer,
+    ReconstructionBound,
+    calibrate_constant,
+    reconstruction_bound,
+)
 from csc_nets.theory.matching import AtomMatch, atom_match
 from csc_nets.theory.network_report import Report, report
 from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
@@ -32,12 +39,16 @@ __all__ = [
     "LayerQuantities",
     "LayerRates",
     "PriorRates",
+    "RandomLayer",
+    "ReconstructionBound",
     "Report",
+    "RestrictedIsometry",
     "Signals",
     "atom_match",
     "atom_norms",
     "basis_pursuit",
     "basis_pursuit_noiseless",
+    "calibrate_constant",
     "energy_profile",
     "find_code_layers",
     "global_stability",
@@ -49,7 +60,10 @@ __all__ = [
     "mutual_coherence",
     "patch_norm",
     "prior_rates",
+    "random_filters",
+    "reconstruction_bound",
     "report",
+    "restricted_isometry",
     "sample_code",
     "sample_dictionaries",
     "sample_signals",

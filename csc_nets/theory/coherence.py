@@ -32,7 +32,12 @@ class _Filters:
 
 
 def mutual_coherence(
-    dictionary: Tensor | nn.Module, stride: int | Sequence[int] = 1, dilation: int | Sequence[int] = 1
+    dictionary: Tensor | nn.Module,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    *,
+    shifts: bool = True,
+    signed: bool = False,
 ) -> float:
     r"""Largest absolute inner product of two different unit atoms, over all pairs and all shifts.
 
@@ -51,9 +56,13 @@ def mutual_coherence(
             Atoms are normalised first, in float64; one that is zero counts as orthogonal to all.
         stride: samples between neighbouring shifts of an atom; a layer has its own.
         dilation: spacing of an atom's samples; a layer has its own.
+        shifts: False compares atoms at one position only, as flattened vectors: the coherence of Gilbert et al.,
+            `Towards Understanding the Invertibility of Convolutional Neural Networks
+            <https://arxiv.org/abs/1705.08664>`_, Table 4, whose figures for random filters suggest ``signed`` too.
+        signed: the largest inner product itself. It may be negative, for atoms that all turn away from each other.
 
     Returns:
-        A number between 0 and 1; 0 for a single atom that does not meet its own shifts.
+        A number between 0 and 1, or from -1 on if signed; 0 for a single atom that does not meet its own shifts.
 
     Raises:
         ValueError: neither weights nor such a layer, weights that are not finite, a stride for a layer or a matrix.
@@ -66,7 +75,11 @@ def mutual_coherence(
     """
     filters = _filters(dictionary, stride, dilation)
     per_group = filters.weight.chunk(filters.groups)
-    return min(1.0, max(_largest_correlation(atoms, filters.step, filters.reach) for atoms in per_group))
+    reach = filters.reach if shifts else [0] * len(filters.reach)
+    # Atoms that do not meet have a product of 0; without any, the least that is possible.
+    apart = (shifts and len(reach) > 0) or filters.groups > 1 or len(filters.weight) == 1
+    least = -1.0 if signed and not apart else 0.0
+    return min(1.0, max(_largest_correlation(atoms, filters.step, reach, signed, least) for atoms in per_group))
 
 
 def welch_bound(
@@ -135,9 +148,9 @@ def _filters(dictionary: Any, stride: int | Sequence[int], dilation: int | Seque
     return _Filters(weight.detach().double(), step, groups)
 
 
-def _largest_correlation(atoms: Tensor, step: Sequence[int], reach: Sequence[int]) -> float:
+def _largest_correlation(atoms: Tensor, step: Sequence[int], reach: Sequence[int], signed: bool, least: float) -> float:
     atoms = unit_norm(atoms)
-    best = atoms.new_zeros(())
+    best = atoms.new_full((), least)
     origin = (0,) * len(step)
     for lag in itertools.product(*(range(-r * t, r * t + 1, t) for r, t in zip(reach, step, strict=True))):
         if lag < origin:  # <a, b moved by -lag> is <b, a moved by lag>
@@ -151,7 +164,7 @@ def _largest_correlation(atoms: Tensor, step: Sequence[int], reach: Sequence[int
         for rows in early.flatten(1).split(max(1, BLOCK // len(atoms))):
             products = rows @ late
             if lag == origin:
-                products.diagonal(start).zero_()
-            best = torch.maximum(best, torch.linalg.vector_norm(products, math.inf))
+                products.diagonal(start).fill_(least)
+            best = torch.maximum(best, products.max() if signed else torch.linalg.vector_norm(products, math.inf))
             start += len(rows)
     return best.item()

@@ -191,3 +191,29 @@ def test_bad_arguments_are_refused(dictionary, options, message):
     for function in (mutual_coherence, welch_bound):
         with pytest.raises(ValueError, match=message):
             function(dictionary, **options)
+
+
+def test_coherence_without_shifts_is_that_of_flattened_atoms():
+    for shape in ((5, 2, 3), (4, 1, 3, 2), (6, 4)):
+        weight = torch.randn(shape, dtype=torch.float64)
+        flat = unit_norm(weight).flatten(1)
+        gram = (flat @ flat.T)[~torch.eye(len(flat), dtype=torch.bool)]
+        assert mutual_coherence(weight, shifts=False) == pytest.approx(gram.abs().max().item(), abs=1e-14)
+        assert mutual_coherence(weight, shifts=False, signed=True) == pytest.approx(gram.max().item(), abs=1e-14)
+
+
+def test_signed_coherence():
+    triangle = torch.tensor([[1.0, 0.0], [-0.5, 0.75**0.5], [-0.5, -(0.75**0.5)]])
+    assert mutual_coherence(triangle, signed=True) == pytest.approx(-0.5, abs=1e-7)
+    assert mutual_coherence(triangle) == pytest.approx(0.5, abs=1e-7)
+    # Shifts that do not meet, or other groups, are orthogonal: never below 0.
+    atoms = triangle[:, None]
+    assert mutual_coherence(atoms, stride=2, signed=True) == 0
+    assert mutual_coherence(atoms, stride=2, shifts=False, signed=True) == pytest.approx(-0.5, abs=1e-7)
+    grouped = torch.nn.Conv1d(2, 6, 2, stride=2, groups=2, bias=False)
+    grouped.weight.data = atoms.repeat(2, 1, 1)
+    assert mutual_coherence(grouped, shifts=False, signed=True) == 0
+    opposite = torch.tensor([[[1.0, -1.0]]])
+    assert mutual_coherence(opposite) == pytest.approx(0.5) and mutual_coherence(opposite, signed=True) == 0
+    for signed in (False, True):
+        assert mutual_coherence(torch.ones(1, 1, 3), shifts=False, signed=signed) == 0

@@ -1,0 +1,331 @@
+r"""Model restricted isometry: how far a dictionary is from keeping the norm of sparse codes, by Monte Carlo.
+
+A code is model-k-sparse if each of its blocks holds at most one non-zero, and k blocks hold one; a block is one atom
+with all its positions or, as networks pool, one window of them. The constant :math:`\delta_k` is the least for which
+
+.. math:: (1 - \delta_k) \|z\|^2 \le \|D z\|^2 \le (1 + \delta_k) \|z\|^2 \qquad \text{for all such } z
+
+(Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
+<https://arxiv.org/abs/1705.08664>`_, section 3). Nobody computes it for more than a handful of codes: what is measured
+here bounds it from below, and says for which share of codes it may be exceeded.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional import ConvGeometry, absolute_pool, unit_norm
+from csc_nets.theory.code_layers import UnitDictionary
+
+__all__ = ["RestrictedIsometry", "random_filters", "restricted_isometry"]
+
+VALUES = ("uniform", "gaussian", "sign", "worst")
+# Entries of codes and signals that are held at once: 64 MiB in float64.
+BATCH = 2**23
+
+
+@dataclass(frozen=True)
+class RestrictedIsometry:
+    r"""Measured ratios :math:`\|D z\|^2 / \|z\|^2`, and what they say of codes that were not drawn.
+
+    Attributes:
+        ratios: ``(samples,)``, float64; with ``values="worst"`` of each support the extreme farthest from 1.
+        nonzeros: most non-zeros of a code.
+        confidence: of the statements below, each by itself, between 0 and 1.
+    """
+
+    ratios: Tensor
+    nonzeros: int
+    confidence: float = 0.95
+
+    @property
+    def deviations(self) -> Tensor:
+        """``|ratio - 1|``, ``(samples,)``."""
+        return (self.ratios - 1).abs()
+
+    @property
+    def delta(self) -> float:
+        r"""The largest deviation seen: a **lower** bound of :math:`\delta_k`, which is over all codes."""
+        return self.deviations.max().item()
+
+    @property
+    def mean(self) -> float:
+        """Of the ratios."""
+        return self.ratios.mean().item()
+
+    @property
+    def mean_interval(self) -> tuple[float, float]:
+        """Of the mean ratio over all such codes, by the central limit theorem; infinite for one sample."""
+        if len(self.ratios) < 2:
+            return -math.inf, math.inf
+        error = self.ratios.std().item() / math.sqrt(len(self.ratios))
+        reach = NormalDist().inv_cdf((1 + self.confidence) / 2) * error
+        return self.mean - reach, self.mean + reach
+
+    @property
+    def exceeding(self) -> float:
+        r"""At most this share of all such codes deviates by more than ``delta``, with the given confidence.
+
+        Derivation: if a share p did, n draws would miss it with probability :math:`(1 - p)^n`, which is
+        :math:`1 - c` at :math:`p = 1 - (1 - c)^{1/n}`; about 3 / n at c = 0.95, whatever the distribution.
+        """
+        return 1 - (1 - self.confidence) ** (1 / len(self.ratios))
+
+    def quantile(self, share: float) -> tuple[float, float, float]:
+        """Quantile of the deviations, and the ends of its interval.
+
+        The ends are order statistics, so the confidence holds for every distribution: the number of draws below the
+        quantile is binomial. The upper end is inf where there are too few draws for one.
+
+        Args:
+            share: of codes that deviate by at most the quantile, between 0 and 1.
+
+        Example:
+            >>> found = RestrictedIsometry(1 + torch.arange(100) / 100, nonzeros=1)
+            >>> tuple(round(number, 2) for number in found.quantile(0.5))
+            (0.49, 0.39, 0.6)
+        """
+        if not 0 < share < 1:
+            raise ValueError(f"share must be between 0 and 1, got {share!r}")
+        n = len(self.ratios)
+        count = torch.arange(n + 1, dtype=torch.float64)
+        ways = math.lgamma(n + 1) - torch.lgamma(count + 1) - torch.lgamma(n - count + 1)
+        below = (ways + count * math.log(share) + (n - count) * math.log1p(-share)).exp().cumsum(0)
+        tail = (1 - self.confidence) / 2
+        # Of n + 2 order statistics, the first and the last being 0 and inf.
+        ordered = [0.0, *self.deviations.sort().values.tolist(), math.inf]
+        ranks = math.ceil(share * n), int((below <= tail).sum()), int((below < 1 - tail).sum()) + 1
+        estimate, low, high = (ordered[rank] for rank in ranks)
+        return estimate, low, high
+
+    def __str__(self) -> str:
+        low, high = self.mean_interval
+        middle, tail = self.quantile(0.5), self.quantile(0.99)
+        return (
+            f"{len(self.ratios)} codes of at most {self.nonzeros} non-zeros, confidence {self.confidence:g}\n"
+            f"  ||D z||^2 / ||z||^2: mean {self.mean:.4f} ({low:.4f} to {high:.4f})\n"
+            f"  |ratio - 1|: median {middle[0]:.4f} ({middle[1]:.4f} to {middle[2]:.4f}), "
+            f"99 % {tail[0]:.4f} ({tail[1]:.4f} to {tail[2]:.4f})\n"
+            f"  delta >= {self.delta:.4f}; at most {self.exceeding:.2%} of such codes exceed it"
+        )
+
+
+@torch.no_grad()
+def restricted_isometry(
+    dictionary: Tensor | nn.Module,
+    k: int | None = None,
+    *,
+    signal_size: Sequence[int] | None = None,
+    code_size: Sequence[int] | None = None,
+    window: int | Sequence[int] | None = None,
+    codes: Tensor | None = None,
+    samples: int = 1000,
+    values: str = "uniform",
+    differences: bool = False,
+    aligned: bool = False,
+    unit_atoms: bool = False,
+    confidence: float = 0.95,
+    generator: torch.Generator | None = None,
+) -> RestrictedIsometry:
+    r"""Draws model-k-sparse codes, or takes given ones, and measures by how much the dictionary changes their norm.
+
+    The largest deviation that is found bounds :math:`\delta_k` from below, and how sharply depends on what is drawn:
+    random values average out what ``values="worst"`` finds, and where codes have many positions, ``aligned`` supports
+    deviate more than random ones. Unit atoms of coherence :math:`\mu` have :math:`\delta_k \le (k - 1) \mu`
+    (Gershgorin), with equality at k = 2 for the coherence over pairs of different blocks.
+
+    Args:
+        dictionary: atoms ``(M, C, *K)`` (stride 1, no padding), a matrix ``(M, F)`` (rows are atoms, each its own
+            block), a dictionary layer, a convolution of any groups, or ``nn.Linear``.
+        k: non-zeros of a code; not with ``codes``.
+        signal_size: spatial size of the signals; or give ``code_size``. A matrix needs neither.
+        code_size: spatial size of the codes.
+        window: positions of a block, one int or one per axis; None for all of an atom.
+        codes: measure these ``(N, M, *S')`` in place of random ones, such as activations of a network. The statements
+            on codes that were not seen suppose that these are independent draws.
+        samples: codes to draw.
+        values: of the non-zeros: ``"uniform"`` in [-1, 1], ``"gaussian"``, ``"sign"`` for -1 and 1, or ``"worst"``:
+            for each support the extreme over all values, from the eigenvalues of the Gram matrix of its atoms. That
+            takes k syntheses a sample, and k signals in memory.
+        differences: sums of two such codes, for the constant :math:`\delta_{2k}` of Theorem 3.3.
+        aligned: all non-zeros stand at one position, where atoms overlap most (k is M at most).
+        unit_atoms: scale the atoms to unit norm.
+        confidence: of the intervals.
+        generator: of the random numbers.
+
+    Raises:
+        ValueError: a bad k, size, window, word or dictionary; codes that do not fit, or one that is zero.
+
+    Example:
+        >>> atoms = torch.eye(8).view(8, 8, 1)  # orthonormal
+        >>> found = restricted_isometry(atoms, 3, signal_size=(10,), values="worst", samples=100)
+        >>> round(found.delta, 6), round(found.exceeding, 3)
+        (0.0, 0.03)
+    """
+    if values not in VALUES:
+        raise ValueError(f"values must be one of {', '.join(VALUES)}, got {values!r}")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
+    atoms = _atoms(dictionary, unit_atoms)
+    shape, size = _code_shape(atoms, signal_size, code_size, codes)
+    entries = math.prod(shape) + atoms.weight.shape[1] * atoms.groups * math.prod(size)
+    batch = max(1, BATCH // entries)
+    if codes is not None:
+        if k is not None or differences or aligned:
+            raise ValueError(f"k, differences and aligned are of random codes, got codes and k={k!r}")
+        drawn: Iterator[Tensor] = iter(codes.to(atoms.weight).split(batch))
+    else:
+        law = "gaussian" if values == "worst" else values
+        drawn = _draw(shape, k, samples, batch, law, differences, aligned, window, generator)
+    ratios: list[Tensor] = []
+    nonzeros = 0
+    for z in drawn:
+        z = z.to(atoms.weight)
+        nonzeros = max(nonzeros, int(torch.count_nonzero(z.flatten(1), 1).max()))
+        if values == "worst":
+            ratios.extend(_extreme(atoms, code, size, batch) for code in z)
+        else:
+            ratios.append(_energy(atoms.synthesis(z, size)) / _energy(z))
+    found = torch.cat(ratios) if values != "worst" else torch.stack(ratios)
+    if not bool(found.isfinite().all()):
+        raise ValueError("restricted_isometry: codes must hold a non-zero each and finite numbers only")
+    return RestrictedIsometry(found.cpu(), nonzeros, confidence)
+
+
+def random_filters(
+    atoms: int,
+    channels: int,
+    kernel_size: int | Sequence[int],
+    scaling: str = "variance",
+    *,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    r"""Gaussian filters ``(atoms, channels, *kernel_size)``, as Theorem 3.1 has them.
+
+    Args:
+        atoms: number of filters (K in the paper).
+        channels: input channels (M in the paper).
+        kernel_size: one int for one axis, else one per axis.
+        scaling: ``"variance"``: entries of variance 1 / (channels * samples), so that norms are 1 on average;
+            ``"unit"``: norms are 1.
+        generator: of the random numbers.
+        dtype: of the filters.
+    """
+    if scaling not in ("variance", "unit"):
+        raise ValueError(f"scaling must be 'variance' or 'unit', got {scaling!r}")
+    kernel = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
+    weight = torch.randn(atoms, channels, *kernel, generator=generator, dtype=torch.float64)
+    weight = unit_norm(weight) if scaling == "unit" else weight / math.sqrt(channels * math.prod(kernel))
+    return weight.to(dtype)
+
+
+def _atoms(dictionary: Any, unit_atoms: bool) -> UnitDictionary:
+    """The atoms, of unit norm only if asked for, and how they lie over a signal."""
+    weight: Any = dictionary if isinstance(dictionary, Tensor) else getattr(dictionary, "weight", None)
+    groups = 1
+    if isinstance(dictionary, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        conv, groups = dictionary, dictionary.groups
+        geometry = ConvGeometry.create(
+            len(conv.kernel_size), conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode
+        )
+    elif isinstance(weight, Tensor) and isinstance(known := getattr(dictionary, "geometry", None), ConvGeometry):
+        geometry = known
+    elif isinstance(weight, Tensor) and (weight.ndim == 2 or (weight is dictionary and 3 <= weight.ndim <= 5)):
+        geometry = ConvGeometry.create(weight.ndim - 2, tuple(weight.shape[2:]))
+    else:
+        shape = f" {tuple(weight.shape)}" if isinstance(weight, Tensor) else ""
+        raise ValueError(
+            "dictionary must be atoms (M, C, *K) or (M, F), a dictionary layer or a convolution, got "
+            f"{type(dictionary).__name__}{shape}"
+        )
+    weight = weight.detach()
+    return UnitDictionary(unit_norm(weight) if unit_atoms else weight, geometry, groups)
+
+
+def _code_shape(
+    atoms: UnitDictionary, signal_size: Sequence[int] | None, code_size: Sequence[int] | None, codes: Tensor | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape ``(M, *S')`` of a code and size ``S`` of its signal."""
+    geometry, count = atoms.geometry, len(atoms.weight)
+    if codes is not None:
+        if codes.ndim != geometry.dims + 2 or codes.shape[1] != count or len(codes) == 0:
+            raise ValueError(f"codes must be (N, {count}{', S' * geometry.dims}), got shape {tuple(codes.shape)}")
+        code_size = tuple(codes.shape[2:])
+    if geometry.dims == 0:
+        return (count,), ()
+    if signal_size is None and code_size is None:
+        raise ValueError("restricted_isometry: give signal_size, code_size or codes for a convolution")
+    if signal_size is None:
+        signal_size = geometry.signal_size(code_size or ())
+    return (count, *geometry.code_size(signal_size)), tuple(signal_size)
+
+
+def _draw(
+    shape: tuple[int, ...],
+    k: int | None,
+    samples: int,
+    batch: int,
+    law: str,
+    differences: bool,
+    aligned: bool,
+    window: int | Sequence[int] | None,
+    generator: torch.Generator | None,
+) -> Iterator[Tensor]:
+    """Batches of random codes ``(n, *shape)``, float64."""
+    if samples < 1:
+        raise ValueError(f"samples must be at least 1, got {samples!r}")
+    atoms, positions = shape[0], math.prod(shape[1:])
+    grid = torch.zeros(1, atoms, *(shape[1:] or (1,)), dtype=torch.float64)
+    blocks = atoms if aligned else absolute_pool(grid, window)[0].numel()
+    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= blocks:
+        raise ValueError(f"k must be an int, 1 to {blocks} (the blocks of a code), got {k!r}")
+    for start in range(0, samples, batch):
+        n = min(batch, samples - start)
+        if aligned:  # two of them at the same position are one with twice as many atoms
+            count = min(2 * k, atoms) if differences else k
+            chosen = torch.rand(n, atoms, generator=generator).topk(count).indices
+            places = chosen * positions + torch.randint(positions, (n, 1), generator=generator)
+        else:
+            draws = [_supports(grid.expand(n, *grid.shape[1:]), k, window, generator) for _ in range(1 + differences)]
+            places = torch.cat(draws, 1)
+        if law == "gaussian":
+            entries = torch.randn(places.shape, generator=generator, dtype=torch.float64)
+        elif law == "uniform":
+            entries = 2 * torch.rand(places.shape, generator=generator, dtype=torch.float64) - 1
+        else:
+            entries = 2.0 * torch.randint(2, places.shape, generator=generator).double() - 1
+        yield grid.new_zeros(n, atoms * positions).scatter_add(1, places, entries).view(n, *shape)
+
+
+def _supports(grid: Tensor, k: int, window: int | Sequence[int] | None, generator: torch.Generator | None) -> Tensor:
+    """Flat places ``(n, k)`` of one uniformly random position in each of k random blocks."""
+    score = torch.rand(grid.shape, generator=generator)
+    switches = absolute_pool(score, window)[1].flatten(2)
+    chosen = torch.rand(switches.flatten(1).shape, generator=generator).topk(k).indices
+    positions = math.prod(grid.shape[2:])
+    return chosen // switches.shape[2] * positions + switches.flatten(1).gather(1, chosen)
+
+
+def _energy(t: Tensor) -> Tensor:
+    """Squared norm per sample ``(N,)``, float64."""
+    return t.flatten(1).square().sum(1, dtype=torch.float64)
+
+
+def _extreme(atoms: UnitDictionary, code: Tensor, size: tuple[int, ...], batch: int) -> Tensor:
+    """The ratio farthest from 1 over all codes on the support of ``code (M, *S')``."""
+    places = code.flatten().nonzero()
+    if len(places) == 0:
+        return code.new_full((), math.nan)
+    columns = []
+    for part in places.split(batch):
+        single = code.new_zeros(len(part), code.numel()).scatter_(1, part, 1.0)
+        columns.append(atoms.synthesis(single.view(-1, *code.shape), size).flatten(1).double())
+    signals = torch.cat(columns)
+    ends = torch.linalg.eigvalsh(signals @ signals.T)[[0, -1]].clamp_min(0)
+    return ends[(ends - 1).abs().argmax()]
