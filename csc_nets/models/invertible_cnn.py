@@ -119,7 +119,7 @@ class InvertibleCNN(ImageClassifier):
         """The coding layer of each stage; ``model.layers[0].dictionary.weight = filters`` sets filters of one's own."""
         return [stage[0] for stage in self.stages]  # type: ignore[index]
 
-    def encode(self, x: Tensor, stage: int = -1) -> Encoding:
+    def forward_switches(self, x: Tensor, stage: int = -1) -> Encoding:
         """Runs the stages down to ``stage`` with the running statistics of the batch norms.
 
         Raises:
@@ -136,11 +136,11 @@ class InvertibleCNN(ImageClassifier):
                 x = batch_norm(x, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
         return Encoding(x, switches, sizes, norms)
 
-    def decode(self, encoding: Encoding, *, rescale: bool = True) -> Tensor:
+    def invert(self, encoding: Encoding, *, rescale: bool = True) -> Tensor:
         """Images of an encoding, ``(N, in_chans, H, W)``.
 
         Args:
-            encoding: of :meth:`encode`.
+            encoding: of :meth:`forward_switches`.
             rescale: give each stage's result the norm that the stage's input had. One step leaves the scale open:
                 :math:`W^T W` of random filters is about the identity times how many there are.
         """
@@ -157,7 +157,7 @@ class InvertibleCNN(ImageClassifier):
 
     def reconstruct(self, x: Tensor, stage: int = -1, *, rescale: bool = True) -> Tensor:
         """Images as far as the code of ``stage`` and the switches above it keep them."""
-        return self.decode(self.encode(x, stage), rescale=rescale)
+        return self.invert(self.forward_switches(x, stage), rescale=rescale)
 
     @property
     def _norms(self) -> list[Any]:

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid, save_image
 
 from csc_nets.layers.effective import effective_atoms
+from csc_nets.models import InvertibleCNN
 from csc_nets.tasks.code_statistics import csc_layers
 
 __all__ = ["atom_grids", "save_pictures"]
@@ -25,8 +26,8 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
 
     - atoms: those of the first CSC layer, see :func:`atom_grids`; with deeper dictionaries also ``atoms_2.png``, ...;
     - codes: one row an image, the image and the maps of the eight atoms that are busiest in these images;
-    - reconstructions: one row an image, the image beside the network's output for an autoencoder, and beside ``D z``
-      of the first CSC layer for every other network.
+    - reconstructions: one row an image, the image beside the network's output for an autoencoder, its inversion for an
+      :class:`~csc_nets.models.InvertibleCNN`, and ``D z`` of the first CSC layer for every other network.
 
     A network without CSC layers leaves out what it lacks.
 
@@ -48,6 +49,8 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
 
     shown = _tile(denormalize(images))
     x_hat = output if hasattr(model, "encode") else None
+    if isinstance(model, InvertibleCNN):
+        x_hat = model.reconstruct(images)
     if first is not None:
         x, code = seen[0]
         for name, grid in atom_grids(model).items():

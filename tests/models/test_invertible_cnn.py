@@ -30,11 +30,11 @@ def test_features_are_those_of_the_encoding():
     for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
         norm.running_mean.uniform_(), norm.running_var.uniform_(0.5, 2), norm.weight.data.uniform_(0.5, 2)
     x = images(2, 3, 13, 16)
-    encoding = model.encode(x)
+    encoding = model.forward_switches(x)
     torch.testing.assert_close(encoding.values, model.forward_features(x))
     assert encoding.sizes == [(13, 16), (7, 8)] and [tuple(s.shape[2:]) for s in encoding.switches] == [(7, 8), (4, 4)]
     torch.testing.assert_close(encoding.norms[0], x.flatten(1).norm(dim=1))
-    one = model.encode(x, stage=0)
+    one = model.forward_switches(x, stage=0)
     torch.testing.assert_close(one.values, model.stages[0](x))
 
 
@@ -90,4 +90,4 @@ def test_bad_arguments_are_refused():
         with pytest.raises(ValueError, match=message):
             create_model("invertible_cnn", **options)
     with pytest.raises(ValueError, match="3 stages"):
-        build().encode(images(1, 3, 8, 8), stage=3)
+        build().forward_switches(images(1, 3, 8, 8), stage=3)

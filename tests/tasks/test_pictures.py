@@ -36,3 +36,9 @@ def test_a_network_without_codes_leaves_no_pictures(tmp_path):
     model = create_model("resnet18", in_chans=1, widths=[4, 4, 4, 4]).eval()
     save_pictures(model, torch.randn(2, 1, 16, 16), lambda x: x, tmp_path / "pictures")
     assert sizes(tmp_path / "pictures") == {}
+
+
+def test_an_invertible_network_shows_its_inversion(tmp_path):
+    model = create_model("invertible_cnn", in_chans=1, widths=[4, 6]).eval()
+    save_pictures(model, torch.rand(3, 1, 64, 64), lambda x: x.clamp(0, 1), tmp_path)
+    assert sizes(tmp_path) == {"reconstructions.png": (140, 3 * 68 + 4)}
