@@ -3,7 +3,7 @@
 from csc_nets.theory.code_layers import CodeLayer, find_code_layers
 from csc_nets.theory.coherence import mutual_coherence, welch_bound
 from csc_nets.theory.design import low_coherence_atoms, sparse_atoms
-from csc_nets.theory.isometry import RestrictedIsometry, random_filters, restricted_isometry
+from csc_nets.theory.isometry import RestrictedIsometry, restricted_isometry
 from csc_nets.theory.isometry_theorems import (
     RandomLayer,
     ReconstructionBound,
@@ -15,6 +15,7 @@ from csc_nets.theory.network_report import Report, report
 from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
 from csc_nets.theory.profile import EnergyProfile, EnergyRow, energy_profile
 from csc_nets.theory.quantities import LayerQuantities, atom_norms, measure
+from csc_nets.theory.random_model import random_filters, sample_model_code
 from csc_nets.theory.signals import Signals, sample_code, sample_dictionaries, sample_signals
 from csc_nets.theory.sparsity import patch_norm, stripe_norm
 from csc_nets.theory.stability import LabelCertificate, label_certificate
@@ -66,6 +67,7 @@ __all__ = [
     "restricted_isometry",
     "sample_code",
     "sample_dictionaries",
+    "sample_model_code",
     "sample_signals",
     "soft_thresholding",
     "sparse_atoms",

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional import ConvGeometry, absolute_pool, unit_norm
+from csc_nets.functional import ConvGeometry, unit_norm
 from csc_nets.theory.code_layers import UnitDictionary
+from csc_nets.theory.random_model import sample_model_code
 
-__all__ = ["RestrictedIsometry", "random_filters", "restricted_isometry"]
+__all__ = ["RestrictedIsometry", "restricted_isometry"]
 
 VALUES = ("uniform", "gaussian", "sign", "worst")
 # Entries of codes and signals that are held at once: 64 MiB in float64.
@@ -180,8 +181,11 @@ def restricted_isometry(
             raise ValueError(f"k, differences and aligned are of random codes, got codes and k={k!r}")
         drawn: Iterator[Tensor] = iter(codes.to(atoms.weight).split(batch))
     else:
+        if k is None:
+            raise ValueError("restricted_isometry: give k or codes")
         law = "gaussian" if values == "worst" else values
-        drawn = _draw(shape, k, samples, batch, law, differences, aligned, window, generator)
+        options = {"window": window, "values": law, "aligned": aligned, "generator": generator}
+        drawn = _draw(shape, k, samples, batch, differences, options)
     ratios: list[Tensor] = []
     nonzeros = 0
     for z in drawn:
@@ -195,34 +199,6 @@ def restricted_isometry(
     if not bool(found.isfinite().all()):
         raise ValueError("restricted_isometry: codes must hold a non-zero each and finite numbers only")
     return RestrictedIsometry(found.cpu(), nonzeros, confidence)
-
-
-def random_filters(
-    atoms: int,
-    channels: int,
-    kernel_size: int | Sequence[int],
-    scaling: str = "variance",
-    *,
-    generator: torch.Generator | None = None,
-    dtype: torch.dtype = torch.float64,
-) -> Tensor:
-    r"""Gaussian filters ``(atoms, channels, *kernel_size)``, as Theorem 3.1 has them.
-
-    Args:
-        atoms: number of filters (K in the paper).
-        channels: input channels (M in the paper).
-        kernel_size: one int for one axis, else one per axis.
-        scaling: ``"variance"``: entries of variance 1 / (channels * samples), so that norms are 1 on average;
-            ``"unit"``: norms are 1.
-        generator: of the random numbers.
-        dtype: of the filters.
-    """
-    if scaling not in ("variance", "unit"):
-        raise ValueError(f"scaling must be 'variance' or 'unit', got {scaling!r}")
-    kernel = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
-    weight = torch.randn(atoms, channels, *kernel, generator=generator, dtype=torch.float64)
-    weight = unit_norm(weight) if scaling == "unit" else weight / math.sqrt(channels * math.prod(kernel))
-    return weight.to(dtype)
 
 
 def _atoms(dictionary: Any, unit_atoms: bool) -> UnitDictionary:
@@ -267,49 +243,18 @@ def _code_shape(
 
 
 def _draw(
-    shape: tuple[int, ...],
-    k: int | None,
-    samples: int,
-    batch: int,
-    law: str,
-    differences: bool,
-    aligned: bool,
-    window: int | Sequence[int] | None,
-    generator: torch.Generator | None,
+    shape: tuple[int, ...], k: int, samples: int, batch: int, differences: bool, options: dict[str, Any]
 ) -> Iterator[Tensor]:
-    """Batches of random codes ``(n, *shape)``, float64."""
+    """Batches of random codes ``(n, *shape)``."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1, got {samples!r}")
-    atoms, positions = shape[0], math.prod(shape[1:])
-    grid = torch.zeros(1, atoms, *(shape[1:] or (1,)), dtype=torch.float64)
-    blocks = atoms if aligned else absolute_pool(grid, window)[0].numel()
-    if not isinstance(k, int) or isinstance(k, bool) or not 1 <= k <= blocks:
-        raise ValueError(f"k must be an int, 1 to {blocks} (the blocks of a code), got {k!r}")
     for start in range(0, samples, batch):
         n = min(batch, samples - start)
-        if aligned:  # two of them at the same position are one with twice as many atoms
-            count = min(2 * k, atoms) if differences else k
-            chosen = torch.rand(n, atoms, generator=generator).topk(count).indices
-            places = chosen * positions + torch.randint(positions, (n, 1), generator=generator)
+        if differences and options["aligned"]:  # two of them at one position are one with twice as many atoms
+            yield sample_model_code(n, shape[0], shape[1:], min(2 * k, shape[0]), **options)
         else:
-            draws = [_supports(grid.expand(n, *grid.shape[1:]), k, window, generator) for _ in range(1 + differences)]
-            places = torch.cat(draws, 1)
-        if law == "gaussian":
-            entries = torch.randn(places.shape, generator=generator, dtype=torch.float64)
-        elif law == "uniform":
-            entries = 2 * torch.rand(places.shape, generator=generator, dtype=torch.float64) - 1
-        else:
-            entries = 2.0 * torch.randint(2, places.shape, generator=generator).double() - 1
-        yield grid.new_zeros(n, atoms * positions).scatter_add(1, places, entries).view(n, *shape)
-
-
-def _supports(grid: Tensor, k: int, window: int | Sequence[int] | None, generator: torch.Generator | None) -> Tensor:
-    """Flat places ``(n, k)`` of one uniformly random position in each of k random blocks."""
-    score = torch.rand(grid.shape, generator=generator)
-    switches = absolute_pool(score, window)[1].flatten(2)
-    chosen = torch.rand(switches.flatten(1).shape, generator=generator).topk(k).indices
-    positions = math.prod(grid.shape[2:])
-    return chosen // switches.shape[2] * positions + switches.flatten(1).gather(1, chosen)
+            z = sample_model_code(n, shape[0], shape[1:], k, **options)
+            yield z + sample_model_code(n, shape[0], shape[1:], k, **options) if differences else z
 
 
 def _energy(t: Tensor) -> Tensor:

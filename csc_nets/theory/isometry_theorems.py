@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from csc_nets.theory.isometry import random_filters, restricted_isometry
+from csc_nets.theory.isometry import restricted_isometry
+from csc_nets.theory.random_model import random_filters
 
 __all__ = ["RandomLayer", "ReconstructionBound", "calibrate_constant", "reconstruction_bound"]
 

@@ -10,19 +10,12 @@ from sklearn.linear_model import Lasso
 from csc_nets.functional import as_adjoint_pair, iterative_hard_thresholding, one_per_block, sparse_code_recovery, top_k
 from csc_nets.functional.recovery import _Restricted
 from csc_nets.layers import Dictionary2d
-from csc_nets.theory import random_filters
+from csc_nets.theory import random_filters, sample_model_code
 
 
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(0)
-
-
-def model_codes(n, atoms, positions, k, generator):
-    """Random codes with one non-zero per atom, k in all, of values in [-1, 1]."""
-    dense = 2 * torch.rand(n, atoms, positions, generator=generator, dtype=torch.float64) - 1
-    places = torch.rand(n, atoms, positions, generator=generator)
-    return dense * (one_per_block(places, k) != 0)
 
 
 def test_orthonormal_dictionary_gives_thresholded_largest_entries(generator):
@@ -75,7 +68,7 @@ def test_it_bears_coherence_that_one_step_does_not(generator):
     """Filters with a common part, correlations about 0.5: medians of the relative error, 40 signals."""
     weight = random_filters(24, 16, 5, "unit", generator=generator)
     weight = (weight + random_filters(1, 16, 5, "unit", generator=generator)) / 2**0.5
-    z = model_codes(40, 24, 16, 4, generator)
+    z = sample_model_code(40, 24, (16,), 4, generator=generator)
     x = as_adjoint_pair(weight).synthesis(z, (20,))
     project = partial(one_per_block, k=4)
 

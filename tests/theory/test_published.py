@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from csc_nets.functional import as_adjoint_pair, iterative_hard_thresholding, one_per_block
-from csc_nets.theory import mutual_coherence, published, random_filters, restricted_isometry
+from csc_nets.theory import mutual_coherence, published, random_filters, restricted_isometry, sample_model_code
 
 
 def test_tables_are_about_the_same_layers():
@@ -49,8 +49,7 @@ def signals():
 def draw(channels, filters, scaling, seed):
     generator = torch.Generator().manual_seed(seed)
     weight = random_filters(filters, channels, 5, scaling, generator=generator)
-    values = 2 * torch.rand(40, filters, 28, generator=generator, dtype=torch.float64) - 1
-    z = values * (one_per_block(torch.rand(40, filters, 28, generator=generator), 10) != 0)
+    z = sample_model_code(40, filters, (28,), 10, generator=generator)
     return weight, z, as_adjoint_pair(weight).synthesis(z, (32,))
 
 
