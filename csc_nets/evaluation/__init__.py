@@ -1,0 +1,6 @@
+"""What a network keeps and how well it does what it is for, measured on images."""
+
+from csc_nets.evaluation.inversion import activation, invert, relative_error
+from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
+
+__all__ = ["LayerInversions", "activation", "invert", "invert_layers", "relative_error"]
