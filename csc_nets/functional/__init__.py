@@ -2,6 +2,13 @@
 
 from csc_nets.functional.cascade import Cascade
 from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional.filter_bank import (
+    FilterBank,
+    kymatio_bank,
+    wavelet_bank,
+    wavelet_bank_2d,
+    weyl_heisenberg_bank,
+)
 from csc_nets.functional.pooling import absolute_pool, unpool
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
 from csc_nets.functional.prox import (
@@ -31,6 +38,7 @@ __all__ = [
     "AdjointPair",
     "Cascade",
     "ConvGeometry",
+    "FilterBank",
     "Problem",
     "absolute_pool",
     "as_adjoint_pair",
@@ -43,6 +51,7 @@ __all__ = [
     "ista",
     "iterate",
     "iterative_hard_thresholding",
+    "kymatio_bank",
     "lam_max",
     "largest_eigenpair",
     "nonneg_soft_threshold",
@@ -57,4 +66,7 @@ __all__ = [
     "top_k",
     "unit_norm",
     "unpool",
+    "wavelet_bank",
+    "wavelet_bank_2d",
+    "weyl_heisenberg_bank",
 ]
