@@ -80,3 +80,33 @@ def test_basis_pursuit_outlives_thresholding(run):
 def test_a_dictionary_is_recovered(run):
     results, _ = run("dictionary_recovery")
     assert results["share"] == 1 and results["worst"] > 0.99
+
+
+def test_hard_thresholding_inverts_random_filters_if_the_switches_are_known(run):
+    results, pictures = run("hard_thresholding_1d")
+    assert [picture.name for picture in pictures] == ["picture.png", "picture_coherence.png"]
+    for row in results["one step"]:
+        assert row["analysis"] == pytest.approx(row["with borders"], rel=0.03)
+        assert row["true support"] < row["known switches"] < 0.35 and row["fixed switches"] > 1.3
+    for medians in results["steps"].values():
+        assert medians[10] < 1e-2 * medians[5] < 1e-3 * medians[1]
+    apart, alike = results["coherence"]
+    assert alike["coherence"] > 2 * apart["coherence"]
+    assert alike["one step"] > 3 * apart["one step"] and alike["sparse code recovery"] < 0.03
+
+
+def test_random_filters_keep_the_norm_of_codes(run):
+    results, pictures = run("model_rip")
+    assert [picture.name for picture in pictures] == ["picture.png", "picture_constant.png"]
+    assert all(row["found"]["delta"] < 0.1 and row["absolute"] < 0.2 for row in results["vgg16"])
+    assert {row["filters"] for row in results["network"]} == {"learned", "random"}
+    # Activations are not negative and alike: their atoms add up.
+    assert all(row["activations"]["mean"] > 1.1 > row["random codes"]["mean"] for row in results["network"])
+    found = results["constants"]
+    cases = [
+        "values and positions drawn",
+        "values chosen",
+        "values chosen, one position",
+        "the same, sums of two codes",
+    ]
+    assert all(list(column) == sorted(column) for column in zip(*(found[case] for case in cases), strict=True))
