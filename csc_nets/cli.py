@@ -16,10 +16,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
-from torch import nn
+from torch import Tensor, nn
 
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
+from csc_nets.evaluation import save_report
 from csc_nets.layers import MultiLayerCSC
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
@@ -45,6 +46,7 @@ _NOISE = (
     ".*is smaller than the logging interval.*",
     ".*GPU available but not used.*",
     ".*You requested to overfit but enabled .* shuffling.*",
+    ".*torch.jit.script.* is deprecated.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
 
@@ -102,14 +104,15 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Tests the network of a run folder, from its ``config.yaml`` and one of its checkpoints.
+    """Tests the network of a run folder, from its ``config.yaml`` and one of its checkpoints, or reports on it.
 
     Args:
         cfg: the tree of ``configs/evaluate.yaml``.
 
     Returns:
         Test numbers. They are written to ``metrics.json`` in the run folder; with another ``lam`` or ``steps`` than in
-        training, to a file beside it whose name says so.
+        training, to a file beside it whose name says so. With ``report``, none: a report goes to the folder's
+        ``reports``.
 
     Raises:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
@@ -124,6 +127,12 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
     data = _datamodule(config)
+    if options["report"] is not None:
+        images = _test_images(data, options["images"])
+        reports = folder.path / "reports"
+        print(save_report(options["report"], model.cpu().eval(), images, data.denormalize, reports))
+        print(f"\nwritten to {reports}")
+        return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
@@ -238,10 +247,16 @@ def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
 
 
 def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
+    save_pictures(model.cpu().eval(), _test_images(data, 8), data.denormalize, folder.pictures)
+
+
+def _test_images(data: ImageDataModule, count: int) -> Tensor:
+    """Images of the first test batch, spread over it: neighbours may look alike."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise ValueError(f"images must be an int >= 1, got {count!r}")
     data.setup("test")
     images, _ = next(iter(data.test_dataloader()))
-    spread = torch.linspace(0, len(images) - 1, min(8, len(images))).long()  # neighbours may look alike
-    save_pictures(model.cpu().eval(), images.cpu()[spread], data.denormalize, folder.pictures)
+    return images.cpu()[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:

@@ -90,6 +90,18 @@ def test_another_sparsity_weight_at_test_time(tmp_path):
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == trained
 
 
+def test_a_report_in_place_of_the_test(tmp_path, capsys):
+    cli.train(tiny(tmp_path, "pictures=false", "trainer.max_epochs=1"))
+    before = (tmp_path / "run" / "metrics.json").read_text()
+    assert cli.evaluate(config(f"run={tmp_path / 'run'}", "report=energy", "images=2", name="evaluate")) == {}
+    assert "2 samples. Kept by cause" in capsys.readouterr().out
+    written = {path.name for path in (tmp_path / "run" / "reports").iterdir()}
+    assert written == {"energy.txt", "energy.json", "energy.png"}
+    assert (tmp_path / "run" / "metrics.json").read_text() == before
+    with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
+        cli.evaluate(config(f"run={tmp_path / 'run'}", "report=energy", "images=0", name="evaluate"))
+
+
 def test_averaged_weights_are_tested_and_loaded(tmp_path):
     cli.train(tiny(tmp_path, "callbacks.ema_decay=0.9", "pictures=false"))
     checkpoint = read_checkpoint(tmp_path / "run" / "checkpoints" / "best.ckpt")

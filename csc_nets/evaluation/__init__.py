@@ -2,5 +2,14 @@
 
 from csc_nets.evaluation.inversion import activation, invert, relative_error
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
+from csc_nets.evaluation.reports import list_reports, save_report
 
-__all__ = ["LayerInversions", "activation", "invert", "invert_layers", "relative_error"]
+__all__ = [
+    "LayerInversions",
+    "activation",
+    "invert",
+    "invert_layers",
+    "list_reports",
+    "relative_error",
+    "save_report",
+]

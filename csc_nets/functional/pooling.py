@@ -37,16 +37,14 @@ def absolute_pool(v: Tensor, window: int | Sequence[int] | None = None) -> tuple
         (tensor([[[-3.,  2.,  4.]]]), tensor([[[1, 2, 4]]]))
     """
     size = _window(v, window)
-    _, switches = _MAX_POOL[v.ndim - 2](v.detach().abs(), size, ceil_mode=True, return_indices=True)
-    return entries(v, switches), switches
+    peaks, switches = _MAX_POOL[v.ndim - 2](v.abs(), size, ceil_mode=True, return_indices=True)
+    negative = entries(v.detach(), switches) < 0
+    return peaks * (1 - 2 * negative.to(peaks)), switches
 
 
 def entries(v: Tensor, switches: Tensor) -> Tensor:
     """The entries of ``v (N, M, *S)`` at ``switches``, in the shape of the switches."""
-    values = v.flatten(2).gather(2, switches.flatten(2)).view_as(switches)
-    if v.ndim == 4 and not v.is_contiguous() and v.is_contiguous(memory_format=torch.channels_last):
-        return values.contiguous(memory_format=torch.channels_last)
-    return values
+    return v.flatten(2).gather(2, switches.flatten(2)).view(switches.shape)
 
 
 def unpool(values: Tensor, switches: Tensor, size: Sequence[int]) -> Tensor:

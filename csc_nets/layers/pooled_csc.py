@@ -133,13 +133,13 @@ class PooledCSC2d(nn.Module):
             v = self._pair().analysis(x)
             values, switches = absolute_pool(self._rectify(v), self.window)
             values = values if self.density == 1 else top_k(values, self._count(values))
-            return values if self.step_size == 1 else values * self._step(x), switches
+            return values if self.step_size == 1 else values * self.step(x), switches
         return absolute_pool(self.code(x), self.window)
 
     def code(self, x: Tensor) -> Tensor:
         """The code before pooling, ``(N, M, H', W')``, one non-zero in a block."""
         return iterative_hard_thresholding(
-            x, self._pair(), project=self._project, steps=self.steps, step_size=self._step(x)
+            x, self._pair(), project=self._project, steps=self.steps, step_size=self.step(x)
         )
 
     def synthesize(self, values: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
@@ -159,7 +159,8 @@ class PooledCSC2d(nn.Module):
     def _pair(self) -> Dictionary2d | _Mirrored:
         return _Mirrored(self.dictionary) if self.sign == "mirrored" else self.dictionary
 
-    def _step(self, x: Tensor) -> float | Tensor:
+    def step(self, x: Tensor) -> float | Tensor:
+        """The step size for signals of the size of ``x``."""
         return SAFETY / self._pair().bound(x.shape[2:]) if self.step_size is None else self.step_size
 
     def _rectify(self, v: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from csc_nets.functional import ConvGeometry, unit_norm
 from csc_nets.functional.dictionary import PADDING_MODES
 from csc_nets.functional.pursuit import SAFETY
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, PooledCSC2d, SparseCoding, SparsePriorConv2d
 
 __all__ = ["CodeLayer", "UnitDictionary", "find_code_layers"]
 
@@ -157,6 +157,8 @@ class _Found:
             hook = self._batch_norm
         elif isinstance(module, CSC1d | CSC2d | CSC3d | SparseCoding):
             hook = self._sparse_code
+        elif isinstance(module, PooledCSC2d):
+            hook = self._pooled_code
         elif isinstance(module, MultiLayerCSC):
             with self._codes_of(name, module):
                 yield
@@ -243,6 +245,13 @@ class _Found:
         kind = module._get_name()
         scale = self._add(self._call(name), kind, weight, geometry, x, code, eta=eta, mask=mask, below=below)
         self._pass_on(output, scale)
+
+    def _pooled_code(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
+        """What was pooled; the layer behind it sees the pooled values, which are another signal."""
+        weight = module.dictionary.weight
+        weight = torch.cat([weight, -weight]) if module.sign == "mirrored" else weight
+        eta = module.step(x) if module.steps == 1 else None
+        self._add(self._call(name), module._get_name(), weight, module.dictionary.geometry, x, module.code(x), eta=eta)
 
     @contextmanager
     def _codes_of(self, name: str, module: MultiLayerCSC) -> Iterator[None]:

@@ -6,7 +6,16 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, Dictionary1d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import (
+    CSC1d,
+    CSC2d,
+    CSC3d,
+    Dictionary1d,
+    MultiLayerCSC,
+    PooledCSC2d,
+    SparseCoding,
+    SparsePriorConv2d,
+)
 from csc_nets.theory.code_layers import find_code_layers
 
 NO_RELU = "not followed by a ReLU"
@@ -420,3 +429,22 @@ def test_a_model_in_inference_mode_is_refused(layer):
 
     with pytest.raises(ValueError, match=r"a layer of the model ran under torch\.inference_mode"):
         find_code_layers(Frozen(), torch.randn(2, 2, 9, 8))
+
+
+@pytest.mark.parametrize("options", [{}, {"sign": "mirrored", "density": 0.5}, {"sign": "signed", "steps": 4}])
+def test_a_pooled_code_is_that_of_unit_atoms(options):
+    layer = PooledCSC2d(2, 6, 3, padding=1, unit_norm=False, **options).double().eval()
+    with torch.no_grad():
+        layer.dictionary.weight.mul_(torch.rand(6, 1, 1, 1) + 0.5)
+    layer.dictionary.refresh()
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    (found,), _ = find_code_layers(layer, x)
+    code = layer.code(x)
+    assert (found.name, found.kind) == ("PooledCSC2d", "PooledCSC2d") and torch.equal(found.code != 0, code != 0)
+    if options.get("steps", 1) > 1:  # the coefficients explain x as the code does
+        torch.testing.assert_close(found.dictionary.synthesis(found.code, (8, 8)), layer.dictionary.synthesis(code))
+    else:  # correlations with the unit atoms
+        kept = found.code != 0
+        correlation = layer._pair().analysis(x)
+        norms = torch.cat([layer.dictionary.weight] * (found.code.shape[1] // 6)).flatten(1).norm(dim=1)
+        torch.testing.assert_close(found.code[kept], (correlation / norms.view(-1, 1, 1))[kept])
