@@ -33,6 +33,7 @@ from csc_nets.functional.pursuit import (
     thresholding,
 )
 from csc_nets.functional.recovery import sparse_code_recovery
+from csc_nets.functional.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
 
 __all__ = [
     "AdjointPair",
@@ -40,6 +41,8 @@ __all__ = [
     "ConvGeometry",
     "FilterBank",
     "Problem",
+    "Scattering",
+    "ScatteringEnergy",
     "absolute_pool",
     "as_adjoint_pair",
     "as_weight",
@@ -58,6 +61,8 @@ __all__ = [
     "objective",
     "one_per_block",
     "power_step",
+    "scattering_energy",
+    "scattering_features",
     "soft_threshold",
     "solve",
     "sparse_code_recovery",

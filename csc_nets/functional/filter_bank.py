@@ -23,7 +23,8 @@ class FilterBank:
     r"""A low-pass, P high-pass filters and, unsaid, the mirror images of these.
 
     Attributes:
-        low: frequency response of the low-pass, real ``(*S)``, zero frequency first, one or two axes.
+        low: frequency response of the low-pass, real and even ``(*S)``, zero frequency first, one or two
+            axes.
         high: those of the P other filters, real ``(P, *S)``.
         labels: what each of them is, such as ``{"scale": 1, "angle": 3}``.
         sampling_rate: samples per unit of length, so that frequencies are in cycles per unit.
@@ -42,6 +43,8 @@ class FilterBank:
             )
         if self.low.is_complex() or self.high.is_complex():
             raise ValueError("FilterBank: frequency responses must be real, got complex ones")
+        if not torch.allclose(self.low, _mirror(self.low), rtol=0, atol=1e-5 * self.low.abs().max().item()):
+            raise ValueError("FilterBank: low must be the same at minus the frequency, else features are not real")
         if len(self.labels) not in (0, len(self.high)):
             raise ValueError(f"FilterBank: expected {len(self.high)} labels or none, got {len(self.labels)}")
         if not 0 < self.sampling_rate < math.inf:
@@ -69,11 +72,10 @@ class FilterBank:
 
         .. math:: |\hat\chi(\omega)|^2 + \sum_p |\hat g_p(\omega)|^2 + |\hat g_p(-\omega)|^2
 
-        For real signals it is the same at :math:`\pm\omega`, so a low-pass counts with its mean over the two. At zero
-        and at Nyquist, which are their own mirror images, a filter counts twice.
+        At zero and at Nyquist, which are their own mirror images, a filter counts twice.
         """
         power = self.high.square().sum(0)
-        return (self.low.square() + _mirror(self.low.square())) / 2 + power + _mirror(power)
+        return self.low.square() + power + _mirror(power)
 
     @property
     def bounds(self) -> tuple[float, float]:
