@@ -154,13 +154,13 @@ def restricted_isometry(
             for each support the extreme over all values, from the eigenvalues of the Gram matrix of its atoms. That
             takes k syntheses a sample, and k signals in memory.
         differences: sums of two such codes, for the constant :math:`\delta_{2k}` of Theorem 3.3.
-        aligned: all non-zeros stand at one position, where atoms overlap most (k is M at most).
+        aligned: all non-zeros stand at one position, where atoms overlap most, whatever the window (k is M at most).
         unit_atoms: scale the atoms to unit norm.
         confidence: of the intervals.
         generator: of the random numbers.
 
     Raises:
-        ValueError: a bad k, size, window, word or dictionary; codes that do not fit, or one that is zero.
+        ValueError: a bad k, size, window, word or dictionary; codes that do not fit, one that is zero; NaN.
 
     Example:
         >>> atoms = torch.eye(8).view(8, 8, 1)  # orthonormal
@@ -197,16 +197,15 @@ def restricted_isometry(
             ratios.append(_energy(atoms.synthesis(z, size)) / _energy(z))
     found = torch.cat(ratios) if values != "worst" else torch.stack(ratios)
     if not bool(found.isfinite().all()):
-        raise ValueError("restricted_isometry: codes must hold a non-zero each and finite numbers only")
+        raise ValueError("restricted_isometry: atoms and codes must be finite, and no code zero")
     return RestrictedIsometry(found.cpu(), nonzeros, confidence)
 
 
 def _atoms(dictionary: Any, unit_atoms: bool) -> UnitDictionary:
     """The atoms, of unit norm only if asked for, and how they lie over a signal."""
     weight: Any = dictionary if isinstance(dictionary, Tensor) else getattr(dictionary, "weight", None)
-    groups = 1
     if isinstance(dictionary, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        conv, groups = dictionary, dictionary.groups
+        conv = dictionary
         geometry = ConvGeometry.create(
             len(conv.kernel_size), conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.padding_mode
         )
@@ -221,7 +220,7 @@ def _atoms(dictionary: Any, unit_atoms: bool) -> UnitDictionary:
             f"{type(dictionary).__name__}{shape}"
         )
     weight = weight.detach()
-    return UnitDictionary(unit_norm(weight) if unit_atoms else weight, geometry, groups)
+    return UnitDictionary(unit_norm(weight) if unit_atoms else weight, geometry, getattr(dictionary, "groups", 1))
 
 
 def _code_shape(

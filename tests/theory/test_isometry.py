@@ -9,7 +9,7 @@ import torch
 
 from csc_nets.functional import ConvGeometry
 from csc_nets.layers import DenseDictionary, Dictionary1d, Dictionary2d
-from csc_nets.theory import RestrictedIsometry, mutual_coherence, random_filters, restricted_isometry
+from csc_nets.theory import RestrictedIsometry, find_code_layers, mutual_coherence, random_filters, restricted_isometry
 
 
 @pytest.fixture
@@ -117,6 +117,16 @@ def test_more_atoms_than_samples_of_a_signal_have_a_code_of_no_signal(generator)
     assert found.delta >= 1
 
 
+def test_layers_that_a_network_was_read_into(generator):
+    """What ``find_code_layers`` gives, groups included."""
+    network = torch.nn.Sequential(torch.nn.Conv1d(4, 6, 3, padding=1, groups=2, bias=False), torch.nn.ReLU())
+    layer = find_code_layers(network, torch.rand(5, 4, 9))[0][0]
+    assert layer.dictionary.groups == 2
+    found = restricted_isometry(layer.dictionary, codes=layer.code, signal_size=(9,))
+    expected = restricted_isometry(network[0], codes=layer.code, signal_size=(9,), unit_atoms=True)
+    assert torch.allclose(found.ratios, expected.ratios, rtol=1e-5)
+
+
 def test_values_worst_of_given_codes_looks_at_their_supports(generator):
     weight = random_filters(3, 2, 2, generator=generator)
     code = torch.zeros(1, 3, 4, dtype=torch.float64)
@@ -189,8 +199,8 @@ WEIGHT = torch.randn(4, 2, 3)
         ({"k": 2, "signal_size": (8,), "window": 0}, "window"),
         ({"codes": torch.ones(2, 3, 6)}, r"codes must be \(N, 4, S\)"),
         ({"codes": torch.ones(2, 4, 6), "k": 2}, "of random codes"),
-        ({"codes": torch.zeros(2, 4, 6)}, "non-zero"),
-        ({"codes": torch.zeros(2, 4, 6), "values": "worst"}, "non-zero"),
+        ({"codes": torch.zeros(2, 4, 6)}, "no code zero"),
+        ({"codes": torch.zeros(2, 4, 6), "values": "worst"}, "no code zero"),
         ({"codes": torch.full((2, 4, 6), torch.nan)}, "finite"),
     ],
 )
