@@ -6,7 +6,8 @@
   many as the paper counts in the activations (Gilbert et al., https://arxiv.org/abs/1705.08664, Tables 2 and 4).
 - A small CNN, trained here on the digits of scikit-learn, or the network of a run folder on its own test images:
   its filters and random ones in their place, with random codes, with real activations, and with the codes that sparse
-  code recovery finds of the real inputs. FILE.png has the histograms.
+  code recovery finds of the real inputs (lambda = 10 % of the smallest at which the code is zero; the residual says how
+  much of the input they leave out). FILE.png has the histograms.
 - FILE_constant.png: how far codes of k non-zeros deviate at most in the one-dimensional setting of the paper (96
   filters of 5 samples on 32 channels of 32 samples): values drawn or chosen, positions drawn or all the same; beside
   Theorem 3.1 with its constant calibrated, and the values from which on Theorem 3.3 says nothing.
@@ -145,7 +146,7 @@ def ratios(layer: Layer, samples: int, few: int) -> dict[str, Any]:
     k = max(1, round(torch.count_nonzero(active).item() / len(active)))
     x = layer.signal[layer.signal.flatten(1).any(1)][:few]
     size = tuple(x.shape[2:])
-    recovered = sparse_code_recovery(x, layer, 0.01 * lam_max(x, layer), partial(keep, k=k), tol=1e-3)
+    recovered = sparse_code_recovery(x, layer, 0.1 * lam_max(x, layer), partial(keep, k=k), tol=1e-3)
     residual = (layer.synthesis(recovered, size) - x).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
     generator = torch.Generator().manual_seed(0)
     options = {"signal_size": size, "samples": samples, "generator": generator}
@@ -203,15 +204,15 @@ def draw_histograms(vgg: RestrictedIsometry, rows: Sequence[dict[str, Any]], out
     import matplotlib.pyplot as plt
 
     learned = [row for row in rows if row["filters"] == "learned"][-3:]
+    everything = torch.cat([row[kind].ratios for row in rows for kind in KINDS]).log10()
+    edges = 10 ** torch.linspace(min(everything.min().item(), -0.5), max(everything.max().item(), 0.5), 120)
     figure, axes = plt.subplots(2, 2, figsize=(9.6, 6.4))
     first = axes.flat[0]
     first.hist(vgg.ratios.tolist(), 40, color=KINDS["random codes"], alpha=0.8)
     first.set_title("random filters, size of VGG-16 conv5_2", fontsize=10)
-    first.set_ylabel("random codes")
+    first.set_ylabel("number of random codes")
     for axis, row in zip(list(axes.flat)[1:], learned, strict=False):
         partner = next(r for r in rows if r["layer"] == row["layer"] and r["filters"] == "random")
-        everything = torch.cat([r[kind].ratios for r in (row, partner) for kind in KINDS]).log10()
-        edges = 10 ** torch.linspace(min(everything.min().item(), -0.1), max(everything.max().item(), 0.1), 70)
         for kind, colour in KINDS.items():
             for filters, values, style in (("learned", row, {"alpha": 0.6}), ("random", partner, {"histtype": "step"})):
                 weights = [100 / len(values[kind].ratios)] * len(values[kind].ratios)
@@ -220,14 +221,17 @@ def draw_histograms(vgg: RestrictedIsometry, rows: Sequence[dict[str, Any]], out
                     values[kind].ratios.tolist(), edges.tolist(), weights=weights, color=colour, label=label, **style
                 )
         axis.set_xscale("log")
+        axis.set_xticks([0.5, 1, 2, 5, 10], ["0.5", "1", "2", "5", "10"])
+        axis.minorticks_off()
+        axis.set_xlim(edges[0], edges[-1])
         axis.set_title(f"layer {row['layer']} of the network", fontsize=10)
         axis.set_ylabel("% of codes")
     for axis in axes.flat:
         axis.axvline(1, color="black", lw=0.8)
         axis.grid(alpha=0.25, lw=0.6)
         axis.set_xlabel("||D z||² / ||z||²")
-    axes.flat[1].legend(fontsize=7, framealpha=0.7, edgecolor="none")
-    figure.tight_layout()
+    figure.legend(*axes.flat[1].get_legend_handles_labels(), loc="lower center", ncols=3, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.07, 1, 1))
     figure.savefig(out, dpi=110)
 
 
@@ -247,6 +251,7 @@ def draw_constants(found: dict[str, Any], out: Path) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xticks(found["k"], [str(k) for k in found["k"]])
+    axis.set_yticks([0.1, 0.2, 0.5, 1, 2], ["0.1", "0.2", "0.5", "1", "2"])
     axis.minorticks_off()
     axis.set_xlabel("non-zeros k")
     axis.set_ylabel("largest | ||D z||² / ||z||² - 1 | that was found")
@@ -303,7 +308,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     vgg = vgg16(["conv1_2"] if quick else [n for n in VGG16_SHAPES if n != "conv5_2"], 2 if quick else 10, 100)
     vgg += vgg16(["conv5_2"], 1 if quick else 10, 20 if quick else 1000)
     model, images = from_run(options.run) if options.run else trained_on_digits(2 if quick else 20)
-    rows = network(model, images, 100 if quick else 1000, 4 if quick else 100)
+    rows = network(model, images, 100 if quick else 1000, 4 if quick else 50)
+    if not rows:
+        raise SystemExit(f"model_rip.py: {options.run} holds no network with convolutions that a ReLU follows")
     found = constants((2, 8) if quick else (1, 2, 3, 5, 8, 10, 15, 20, 30), 3 if quick else 20, 10 if quick else 100)
     print_tables(vgg, rows, found)
     options.out.parent.mkdir(parents=True, exist_ok=True)
