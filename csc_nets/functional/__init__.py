@@ -32,6 +32,14 @@ from csc_nets.functional.pursuit import (
     stop_rule,
     thresholding,
 )
+from csc_nets.functional.rates import (
+    class_coding_rate,
+    coding_rate,
+    ctrl_binary,
+    ctrl_multi,
+    rate_distance,
+    rate_reduction,
+)
 from csc_nets.functional.recovery import sparse_code_recovery
 from csc_nets.functional.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
 
@@ -46,6 +54,10 @@ __all__ = [
     "absolute_pool",
     "as_adjoint_pair",
     "as_weight",
+    "class_coding_rate",
+    "coding_rate",
+    "ctrl_binary",
+    "ctrl_multi",
     "duality_gap",
     "elastic_net_threshold",
     "fista",
@@ -61,6 +73,8 @@ __all__ = [
     "objective",
     "one_per_block",
     "power_step",
+    "rate_distance",
+    "rate_reduction",
     "scattering_energy",
     "scattering_features",
     "soft_threshold",
