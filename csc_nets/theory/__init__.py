@@ -3,6 +3,17 @@
 from csc_nets.theory.code_layers import CodeLayer, find_code_layers
 from csc_nets.theory.coherence import mutual_coherence, welch_bound
 from csc_nets.theory.design import low_coherence_atoms, sparse_atoms
+from csc_nets.theory.energy_bounds import (
+    conservation_bounds,
+    decay_base,
+    decay_radius,
+    energy_decay_bound,
+    growth_exponent,
+    mean_frequency,
+    spectral_decay_bound,
+    support_base,
+)
+from csc_nets.theory.energy_depth import Depth, depth_for_energy
 from csc_nets.theory.isometry import RestrictedIsometry, restricted_isometry
 from csc_nets.theory.isometry_theorems import (
     RandomLayer,
@@ -33,6 +44,7 @@ from csc_nets.theory.theorems import (
 __all__ = [
     "AtomMatch",
     "CodeLayer",
+    "Depth",
     "EnergyProfile",
     "EnergyRow",
     "Guarantee",
@@ -50,13 +62,20 @@ __all__ = [
     "basis_pursuit",
     "basis_pursuit_noiseless",
     "calibrate_constant",
+    "conservation_bounds",
+    "decay_base",
+    "decay_radius",
+    "depth_for_energy",
+    "energy_decay_bound",
     "energy_profile",
     "find_code_layers",
     "global_stability",
+    "growth_exponent",
     "guarantees",
     "hard_thresholding",
     "label_certificate",
     "low_coherence_atoms",
+    "mean_frequency",
     "measure",
     "mutual_coherence",
     "patch_norm",
@@ -71,7 +90,9 @@ __all__ = [
     "sample_signals",
     "soft_thresholding",
     "sparse_atoms",
+    "spectral_decay_bound",
     "stripe_norm",
+    "support_base",
     "uniqueness",
     "welch_bound",
 ]
