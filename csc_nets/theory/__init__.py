@@ -14,6 +14,7 @@ from csc_nets.theory.energy_bounds import (
     support_base,
 )
 from csc_nets.theory.energy_depth import Depth, depth_for_energy
+from csc_nets.theory.invariance import deform, deformation_bound, feature_distance, translation_bound
 from csc_nets.theory.isometry import RestrictedIsometry, restricted_isometry
 from csc_nets.theory.isometry_theorems import (
     RandomLayer,
@@ -65,9 +66,12 @@ __all__ = [
     "conservation_bounds",
     "decay_base",
     "decay_radius",
+    "deform",
+    "deformation_bound",
     "depth_for_energy",
     "energy_decay_bound",
     "energy_profile",
+    "feature_distance",
     "find_code_layers",
     "global_stability",
     "growth_exponent",
@@ -93,6 +97,7 @@ __all__ = [
     "spectral_decay_bound",
     "stripe_norm",
     "support_base",
+    "translation_bound",
     "uniqueness",
     "welch_bound",
 ]
