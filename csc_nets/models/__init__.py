@@ -1,5 +1,6 @@
 """Networks of the zoo, and the registry that builds them by name."""
 
+from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
@@ -15,8 +16,11 @@ from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 __all__ = [
     "MLCSC",
     "CSCAutoencoder",
+    "CSCClosedLoop",
     "CSCDictionary",
     "CSCSmall",
+    "ClosedLoop",
+    "ConvClosedLoop",
     "DeepCNN",
     "FeatureExtractor",
     "ImageClassifier",

@@ -9,6 +9,7 @@ from torch import nn
 from csc_nets.models import create_model
 
 RESIDUAL = {"widths": [4, 6, 8, 10], "depths": [1, 2, 1, 1]}
+LOOP = {"widths": [4, 6], "features": 8, "input_size": 16}
 NARROW = {
     "csc_autoencoder": {"widths": [4, 6, 8]},
     "csc_dictionary": {"widths": [6], "kernel_size": 5, "steps": 4, "highpass": 2.0},
@@ -26,6 +27,8 @@ NARROW = {
         "steps": 2,
     },
     "sparse_prior_cnn": {"widths": [4, 6, 8], "kernel_size": 3, "stride": [1, 2, 2], "padding": 1, "steps": 3},
+    **dict.fromkeys([f"csc_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
+    **dict.fromkeys([f"conv_ctrl_{size}" for size in (32, 64, 128)], LOOP),
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
 }
 
