@@ -228,7 +228,7 @@ def _datamodule(config: dict[str, Any]) -> ImageDataModule:
 
 def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Task:
     options = {**config["task"], "seed": config["seed"], "channels_last": config["channels_last"]}
-    if options["name"] in ("autoencoding", "dictionary_learning"):
+    if options["name"] != "classification":
         options |= {"mean": data.mean, "std": data.std}
     return create_task(model=model, **options)
 

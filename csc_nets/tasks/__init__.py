@@ -10,6 +10,7 @@ from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_c
 from csc_nets.tasks.dictionary_learning import DictionaryLearningTask
 from csc_nets.tasks.optimization import parameter_groups
 from csc_nets.tasks.task import Task
+from csc_nets.tasks.transcription import TranscriptionTask
 
 __all__ = [
     "AutoencodingTask",
@@ -17,6 +18,7 @@ __all__ = [
     "CodeStatistics",
     "DictionaryLearningTask",
     "Task",
+    "TranscriptionTask",
     "create_task",
     "csc_layers",
     "observe_codes",
@@ -27,6 +29,7 @@ _TASKS: dict[str, type[Task]] = {
     "autoencoding": AutoencodingTask,
     "classification": ClassificationTask,
     "dictionary_learning": DictionaryLearningTask,
+    "transcription": TranscriptionTask,
 }
 
 
@@ -34,7 +37,7 @@ def create_task(name: str, model: nn.Module, **kwargs: Any) -> Task:
     """Builds a task by its name.
 
     Args:
-        name: ``"autoencoding"``, ``"classification"`` or ``"dictionary_learning"``.
+        name: ``"autoencoding"``, ``"classification"``, ``"dictionary_learning"`` or ``"transcription"``.
         model: the network to train.
         **kwargs: arguments of the task.
 

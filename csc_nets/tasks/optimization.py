@@ -10,7 +10,9 @@ from torch import nn
 __all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    model: nn.Module, weight_decay: float, among: Sequence[nn.Parameter] | None = None
+) -> list[dict[str, Any]]:
     """Splits the trainable parameters into those that weight decay acts on and those that it must leave alone.
 
     Left alone are the tensors behind a parametrisation (a unit-norm atom has no scale to shrink: decay would only
@@ -20,6 +22,7 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     Args:
         model: any network.
         weight_decay: decay of the first group, >= 0.
+        among: the parameters to take; None for all.
 
     Returns:
         Two groups for an optimiser, the second one with ``weight_decay=0``.
@@ -33,8 +36,9 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
     named_by_model: set[str] = ask() if ask else set()
     decay: list[nn.Parameter] = []
     no_decay: list[nn.Parameter] = []
+    chosen = None if among is None else {id(parameter) for parameter in among}
     for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad or (chosen is not None and id(parameter) not in chosen):
             continue
         alone = parameter.ndim <= 1 or "parametrizations." in name or name in named_by_model
         (no_decay if alone else decay).append(parameter)
@@ -44,7 +48,14 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 
 def build_optimizer(
-    model: nn.Module, name: str, *, lr: float, weight_decay: float, momentum: float, nesterov: bool
+    model: nn.Module,
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    nesterov: bool,
+    among: Sequence[nn.Parameter] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser of ``model`` over :func:`parameter_groups`.
 
@@ -63,7 +74,7 @@ def build_optimizer(
         raise ValueError(f"lr must be a positive number, got {lr}")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be in [0, 1), got {momentum}")
-    groups = parameter_groups(model, weight_decay)
+    groups = parameter_groups(model, weight_decay, among)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
     if name == "adamw":
@@ -77,27 +88,29 @@ def learning_rate_factor(
     """Learning rate at ``step`` as a share of its peak.
 
     The rate climbs linearly, ``(step + 1) / warmup``, for ``warmup`` steps. Then ``"cosine"`` falls along half a
-    cosine from 1 to ``final`` at ``total``; ``"step"`` is multiplied by ``gamma`` at each milestone; ``"constant"``
-    stays.
+    cosine from 1 to ``final`` at ``total`` and ``"linear"`` along a line; ``"step"`` is multiplied by ``gamma`` at each
+    milestone; ``"constant"`` stays.
 
     Args:
         step: optimiser steps taken so far.
         total: optimiser steps of the whole training.
         warmup: optimiser steps of the warm-up, 0 for none.
-        schedule: ``"cosine"``, ``"step"`` or ``"constant"``.
-        final: last rate as a share of the peak, of ``"cosine"``.
+        schedule: ``"cosine"``, ``"linear"``, ``"step"`` or ``"constant"``.
+        final: last rate as a share of the peak, of ``"cosine"`` and ``"linear"``.
         milestones: optimiser steps at which ``"step"`` falls.
         gamma: factor of each fall.
 
     Raises:
         ValueError: unknown ``schedule``.
     """
-    if schedule not in ("cosine", "step", "constant"):
-        raise ValueError(f"schedule must be 'cosine', 'step' or 'constant', got {schedule!r}")
+    if schedule not in ("cosine", "linear", "step", "constant"):
+        raise ValueError(f"schedule must be 'cosine', 'linear', 'step' or 'constant', got {schedule!r}")
     if step < warmup:
         return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if schedule == "linear":
+        return final + (1 - final) * (1 - progress)
     if schedule == "cosine":
-        progress = min(1.0, (step - warmup) / max(1, total - warmup))
         return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
     if schedule == "step":
         return float(gamma ** sum(step >= milestone for milestone in milestones))

@@ -1,6 +1,7 @@
 """What every training task shares: the optimiser, reproducible randomness, a guard on the loss, the checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -30,9 +31,9 @@ class Task(L.LightningModule):
         weight_decay: acts on plain weights only, see :func:`csc_nets.tasks.parameter_groups`.
         momentum: of SGD, and the first beta of AdamW.
         nesterov: Nesterov's form of SGD's momentum.
-        schedule: ``"cosine"`` (per step), ``"step"`` or ``"constant"``.
+        schedule: ``"cosine"`` or ``"linear"`` (per step), ``"step"`` or ``"constant"``.
         warmup_epochs: length of the linear warm-up, in epochs; fractions are fine.
-        min_lr: learning rate at the end of ``"cosine"``.
+        min_lr: learning rate at the end of ``"cosine"`` and ``"linear"``.
         milestones: epochs at which ``"step"`` multiplies the rate by ``gamma``.
         gamma: see ``milestones``.
         seed: of all randomness in training steps.
@@ -88,22 +89,22 @@ class Task(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser and a schedule that moves at every step."""
         optimizer = build_optimizer(self.model, **self.optimizer_args)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_schedule())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def rate_schedule(self) -> Callable[[int], float]:
+        """From the number of steps taken to the learning rate as a share of its peak."""
         total = int(self.trainer.estimated_stepping_batches)
         per_epoch = total / max(1, self.trainer.max_epochs or 1)
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(
-                step,
-                total=total,
-                warmup=round(self.warmup_epochs * per_epoch),
-                schedule=self.schedule,
-                final=self.min_lr / self.optimizer_args["lr"],
-                milestones=[epoch * per_epoch for epoch in self.milestones],
-                gamma=self.gamma,
-            )
-
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return partial(
+            learning_rate_factor,
+            total=total,
+            warmup=round(self.warmup_epochs * per_epoch),
+            schedule=self.schedule,
+            final=self.min_lr / self.optimizer_args["lr"],
+            milestones=[epoch * per_epoch for epoch in self.milestones],
+            gamma=self.gamma,
+        )
 
     def on_train_epoch_start(self) -> None:
         """Makes the epoch's random numbers a function of ``(seed, epoch, rank)``."""
@@ -118,7 +119,7 @@ class Task(L.LightningModule):
         """
         # Reading the loss makes a GPU wait; a network that has broken down stays broken, so now and then is enough.
         if (not loss.is_cuda or self.global_step % 16 == 0) and not torch.isfinite(loss):
-            rate = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+            rate = self._learning_rate()
             raise FloatingPointError(
                 f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, "
                 f"learning rate {rate:.3g}): try a smaller task.lr, task.warmup_epochs=1, "
@@ -130,7 +131,11 @@ class Task(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs the learning rate at the epoch's end."""
-        self.log("lr", self.optimizers().param_groups[0]["lr"], sync_dist=True)  # type: ignore[union-attr]
+        self.log("lr", self._learning_rate(), sync_dist=True)
+
+    def _learning_rate(self) -> float:
+        found: Any = self.optimizers()
+        return (found[0] if isinstance(found, list) else found).param_groups[0]["lr"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Records what rebuilds the network."""

@@ -79,5 +79,17 @@ def test_bad_values_are_named(changed, message):
 def test_a_model_without_parameters_and_an_unknown_schedule_are_refused():
     with pytest.raises(ValueError, match="Identity has no trainable parameters"):
         parameter_groups(nn.Identity(), 0.0)
-    with pytest.raises(ValueError, match="schedule must be 'cosine', 'step' or 'constant', got 'linear'"):
-        learning_rate_factor(0, **{**COSINE, "schedule": "linear"})
+    with pytest.raises(ValueError, match="schedule must be 'cosine', 'linear', 'step' or 'constant', got 'x'"):
+        learning_rate_factor(0, **{**COSINE, "schedule": "x"})
+
+
+def test_linear_falls_along_a_line_to_the_end():
+    values = [learning_rate_factor(step, **{**COSINE, "schedule": "linear"}) for step in (0, 25, 50, 100, 150)]
+    final = COSINE["final"]
+    assert values == pytest.approx([final + (1 - final) * share for share in (1, 0.75, 0.5, 0, 0)])
+
+
+def test_parameters_of_one_player():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    groups = parameter_groups(model, 0.1, list(model[1].parameters()))
+    assert [p for group in groups for p in group["params"]] == [model[1].weight, model[1].bias]

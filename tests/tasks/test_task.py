@@ -95,7 +95,7 @@ def test_channels_last_changes_the_order_of_the_weights_and_not_the_output():
     [
         ({"warmup_epochs": -1}, "warmup_epochs must be >= 0, got -1"),
         ({"lr": 0.1, "min_lr": 0.2}, r"min_lr must be in \[0, lr = 0.1\], got 0.2"),
-        ({"schedule": "linear"}, "schedule must be"),
+        ({"schedule": "square"}, "schedule must be"),
         ({"optimizer": "lion"}, "optimizer must be"),
     ],
 )

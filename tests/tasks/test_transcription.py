@@ -1,0 +1,206 @@
+import lightning as L
+import pytest
+import torch
+from torch import nn
+
+from csc_nets.functional import coding_rate, ctrl_binary, ctrl_multi
+from csc_nets.models import create_model
+from csc_nets.tasks import create_task
+
+
+def loop(name="csc_ctrl_32", **overrides):
+    torch.manual_seed(0)
+    return create_model(name, **{"in_chans": 1, "widths": [4, 6], "features": 8, "input_size": 16, **overrides})
+
+
+def task(model=None, **options):
+    options = {"optimizer": "adamw", "lr": 1e-3, "momentum": 0.5, "schedule": "linear", **options}
+    return create_task("transcription", model or loop(), **options)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return 2 * torch.rand(12, 1, 16, 16, generator=generator) - 1, torch.arange(12) % 3
+
+
+def settled(name="csc_ctrl_32"):
+    """A network in float64 with batch norms as constants that fit the data: every pass sees the same."""
+    model = loop(name).double()
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for _ in range(60):
+            model(2 * torch.rand(12, 1, 16, 16, generator=generator, dtype=torch.float64) - 1)
+    return model.eval()
+
+
+def gradients(model, parameters):
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in parameters]
+
+
+def played(model, batch, player, **options):
+    """Gradients of all parameters after one turn of a player."""
+    game = task(model, **options)
+    game.manual_backward = lambda loss: loss.backward()
+    model.zero_grad()
+    values = game.play(*batch, player)
+    return gradients(model, model.parameters()), values
+
+
+@pytest.mark.parametrize("objective", ["binary", "multi"])
+@pytest.mark.parametrize("name", ["csc_ctrl_32", "conv_ctrl_32"])
+def test_each_player_has_the_gradient_of_the_game(name, objective, batch):
+    x, labels = batch
+    model = settled(name)
+    x = x.double()
+
+    def rate(z, z_hat):
+        return ctrl_binary(z, z_hat) if objective == "binary" else ctrl_multi(z, z_hat, labels)
+
+    z = model.encode(x)
+    value = rate(z, model.encode(model.decode(z).detach()))
+    expected = torch.autograd.grad(-value, model.parameters(), allow_unused=True)
+    found, (ours, theirs, seen) = played(model, (x, labels), "encoder", objective=objective)
+    for key, a, b in zip(dict(model.named_parameters()), found, expected, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-8, atol=1e-10, msg=key)
+    torch.testing.assert_close(seen, value, rtol=1e-10, atol=0)
+    torch.testing.assert_close(ours, z)
+    assert theirs.shape == z.shape and not ours.requires_grad
+
+    value = rate(z.detach(), model.encode(model.decode(z.detach())))
+    decoder = model.players()[1]
+    expected = torch.autograd.grad(value, decoder)
+    played(model, (x, labels), "decoder", objective=objective)
+    for a, b in zip(gradients(model, decoder), expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("player", ["encoder", "decoder"])
+@pytest.mark.parametrize("size", [5, 4, 6])
+def test_parts_of_a_batch_have_the_gradient_of_the_whole(player, size, batch):
+    model = settled()
+    batch = batch[0].double(), batch[1]
+    whole, _ = played(model, batch, player)
+    parts, _ = played(model, batch, player, micro_batch=size)
+    for a, b in zip(parts, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+    assert all(a.abs().max() > 1e-3 for a in whole if a.any())
+
+
+@pytest.mark.parametrize("player", ["encoder", "decoder"])
+def test_the_mean_gradient_of_two_processes_is_that_of_their_whole_batch(player, batch, monkeypatch):
+    model = settled()
+    x, labels = batch[0].double(), batch[1]
+    whole, _ = played(model, (x, labels), player, objective="multi")
+    halves = [(x[:6], labels[:6]), (x[6:], labels[6:])]
+    with torch.no_grad():
+        every = [[model.encode(a), model.encode(model(a)), b] for a, b in halves]
+    totals = [torch.zeros_like(g) for g in whole]
+    for rank, half in enumerate(halves):
+        game = task(model, objective="multi")
+        kind = type(game)
+        game.manual_backward = lambda loss: loss.backward()
+        calls = iter(range(3))
+        game.all_gather = lambda mine, calls=calls: torch.stack([rows[k] for k in [next(calls)] for rows in every])
+        monkeypatch.setattr(kind, "_processes", 2)
+        monkeypatch.setattr(kind, "global_rank", rank)
+        model.zero_grad()
+        game.play(*half, player)
+        monkeypatch.undo()
+        totals = [t + g / 2 for t, g in zip(totals, gradients(model, model.parameters()), strict=True)]
+    for a, b in zip(totals, whole, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+def fit(game, batch, **options):
+    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "enable_progress_bar": False, **options}
+    trainer = L.Trainer(accelerator="cpu", enable_model_summary=False, **options)
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch), batch_size=6)
+    trainer.fit(game, data)
+    return trainer
+
+
+def test_a_batch_is_so_many_steps_of_the_encoder_and_one_of_the_decoder(batch):
+    game = task(encoder_steps=3)
+    trainer = fit(game, batch)
+    assert trainer.global_step == 2 * (3 + 1)
+    encoder, decoder = trainer.optimizers
+    steps = [{int(s["step"]) for s in optimizer.state.values()} for optimizer in (encoder, decoder)]
+    assert steps == [{6}, {2}]
+    owners = [{id(p) for group in o.param_groups for p in group["params"]} for o in (encoder, decoder)]
+    assert owners == [{id(p) for p in side} for side in game.model.players()]
+    assert encoder.param_groups[0]["betas"] == (0.5, 0.999)
+    assert encoder.param_groups[0]["lr"] == pytest.approx(0)  # linear decay, all batches taken
+    assert all(p.requires_grad for p in game.model.parameters())
+    logged = trainer.logged_metrics
+    assert {"train/loss", "train/rate", "train/rate_hat", "train/dimension", "lr"} <= set(logged)
+    assert 1 <= logged["train/dimension"] <= 8
+
+
+def test_the_players_pull_apart(batch):
+    """Steps of the encoder alone raise the rate distance, steps of the decoder alone lower it."""
+    x, labels = batch
+    for player, better in (("encoder", 1), ("decoder", -1)):
+        model = loop().train()
+        game = task(model)
+        game.manual_backward = lambda loss: loss.backward()
+        side = model.players()[0 if player == "encoder" else 1]
+        optimizer = torch.optim.Adam(side, lr=3e-3)
+        values = []
+        for _ in range(20):
+            optimizer.zero_grad()
+            values.append(game.play(x, labels, player)[2].item())
+            optimizer.step()
+        assert better * (values[-1] - values[0]) > 0.05 * abs(values[0])
+
+
+def test_a_collapsed_game_stops(batch):
+    model = loop()
+    for csc in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.zeros_(csc.weight), nn.init.ones_(csc.bias)  # the last stage sees the same whatever the image
+    game = task(model, collapse_steps=2, lr=1e-9)
+    with pytest.raises(FloatingPointError, match=r"the game has collapsed: for 2 batches .* \(1 directions"):
+        fit(game, batch)
+    assert game.collapsed == 2 and "collapsed" in game.state_dict()
+    fit(task(model, collapse_steps=3, lr=1e-9), batch)  # two batches are not three
+
+
+def test_validation_and_test_are_those_of_an_autoencoder(batch):
+    game = task(mean=(0.5,), std=(0.5,))
+    data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch), batch_size=6)
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
+    (found,) = trainer.test(game, data, verbose=False)
+    assert {"test/psnr", "test/ssim", "test/alignment", "test/density"} <= set(found)
+    assert -1 <= found["test/alignment"] <= 1
+    (seen,) = trainer.validate(game, data, verbose=False)
+    assert {"val/psnr", "val/alignment"} <= set(seen)
+
+
+def test_rates_are_exact_in_bfloat16(batch):
+    x, labels = batch
+    model = loop()
+    game = task(model)
+    game.manual_backward = lambda loss: loss.backward()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        z, z_hat, value = game.play(x, labels, "encoder")
+    assert z.dtype == value.dtype == torch.float32
+    torch.testing.assert_close(value, ctrl_binary(z, z_hat), rtol=0, atol=0)
+    assert coding_rate(z) > 0 and all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"objective": "ternary"}, "objective must be 'binary' or 'multi', got 'ternary'"),
+        ({"eps": 0}, "eps must be a finite number > 0, got 0"),
+        ({"encoder_steps": 0}, "encoder_steps must be an int >= 1, got 0"),
+        ({"micro_batch": 1}, "micro_batch must be None or an int >= 2, for batch norms, got 1"),
+        ({"collapse_steps": 0}, "collapse_steps must be an int >= 1, got 0"),
+        ({"collapse_dimension": -1}, "collapse_dimension must be a number >= 0, got -1"),
+    ],
+)
+def test_bad_arguments_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        task(**options)
+    with pytest.raises(ValueError, match="needs a closed loop, got CSCSmall"):
+        task(create_model("csc_small"))
