@@ -36,6 +36,7 @@ _TABLE = {
     "test/objective": ("test objective", "{:.4g}"),
     "test/psnr": ("test PSNR", "{:.2f} dB"),
     "test/ssim": ("test SSIM", "{:.4f}"),
+    "test/alignment": ("feature alignment", "{:.4f}"),
     "test/density": ("code density", "{:.2%}"),
     "test/reconstruction_error": ("reconstruction error", "{:.4f}"),
     "training_seconds": ("training time", "{:.1f} s"),

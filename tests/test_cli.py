@@ -166,6 +166,32 @@ def test_a_run_that_crashed_inside_an_epoch_goes_on_without_averaging(tmp_path, 
     assert same_state(*(read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("whole", "broken")))
 
 
+def test_a_game_goes_on_where_it_crashed(tmp_path, monkeypatch):
+    from csc_nets.tasks import TranscriptionTask
+
+    def game(name):
+        sizes = ["model.input_size=8", "model.widths=[4,6]", "+model.features=8", "data.batch_size=100"]
+        quiet = ["callbacks.progress_bar=false", "pictures=false", "trainer.max_epochs=3", f"run_dir={tmp_path / name}"]
+        return config("experiment=mnist_csc_ctrl", "data=digits", *sizes, *quiet)
+
+    results = cli.train(game("whole"))
+    assert {"test/psnr", "test/ssim", "test/alignment"} <= set(results)
+    step = TranscriptionTask.training_step
+
+    def crash(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == 5:
+            raise Crash
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(TranscriptionTask, "training_step", crash)
+    with pytest.raises(Crash):
+        cli.train(game("broken"))
+    monkeypatch.undo()
+    cli.train(config(f"resume={tmp_path / 'broken'}"))
+    whole, broken = (read_checkpoint(tmp_path / run / "checkpoints" / "last.ckpt") for run in ("whole", "broken"))
+    assert same_state(whole, broken) and len(whole["optimizer_states"]) == 2
+
+
 def test_a_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path):
     from csc_nets.tasks.run_folder import RunFolder
 
