@@ -11,12 +11,11 @@ from typing import Any, NoReturn
 
 import hydra
 import lightning as L
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
-from torch import Tensor, nn
+from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
@@ -129,9 +128,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     set_pursuit(model, **changed)
     data = _datamodule(config)
     if options["report"] is not None:
-        images = _test_images(data, options["images"])
         reports = folder.path / "reports"
-        print(save_report(options["report"], model.cpu().eval(), images, data.denormalize, reports))
+        print(save_report(options["report"], model.eval(), data, reports, options["images"]))
         print(f"\nwritten to {reports}")
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
@@ -248,16 +246,7 @@ def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
 
 
 def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
-    save_pictures(model.cpu().eval(), _test_images(data, 8), data.denormalize, folder.pictures)
-
-
-def _test_images(data: ImageDataModule, count: int) -> Tensor:
-    """Images of the first test batch, spread over it: neighbours may look alike."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise ValueError(f"images must be an int >= 1, got {count!r}")
-    data.setup("test")
-    images, _ = next(iter(data.test_dataloader()))
-    return images.cpu()[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+    save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:

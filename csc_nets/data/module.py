@@ -154,6 +154,15 @@ class ImageDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> Batches:
         return self._batches("test")
 
+    def test_images(self, count: int) -> Tensor:
+        """Normalised images ``(N, C, H, W)`` of the first test batch, on the CPU, at most ``count``.
+
+        They are spread over the batch, because neighbours may look alike.
+        """
+        self.setup("test")
+        images, _ = next(iter(self.test_dataloader()))
+        return images.cpu()[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+
     def denormalize(self, images: Tensor) -> Tensor:
         """Undo the normalisation, for pictures.
 
