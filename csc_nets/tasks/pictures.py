@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid, save_image
 
 from csc_nets.layers.effective import effective_atoms
-from csc_nets.models import InvertibleCNN
+from csc_nets.models import ClosedLoop, InvertibleCNN
 from csc_nets.tasks.code_statistics import csc_layers
 
 __all__ = ["atom_grids", "save_pictures"]
@@ -28,6 +28,10 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
     - codes: one row an image, the image and the maps of the eight atoms that are busiest in these images;
     - reconstructions: one row an image, the image beside the network's output for an autoencoder, its inversion for an
       :class:`~csc_nets.models.InvertibleCNN`, and ``D z`` of the first CSC layer for every other network.
+
+    - for a :class:`~csc_nets.models.ClosedLoop` also ``stages.png``, an image and what the code of each stage, from the
+      first to the last, makes of it, and ``interpolations.png``, the images on the great circle between the features of
+      one image and of the next.
 
     A network without CSC layers leaves out what it lacks.
 
@@ -65,6 +69,26 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
     if x_hat is not None:
         beside = torch.stack([shown, _tile(denormalize(x_hat))], dim=1).flatten(0, 1)
         save_image(beside, folder / "reconstructions.png", nrow=2, **_GAP)
+
+    if isinstance(model, ClosedLoop):
+        depths = [model.reconstruct(images, stage) for stage in range(len(model.stages))]
+        between = interpolate_on_sphere(model.encode(images[:-1]), model.encode(images[1:]), 7)
+        between = [model.decode(z, images.shape[2:]) for z in between]  # type: ignore[assignment]
+        for name, columns in {"stages": [images, *depths], "interpolations": list(between)}.items():
+            tiles = torch.stack([_tile(denormalize(column[: len(between[0])])) for column in columns], 1)
+            save_image(tiles.flatten(0, 1), folder / f"{name}.png", nrow=len(columns), **_GAP)
+
+
+def interpolate_on_sphere(first: Tensor, last: Tensor, count: int) -> Tensor:
+    """Points at equal angles on the arc between unit vectors ``(N, d)``, both ends included: ``(count, N, d)``.
+
+    Opposite vectors have no shortest arc; any is taken.
+    """
+    along = (first * last).sum(1, keepdim=True).clamp(-1, 1)
+    across = last - along * first
+    across = across / across.norm(dim=1, keepdim=True).clamp_min(torch.finfo(last.dtype).tiny)
+    angle = torch.linspace(0, 1, count, device=first.device).view(-1, 1, 1) * along.acos()
+    return angle.cos() * first + angle.sin() * across
 
 
 @torch.no_grad()

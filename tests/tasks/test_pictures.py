@@ -3,7 +3,7 @@ import torch
 from PIL import Image
 
 from csc_nets.models import create_model
-from csc_nets.tasks.pictures import save_pictures
+from csc_nets.tasks.pictures import interpolate_on_sphere, save_pictures
 
 
 def sizes(folder):
@@ -42,3 +42,23 @@ def test_an_invertible_network_shows_its_inversion(tmp_path):
     model = create_model("invertible_cnn", in_chans=1, widths=[4, 6]).eval()
     save_pictures(model, torch.rand(3, 1, 64, 64), lambda x: x.clamp(0, 1), tmp_path)
     assert sizes(tmp_path) == {"reconstructions.png": (140, 3 * 68 + 4)}
+
+
+def test_a_closed_loop_shows_its_stages_and_the_way_between_images(tmp_path):
+    model = create_model("csc_ctrl_32", in_chans=1, widths=[4, 6], features=8, input_size=64).eval()
+    save_pictures(model, torch.rand(3, 1, 64, 64), lambda x: x.clamp(0, 1), tmp_path)
+    found = sizes(tmp_path)
+    assert found["stages.png"] == (4 * 68 + 4, 2 * 68 + 4)  # two rows, as many as there are ways between three images
+    assert found["interpolations.png"] == (7 * 68 + 4, 2 * 68 + 4)
+    assert {"atoms.png", "codes.png", "reconstructions.png"} < set(found)
+
+
+def test_points_on_an_arc():
+    a, b = torch.nn.functional.normalize(torch.randn(2, 5, 6, dtype=torch.float64), dim=2)
+    points = interpolate_on_sphere(a, b, 5)
+    torch.testing.assert_close(points.norm(dim=2), torch.ones(5, 5, dtype=torch.float64))
+    torch.testing.assert_close(points[0], a)
+    torch.testing.assert_close(points[-1], b)
+    steps = (points[1:] * points[:-1]).sum(2).acos()  # equal angles, a quarter of the whole
+    torch.testing.assert_close(steps, ((a * b).sum(1).acos() / 4).expand(4, 5))
+    torch.testing.assert_close(interpolate_on_sphere(a, a, 3), a.expand(3, 5, 6))
