@@ -9,6 +9,7 @@ from csc_nets.functional.filter_bank import (
     wavelet_bank_2d,
     weyl_heisenberg_bank,
 )
+from csc_nets.functional.morlet import morlet_bank
 from csc_nets.functional.pooling import absolute_pool, unpool
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
 from csc_nets.functional.prox import (
@@ -69,6 +70,7 @@ __all__ = [
     "kymatio_bank",
     "lam_max",
     "largest_eigenpair",
+    "morlet_bank",
     "nonneg_soft_threshold",
     "objective",
     "one_per_block",

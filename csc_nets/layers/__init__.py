@@ -5,6 +5,7 @@ from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
 from csc_nets.layers.pooled_csc import PooledCSC2d
+from csc_nets.layers.scattering import Scattering2d
 from csc_nets.layers.sparse_prior import SparsePriorConv2d
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Dictionary3d",
     "MultiLayerCSC",
     "PooledCSC2d",
+    "Scattering2d",
     "SparseCoding",
     "SparsePriorConv2d",
 ]

@@ -9,6 +9,7 @@ from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
 from csc_nets.models.registry import create_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
+from csc_nets.models.scattering import ScatteringNet
 from csc_nets.models.sdnet import SDNet
 from csc_nets.models.sparse_prior_cnn import SparsePriorCNN
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
@@ -27,6 +28,7 @@ __all__ = [
     "InvertibleCNN",
     "ResNet",
     "SDNet",
+    "ScatteringNet",
     "SparsePriorCNN",
     "StagedEncoder",
     "create_model",
