@@ -70,7 +70,7 @@ def scattering_features(
     pooling: int = 1,
     follow: Callable[[Mapping[str, Any], Mapping[str, Any]], bool] | None = None,
 ) -> Scattering:
-    r"""The features :math:`\Phi^n(f)` of the layers n < depth, without averaging windows or subsampling.
+    r"""The features :math:`\Phi^n(f)` of the layers n < depth, at every sample.
 
     With Parseval banks the map of x to all features does not expand distances, and commutes with shifts (Wiatowski,
     Boelcskei, `A Mathematical Theory of Deep Convolutional Neural Networks for Feature Extraction
@@ -89,7 +89,7 @@ def scattering_features(
             ``lambda first, second: second["scale"] > first["scale"]``, frequency-decreasing paths.
 
     Raises:
-        ValueError: banks that do not fit the signals, depth or pooling below 1.
+        ValueError: banks that do not fit the signals, or have no labels to ``follow``; depth or pooling below 1.
 
     Example:
         >>> from csc_nets.functional import wavelet_bank
@@ -98,6 +98,8 @@ def scattering_features(
         [(5, 1, 64), (5, 2, 64), (5, 4, 64)]
     """
     layers = _layers(x, banks, depth, pooling)
+    if follow is not None and not all(bank.labels for bank in layers):
+        raise ValueError("scattering_features: follow needs the labels of the filters, got a bank without any")
     axes = tuple(range(-len(layers[0].size), 0))
     maps = x.unsqueeze(-len(axes) - 1)
     features: list[Tensor] = []

@@ -220,3 +220,9 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_bad_threshold_is_refused():
     with pytest.raises(ValueError, match="prune"):
         scattering_energy(torch.randn(2, 32, dtype=torch.float64), wavelet_bank(32, gap=0.0625), 2, prune=1.0)
+
+
+def test_paths_without_labels_are_refused():
+    bank = wavelet_bank(32, gap=0.0625)
+    with pytest.raises(ValueError, match="labels"):
+        scattering_features(torch.randn(2, 32).double(), FilterBank(bank.low, bank.high), 2, follow=lambda *_: True)
