@@ -23,6 +23,7 @@ from csc_nets.theory.isometry_theorems import (
     reconstruction_bound,
 )
 from csc_nets.theory.matching import AtomMatch, atom_match
+from csc_nets.theory.modes import evaluation_mode
 from csc_nets.theory.network_report import Report, report
 from csc_nets.theory.priors import LayerRates, PriorRates, prior_rates
 from csc_nets.theory.profile import EnergyProfile, EnergyRow, energy_profile
@@ -71,6 +72,7 @@ __all__ = [
     "depth_for_energy",
     "energy_decay_bound",
     "energy_profile",
+    "evaluation_mode",
     "feature_distance",
     "find_code_layers",
     "global_stability",

@@ -15,6 +15,7 @@ from csc_nets.functional import ConvGeometry, unit_norm
 from csc_nets.functional.dictionary import PADDING_MODES
 from csc_nets.functional.pursuit import SAFETY
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, PooledCSC2d, SparseCoding, SparsePriorConv2d
+from csc_nets.theory.modes import evaluation_mode
 
 __all__ = ["CodeLayer", "UnitDictionary", "find_code_layers"]
 
@@ -95,10 +96,8 @@ def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], 
         ValueError: a layer ran under ``torch.inference_mode``.
     """
     found = _Found()
-    modes = [(module, module.training) for module in model.modules()]
     with ExitStack() as stack:
-        stack.callback(_restore, modes)
-        model.eval()
+        stack.enter_context(evaluation_mode(model))
         for name, module in model.named_modules():
             stack.enter_context(found.watch(name or type(module).__name__, module))
         # Within inference mode tensors have no version.
@@ -107,11 +106,6 @@ def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], 
         stack.enter_context(_ReLUs(found))
         model(batch.clone() if batch.is_inference() else batch)
     return found.layers, found.left_out
-
-
-def _restore(modes: Sequence[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training
 
 
 @dataclass

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.theory.energy_rows import EnergyRow, Listener, Recorder
+from csc_nets.theory.modes import evaluation_mode
 
 __all__ = ["EnergyProfile", "EnergyRow", "energy_profile"]
 
@@ -153,10 +154,8 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
     if not bool(images.isfinite().all()) or not bool(images.any()):
         raise ValueError("energy_profile: images must be finite and not all zero")
     recorder = Recorder(len(images))
-    modes = [(module, module.training) for module in model.modules()]
     with ExitStack() as stack:
-        stack.callback(_restore, modes)
-        model.eval()
+        stack.enter_context(evaluation_mode(model))
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         for name, module in model.named_modules():
@@ -167,8 +166,3 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
     if not recorder.rows:
         raise ValueError(f"energy_profile: {type(model).__name__} ran no operation that can lose energy")
     return EnergyProfile(recorder.rows, len(images))
-
-
-def _restore(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training
