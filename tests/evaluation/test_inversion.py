@@ -105,10 +105,43 @@ def test_inverts_a_residual_network_of_torchvision():
 def test_bad_arguments_are_refused(cnn, images):
     with pytest.raises(ValueError, match="steps must be an int >= 1, got 0"):
         invert(cnn, images, "0.2", steps=0)
-    with pytest.raises(ValueError, match=r"target must be of shape \(3, 12, 4, 4\), got \(3, 12, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"target must be finite and of shape \(3, 12, 4, 4\), got \(3, 12, 8, 8\)"):
         invert(cnn, images, "0.2", torch.zeros(3, 12, 8, 8).double())
     with pytest.raises(ValueError, match="evaluation mode"):
         invert(cnn.train(), images, "0.2")
+    cnn.eval()
+    with pytest.raises(ValueError, match="images to invert must be finite"):
+        invert(cnn, images * torch.nan, "0.2")
+    with pytest.raises(ValueError, match="target must be finite"):
+        invert(cnn, images, "0.2", torch.full((3, 12, 4, 4), torch.nan).double())
+
+
+def test_a_deep_network_that_shrinks_its_input_is_inverted_in_float32():
+    """Activations of 1e-13 have squares that float32 has no numbers for."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(24) for part in (nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.ReLU())]
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, bias=False), *layers).eval()
+    with torch.no_grad():
+        model[3].weight.mul_(1e-9)
+    x = torch.rand(2, 3, 8, 8)
+    assert 0 < activation(model, "48", x).abs().max() < 1e-12
+    exact = invert(model.double(), x.double(), "48", steps=4)
+    torch.testing.assert_close(invert(model.float(), x, "48", steps=4).double(), exact, rtol=1e-3, atol=1e-4)
+
+
+def test_layers_that_work_in_place_or_are_called_by_keyword():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.ReLU(inplace=True), nn.Conv2d(1, 8, 3)
+
+        def forward(self, x):
+            return self.second(input=self.first(x))
+
+    model, x = Named().eval(), torch.randn(1, 1, 6, 6)
+    before = x.clone()
+    assert torch.equal(activation(model, "second", x, inputs=True), x.relu())
+    assert invert(model, x, "second", steps=2).isfinite().all() and torch.equal(x, before)
 
 
 def test_relative_error_of_zeros():
@@ -116,3 +149,5 @@ def test_relative_error_of_zeros():
     assert relative_error(zero, zero).tolist() == [0, 0]
     assert relative_error(zero, one).tolist() == [1, 1]
     assert relative_error(one, zero).isinf().all()
+    assert relative_error(zero, one * torch.nan).isnan().all() and relative_error(one * torch.nan, one).isnan().all()
+    assert relative_error(zero, torch.full((2, 3), 1e-30)).tolist() == [1, 1]
