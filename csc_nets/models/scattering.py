@@ -75,5 +75,5 @@ class ScatteringNet(ImageClassifier):
 
 @register_model
 def scattering(**overrides: Any) -> ScatteringNet:
-    """J = 2, L = 8, 81 paths: 156,332 parameters for 32 x 32 pixels and three channels, none of them in filters."""
+    """J = 2, L = 8, 81 paths: 156,016 parameters for 32 x 32 pixels and three channels, none of them in filters."""
     return ScatteringNet(**overrides)

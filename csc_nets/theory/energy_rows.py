@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from csc_nets.functional import largest_eigenpair
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, Scattering2d, SparseCoding, SparsePriorConv2d
 
 __all__ = ["EnergyRow", "Listener", "Recorder"]
 
-_CODED = (CSC1d, CSC2d, CSC3d, SparseCoding, MultiLayerCSC)
+_CODED = (CSC1d, CSC2d, CSC3d, SparseCoding, MultiLayerCSC, Scattering2d)
 
 # Functions of torch, with the names that they have in the table, or of their arguments.
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -60,7 +60,7 @@ class EnergyRow:
         name: of the module that ran it, with ``(i)`` where it ran it for the i-th time.
         kind: ``"conv2d"``, ``"relu"``, ``"CSC2d"``, ...
         cause: of the loss: ``"filters"``, ``"stride"``, ``"rectification"``, ``"shrinkage"``, ``"pooling"``,
-            ``"residual"``; ``"scale"`` for a normalisation, which loses nothing.
+            ``"residual"``, ``"paths"``; ``"scale"`` for a normalisation, which loses nothing.
         depth: layers with weights from the input to here, this one included.
         energy_in, energy_out: mean over the samples of the squared l2 norm.
         bound: largest possible ``energy_out / energy_in``; nan for a normalisation and a residual.
@@ -190,7 +190,10 @@ class Recorder:
             return
         kind = module._get_name()
         name = self.name(kind)
-        if isinstance(module, MultiLayerCSC):
+        if isinstance(module, Scattering2d):
+            bound = 4.0**-module.scales  # of an average that is sampled
+            self.add(name, kind, "paths", before, self.energy(x), output, bound=bound, layer=True)
+        elif isinstance(module, MultiLayerCSC):
             for i, (dictionary, code) in enumerate(zip(module.dictionaries, module.codes(x), strict=True)):
                 before = self._residual(f"{name}[{i}]", kind, before, dictionary, x, code)
                 x = code

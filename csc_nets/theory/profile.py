@@ -125,6 +125,8 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
       windows keeps 1/4. A maximum has :math:`B = \prod \lceil k / s \rceil`, in so many windows one number can lie.
     - **residual**: a sparse coding layer keeps what its code explains, :math:`1 - \|x - D z\|^2 / \|x\|^2`, at least 0;
       a stack does so layer by layer. A single thresholding is filters and shrinkage.
+    - **paths**: a scattering keeps what its features have times :math:`4^J`, the pixels for one position; the rest is
+      in paths that it does not follow and in what subsampling folds. Approximate: the image is reflected at its border.
     - **scale**: a normalisation changes the scale of channels and loses nothing.
 
     Everything else (sums, concatenations, masks, products) is no row: its result has the mean share of its inputs,

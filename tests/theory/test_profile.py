@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, Scattering2d, SparseCoding, SparsePriorConv2d
 from csc_nets.theory import EnergyProfile, EnergyRow, energy_profile
 
 
@@ -171,6 +171,15 @@ def test_a_stack_is_one_row_a_layer(noise):
         codes = layer.eval().codes(noise)
         lost = (noise - layer.dictionaries[0].synthesis(codes[0], (32, 32))).square().sum() / noise.square().sum()
     assert rows[0].removed == pytest.approx(lost.item(), rel=1e-5)
+
+
+def test_a_scattering_keeps_what_its_paths_carry(noise):
+    first, second = (energy_profile(Scattering2d(2, 4, order=order), noise).rows[0] for order in (1, 2))
+    assert (first.cause, first.depth, first.bound) == ("paths", 1, 1 / 16)
+    features = Scattering2d(2, 4)(noise).square().sum() / noise.square().sum()
+    assert second.kept == pytest.approx(16 * features.item()) and 0.6 < first.kept < second.kept - 0.05 < 0.95
+    (row,) = energy_profile(Scattering2d(2, 4), torch.ones(1, 1, 32, 32)).rows
+    assert row.kept == pytest.approx(1, rel=1e-4)
 
 
 def test_vectors(noise):
