@@ -1,16 +1,17 @@
 """How well one layer's input comes back from its pooled code, for every convolution of a network."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from csc_nets.evaluation.inversion import activation, invert, relative_error
+from csc_nets.evaluation.inversion import Linearization, relative_error
 from csc_nets.functional.dictionary import PADDING_MODES, ConvGeometry
 from csc_nets.layers import CSC2d, PooledCSC2d
-from csc_nets.theory import mutual_coherence
+from csc_nets.theory import evaluation_mode, mutual_coherence
 
 __all__ = ["LayerInversions", "invert_layers"]
 
@@ -19,7 +20,8 @@ LEGEND = """\
 size: of the layer's input; dens.: its share of non-zeros; coherence: largest absolute inner product of two flattened
 unit filters, the network's and Gaussian ones. Errors |x^ - x| / |x|, means over samples, of the layer's input from its
 pooled code and of the image from that: with the network's own filters, with Gaussian ones in their place, and with
-noise of the same norm for the input (sqrt 2 in activations)."""
+noise of the same norm for the input (sqrt 2 in activations). A layer whose activation is mostly made of biases tells
+little of the image, and the error of its image may be far above 1."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def invert_layers(
     Args:
         model: any CNN; evaluated in evaluation mode and left as it was.
         images: ``(N, C, H, W)``, a few.
-        layers: names of the convolutions; None for all that are found.
+        layers: names of the convolutions; None for all that run.
         window: positions of a block per axis.
         density: share of the blocks that are kept.
         steps: of iterative hard thresholding.
@@ -106,19 +108,21 @@ def invert_layers(
     Raises:
         ValueError: a name that is no convolution with one group, or none found.
     """
+    if len(images) == 0:
+        raise ValueError("invert_layers: images must be at least one, got none")
     found = {name: coder for name, m in model.named_modules() if (coder := _coder(m)) is not None}
-    chosen = list(found) if layers is None else list(layers)
-    if not chosen or any(name not in found for name in chosen):
-        wrong = [name for name in chosen if name not in found]
-        raise ValueError(f"layers must be convolutions with one group among {', '.join(found) or 'none'}, got {wrong}")
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    generator = torch.Generator().manual_seed(seed)
     rows: list[dict[str, Any]] = []
     pictures: dict[str, dict[str, Tensor]] = {}
-    try:
+    with evaluation_mode(model):
+        chosen = _called(model, images, found) if layers is None else list(layers)
+        if not chosen or any(name not in found for name in chosen):
+            wrong = [name for name in chosen if name not in found]
+            known = ", ".join(found) or "none"
+            raise ValueError(f"layers must be convolutions with one group among {known}, got {wrong}")
+        generator = torch.Generator().manual_seed(seed)
         for name in chosen:
-            h = activation(model, name, images, inputs=True)
+            network = Linearization(model, images, name, inputs=True)
+            h = network.activation
             own, geometry = found[name]
             random = torch.randn(own.shape, generator=generator, dtype=torch.float64).to(own)
             noise = torch.randn(h.shape, generator=generator, dtype=torch.float64).to(h)
@@ -142,15 +146,25 @@ def invert_layers(
             for case, estimate in estimates.items():
                 if rescale or case == "noise":
                     estimate = _as_large_as(h, estimate)
-                back = invert(model, images, name, estimate, inputs=True, steps=decoder_steps)
+                back = network.solve(estimate, steps=decoder_steps)
                 row[f"activation_{case}"] = relative_error(estimate, h).mean().item()
                 row[f"image_{case}"] = relative_error(back, images).mean().item()
                 pictures[name][case] = back
             rows.append(row)
-    finally:
-        for module, training in modes:
-            module.training = training
     return LayerInversions(rows, pictures, images)
+
+
+def _called(model: nn.Module, images: Tensor, names: Iterable[str]) -> list[str]:
+    """Those of some layers that the network calls in evaluation, in the order of its calls."""
+    called: dict[str, None] = {}
+    with ExitStack() as stack:
+        for name in names:
+            hook = model.get_submodule(name).register_forward_pre_hook(
+                lambda module, args, name=name: called.setdefault(name)
+            )
+            stack.callback(hook.remove)
+        model(images[:1].clone())
+    return list(called)
 
 
 def _coder(module: nn.Module) -> tuple[Tensor, ConvGeometry] | None:
@@ -164,10 +178,21 @@ def _coder(module: nn.Module) -> tuple[Tensor, ConvGeometry] | None:
 
 
 def _there_and_back(h: Tensor, weight: Tensor, geometry: ConvGeometry, **options: Any) -> Tensor:
+    pads = geometry.padding
     coder = PooledCSC2d(
-        weight.shape[1], weight.shape[0], geometry.kernel_size, sign="signed", device=h.device, dtype=h.dtype, **options
-    ).eval()
-    coder.dictionary.geometry = geometry
+        weight.shape[1],
+        weight.shape[0],
+        geometry.kernel_size,
+        geometry.stride,
+        [before for before, _ in pads] if all(before == after for before, after in pads) else "same",
+        geometry.dilation,
+        geometry.padding_mode,
+        sign="signed",
+        device="meta",  # no random filters are drawn
+        dtype=h.dtype,
+        **options,
+    )
+    coder = coder.to_empty(device=h.device).eval()
     coder.dictionary.weight = weight
     coder.dictionary.refresh()
     return coder.synthesize(*coder.pooled(h), h.shape[2:])

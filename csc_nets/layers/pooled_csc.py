@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from csc_nets.functional import absolute_pool, iterative_hard_thresholding, one_per_block, top_k, unpool
 from csc_nets.functional.pursuit import SAFETY
@@ -84,7 +85,7 @@ class PooledCSC2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if window is not None and (not isinstance(window, int) or window < 1):
+        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
             raise ValueError(f"PooledCSC2d: window must be an int >= 1 or None, got {window!r}")
         if not 0 < density <= 1:
             raise ValueError(f"PooledCSC2d: density must be in (0, 1], got {density!r}")
@@ -113,6 +114,33 @@ class PooledCSC2d(nn.Module):
         """Channels of the output."""
         return self.dictionary.out_channels * (2 if self.sign == "mirrored" else 1)
 
+    @property
+    def atoms(self) -> Tensor:
+        """The filters ``(M, C, *K)``, of unit norm where the layer keeps them so."""
+        return self.dictionary.weight
+
+    def set_filters(self, weight: Tensor) -> None:
+        """Puts filters of one's own in place of the layer's, scaled to unit norm where the layer keeps them so.
+
+        Args:
+            weight: ``(M, C, *K)`` as :attr:`atoms`.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        if weight.shape != self.atoms.shape or not bool(weight.isfinite().all()):
+            raise ValueError(
+                f"PooledCSC2d: filters must be finite and of shape {tuple(self.atoms.shape)}, got {tuple(weight.shape)}"
+            )
+        name = "parametrizations.weight.original" if parametrize.is_parametrized(self.dictionary) else "weight"
+        with torch.no_grad():
+            self.dictionary.get_parameter(name).copy_(weight)
+        self.dictionary.refresh()
+
+    def objective(self, x: Tensor, z: Tensor) -> Tensor:
+        r""":math:`\tfrac12 \|x - D z\|^2` of codes before pooling, as of :meth:`code`, per sample ``(N,)``."""
+        return (x - self._pair().synthesis(z, x.shape[2:])).square().flatten(1).sum(1) / 2
+
     def forward(self, x: Tensor) -> Tensor:
         """Pooled codes of signals ``(N, C, H, W)``."""
         return self.pooled(x)[0]
@@ -132,7 +160,7 @@ class PooledCSC2d(nn.Module):
         if self.steps == 1:  # without unpooling what is pooled again
             v = self._pair().analysis(x)
             values, switches = absolute_pool(self._rectify(v), self.window)
-            values = values if self.density == 1 else top_k(values, self._count(values))
+            values = values if self.density == 1 else top_k(values, self._count(values.shape[1:].numel()))
             return values if self.step_size == 1 else values * self.step(x), switches
         return absolute_pool(self.code(x), self.window)
 
@@ -167,12 +195,13 @@ class PooledCSC2d(nn.Module):
         return v if self.sign == "signed" else torch.relu(v)
 
     def _project(self, v: Tensor) -> Tensor:
-        z = one_per_block(self._rectify(v), window=self.window)
-        return z if self.density == 1 else top_k(z, self._count(absolute_pool(z, self.window)[0]))
+        window = v.shape[2:] if self.window is None else (self.window,) * 2
+        blocks = v.shape[1] * -(-v.shape[2] // window[0]) * -(-v.shape[3] // window[1])
+        return one_per_block(self._rectify(v), None if self.density == 1 else self._count(blocks), window=self.window)
 
-    def _count(self, values: Tensor) -> int:
-        """Blocks to keep."""
-        return max(1, round(self.density * values[0].numel()))
+    def _count(self, blocks: int) -> int:
+        """How many of so many blocks are kept."""
+        return max(1, round(self.density * blocks))
 
     def extra_repr(self) -> str:
         text = f"window={self.window}, steps={self.steps}, sign={self.sign!r}"

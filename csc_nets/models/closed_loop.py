@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from csc_nets.layers import Dictionary2d
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder, stage_indices
@@ -126,6 +127,12 @@ class CSCClosedLoop(ClosedLoop):
             input_size=input_size,
         )
         self.decoder = both.decoder
+        for dictionary in self.modules():
+            if isinstance(dictionary, Dictionary2d):
+                # Adam's steps are as long whatever the norm of a tensor. Those that a dictionary starts from, of a norm
+                # near 30, would hardly turn; of norm 1 they do as fast as the baseline's small weights.
+                original = dictionary.get_parameter("parametrizations.weight.original")
+                original.data.copy_(dictionary.weight.detach())
 
     def code_size(self, size: Sequence[int]) -> tuple[int, ...]:
         for dictionary in reversed(list(self.decoder.dictionaries)):

@@ -83,7 +83,7 @@ class InvertibleCNN(ImageClassifier):
     ) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be at least one positive int, got {list(widths)}")
-        if not isinstance(window, int) or window < 1:
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
             raise ValueError(f"window must be an int >= 1, got {window!r}")
         stages, channels, previous = [], [], in_chans
         for width, kernel in zip(widths, per_stage("kernel_size", kernel_size, len(widths)), strict=True):
@@ -116,7 +116,7 @@ class InvertibleCNN(ImageClassifier):
 
     @property
     def layers(self) -> list[PooledCSC2d]:
-        """The coding layer of each stage; ``model.layers[0].dictionary.weight = filters`` sets filters of one's own."""
+        """The coding layer of each stage; ``model.layers[0].set_filters(weight)`` gives it filters of one's own."""
         return [stage[0] for stage in self.stages]  # type: ignore[index]
 
     def forward_switches(self, x: Tensor, stage: int = -1) -> Encoding:

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from csc_nets.evaluation import invert_layers
+from csc_nets.layers import PooledCSC2d
 from csc_nets.models import create_model
 from csc_nets.theory import mutual_coherence
 
@@ -93,8 +94,50 @@ def test_reads_the_filters_of_coding_layers(name, images):
     assert all(math.isfinite(row["image_learned"]) for row in table.rows)
 
 
+def test_only_layers_that_run_are_inverted_and_in_their_order(cnn, images):
+    class Branched(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unused, self.second, self.first = nn.Conv2d(3, 4, 3), nn.Conv2d(6, 5, 3), nn.Conv2d(3, 6, 3)
+
+        def forward(self, x):
+            return self.second(self.first(x))
+
+    table = invert_layers(Branched().double(), images)
+    assert [row["name"] for row in table.rows] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"stride": 2, "padding": 1}, {"dilation": 2}, {"padding": "same"}, {"padding": 1, "padding_mode": "circular"}],
+)
+def test_steps_have_the_size_that_the_layer_s_geometry_asks_for(shape, images):
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 20, 3, **shape).double()
+    row = invert_layers(nn.Sequential(conv), images, steps=6, rescale=False).rows[0]
+    coder = PooledCSC2d(3, 20, 3, sign="signed", steps=6, dtype=torch.float64, **shape).eval()
+    coder.set_filters(conv.weight)
+    back = coder.synthesize(*coder.pooled(images), images.shape[2:])
+    expected = ((back - images).flatten(1).norm(dim=1) / images.flatten(1).norm(dim=1)).mean().item()
+    assert row["activation_learned"] == pytest.approx(expected, rel=1e-10)
+
+
+def test_a_seed_leaves_other_random_numbers_alone(cnn, images):
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first = invert_layers(cnn, images, seed=5)
+    assert torch.equal(torch.rand(3), expected)
+    again = invert_layers(cnn, images, seed=5)
+    assert first.rows == again.rows != invert_layers(cnn, images, seed=6).rows
+
+
 def test_bad_names_are_refused(cnn, images):
     with pytest.raises(ValueError, match=r"among 0, 3, got \['1'\]"):
         invert_layers(cnn, images, layers=["1"])
     with pytest.raises(ValueError, match="among none"):
-        invert_layers(nn.Linear(3, 3), images)
+        invert_layers(nn.Linear(12, 3).double(), images)
+    with pytest.raises(ValueError, match="images must be at least one, got none"):
+        invert_layers(cnn, images[:0])
+    with pytest.raises(ValueError, match="must be finite"):
+        invert_layers(cnn, images * torch.nan)

@@ -74,6 +74,17 @@ def test_the_short_way_of_one_step_is_the_pursuit():
         torch.testing.assert_close(csc.synthesize(values, switches, (7, 9)), csc._pair().synthesis(csc.code(x), (7, 9)))
 
 
+def test_the_pursuit_descends_on_its_objective():
+    x, values = signal(2, 2, 9, 9), []
+    for steps in (1, 3, 9):
+        csc = layer(2, 12, 3, padding=1, steps=steps)
+        z = csc.code(x)
+        values.append(csc.objective(x, z))
+        expected = (x - csc.dictionary.synthesis(z, (9, 9))).square().sum((1, 2, 3)) / 2
+        torch.testing.assert_close(values[-1], expected)
+    assert (values[0] > values[1]).all() and (values[1] > values[2]).all()
+
+
 def test_gradients_reach_the_filters_and_the_signal():
     csc, x = layer(1, 3, 3, steps=2, step_size=0.2, unit_norm=False), signal(1, 1, 6, 6).requires_grad_()
     weight = csc.dictionary.weight.detach().clone().requires_grad_()

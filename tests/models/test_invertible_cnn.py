@@ -71,19 +71,34 @@ def test_more_steps_invert_better_at_every_depth(sign):
     assert errors[16][0] < 0.5 * errors[1][0]
 
 
-def test_given_filters_are_used():
-    model = build(widths=[4, 6])
-    weight = torch.randn(4, 3, 5, 5).double()
-    model.layers[0].dictionary.weight = weight
-    torch.testing.assert_close(
-        model.layers[0].dictionary.weight, weight / weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-    )
+@pytest.mark.parametrize("frozen", [True, False])
+def test_given_filters_are_used_with_the_step_size_that_they_ask_for(frozen):
+    model = build(widths=[4, 6], frozen=frozen, steps=5)
+    weight = torch.randn(4, 3, 5, 5).double() + 3
+    layer = model.layers[0]
+    layer.set_filters(weight)
+    unit = weight / weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(layer.atoms, unit if frozen else weight)
+    bound = layer.dictionary.lipschitz.clone()
+    layer.dictionary.refresh()
+    assert torch.equal(layer.dictionary.lipschitz, bound) and bound > 30
+    assert layer.dictionary.weight.requires_grad != frozen
+    with pytest.raises(ValueError, match=r"filters must be finite and of shape \(4, 3, 5, 5\), got \(4, 3, 3, 3\)"):
+        layer.set_filters(weight[..., 1:4, 1:4])
+
+
+def test_an_empty_batch_and_a_single_image():
+    for density in (0.5, 1.0):
+        model = build(widths=[4, 6], density=density)
+        assert model.reconstruct(images(0, 3, 7, 5)).shape == (0, 3, 7, 5)
+        assert model.reconstruct(images(1, 3, 7, 5)).shape == (1, 3, 7, 5)
 
 
 def test_bad_arguments_are_refused():
     for options, message in [
         ({"widths": []}, "widths"),
         ({"window": 0}, "window must be an int >= 1, got 0"),
+        ({"window": True}, "window must be an int >= 1, got True"),
         ({"kernel_size": [3, 3]}, "kernel_size"),
         ({"sign": "up"}, "sign"),
     ]:
