@@ -17,15 +17,15 @@ from csc_nets.functional.pursuit import SAFETY
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, PooledCSC2d, SparseCoding, SparsePriorConv2d
 from csc_nets.theory.modes import evaluation_mode
 
-__all__ = ["CodeLayer", "UnitDictionary", "find_code_layers"]
+__all__ = ["CodeLayer", "GroupedDictionary", "find_code_layers"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _RELUS = (F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_)
 
 
 @dataclass(frozen=True)
-class UnitDictionary:
-    """Unit atoms ``(M, C / groups, *K)`` or ``(M, F)`` and how they lie over a signal."""
+class GroupedDictionary:
+    """Atoms ``(M, C / groups, *K)`` or ``(M, F)`` and how they lie over a signal."""
 
     weight: Tensor
     geometry: ConvGeometry
@@ -61,7 +61,7 @@ class CodeLayer:
 
     name: str
     kind: str
-    dictionary: UnitDictionary
+    dictionary: GroupedDictionary
     code: Tensor
     signal_size: tuple[int, ...]
     residual: float
@@ -323,7 +323,7 @@ class _Found:
         norms = torch.linalg.vector_norm(weight.detach().flatten(1), dim=1)
         scale = torch.where(norms > 0, norms, 1.0) * (1.0 if eta is None else eta)
         along = (-1, *(1,) * geometry.dims)
-        dictionary = UnitDictionary(unit_norm(weight.detach()), geometry, groups)
+        dictionary = GroupedDictionary(unit_norm(weight.detach()), geometry, groups)
         code = code * scale.view(along) if eta is None else code / scale.view(along)
         code = code.detach().masked_fill(norms.view(along) == 0, 0)
         observed = signal if mask is None else signal.masked_fill(mask == 0, 0)

@@ -20,14 +20,24 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import ConvGeometry, unit_norm
-from csc_nets.theory.code_layers import UnitDictionary
-from csc_nets.theory.random_model import sample_model_code
+from csc_nets.theory.code_layers import GroupedDictionary
+from csc_nets.theory.random_model import check_counts, is_count, sample_model_code
 
-__all__ = ["RestrictedIsometry", "restricted_isometry"]
+__all__ = ["RestrictedIsometry", "quantile_rank", "restricted_isometry"]
 
 VALUES = ("uniform", "gaussian", "sign", "worst")
 # Entries of codes and signals that are held at once: 64 MiB in float64.
 BATCH = 2**23
+
+
+def quantile_rank(share: float, n: int) -> int:
+    """The least rank, from 1, of n sorted numbers that at least this share of them does not exceed.
+
+    Example:
+        >>> quantile_rank(0.07, 100), 0.07 * 100
+        (7, 7.000000000000001)
+    """
+    return max(1, math.ceil(share * n - 1e-9))
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ class RestrictedIsometry:
         tail = (1 - self.confidence) / 2
         # Of n + 2 order statistics, the first and the last being 0 and inf.
         ordered = [0.0, *self.deviations.sort().values.tolist(), math.inf]
-        ranks = math.ceil(share * n), int((below <= tail).sum()), int((below < 1 - tail).sum()) + 1
+        ranks = quantile_rank(share, n), int((below <= tail).sum()), int((below < 1 - tail).sum()) + 1
         estimate, low, high = (ordered[rank] for rank in ranks)
         return estimate, low, high
 
@@ -118,7 +128,7 @@ class RestrictedIsometry:
 
 @torch.no_grad()
 def restricted_isometry(
-    dictionary: Tensor | nn.Module,
+    dictionary: Tensor | nn.Module | GroupedDictionary,
     k: int | None = None,
     *,
     signal_size: Sequence[int] | None = None,
@@ -142,10 +152,10 @@ def restricted_isometry(
 
     Args:
         dictionary: atoms ``(M, C, *K)`` (stride 1, no padding), a matrix ``(M, F)`` (rows are atoms, each its own
-            block), a dictionary layer, a convolution of any groups, or ``nn.Linear``.
+            block), a dictionary layer, a convolution of any groups, ``nn.Linear``, or what ``find_code_layers`` found.
         k: non-zeros of a code; not with ``codes``.
         signal_size: spatial size of the signals; or give ``code_size``. A matrix needs neither.
-        code_size: spatial size of the codes.
+        code_size: spatial size of the codes; with ``signal_size`` it has to fit it.
         window: positions of a block, one int or one per axis; None for all of an atom.
         codes: measure these ``(N, M, *S')`` in place of random ones, such as activations of a network. The statements
             on codes that were not seen suppose that these are independent draws.
@@ -153,7 +163,7 @@ def restricted_isometry(
         values: of the non-zeros: ``"uniform"`` in [-1, 1], ``"gaussian"``, ``"sign"`` for -1 and 1, or ``"worst"``:
             for each support the extreme over all values, from the eigenvalues of the Gram matrix of its atoms. That
             takes k syntheses a sample, and k signals in memory.
-        differences: sums of two such codes, for the constant :math:`\delta_{2k}` of Theorem 3.3.
+        differences: sums of two such codes, the sum 0 left out, for the constant :math:`\delta_{2k}` of Theorem 3.3.
         aligned: all non-zeros stand at one position, where atoms overlap most, whatever the window (k is M at most).
         unit_atoms: scale the atoms to unit norm.
         confidence: of the intervals.
@@ -172,13 +182,16 @@ def restricted_isometry(
         raise ValueError(f"values must be one of {', '.join(VALUES)}, got {values!r}")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must be between 0 and 1, got {confidence!r}")
+    check_counts(samples=samples)
     atoms = _atoms(dictionary, unit_atoms)
     shape, size = _code_shape(atoms, signal_size, code_size, codes)
     entries = math.prod(shape) + atoms.weight.shape[1] * atoms.groups * math.prod(size)
     batch = max(1, BATCH // entries)
     if codes is not None:
-        if k is not None or differences or aligned:
-            raise ValueError(f"k, differences and aligned are of random codes, got codes and k={k!r}")
+        laws = {"k": k, "window": window, "differences": differences or None, "aligned": aligned or None}
+        given = ", ".join(f"{name}={value!r}" for name, value in laws.items() if value is not None)
+        if given:
+            raise ValueError(f"{', '.join(laws)} are of random codes, got codes and {given}")
         drawn: Iterator[Tensor] = iter(codes.to(atoms.weight).split(batch))
     else:
         if k is None:
@@ -201,7 +214,7 @@ def restricted_isometry(
     return RestrictedIsometry(found.cpu(), nonzeros, confidence)
 
 
-def _atoms(dictionary: Any, unit_atoms: bool) -> UnitDictionary:
+def _atoms(dictionary: Any, unit_atoms: bool) -> GroupedDictionary:
     """The atoms, of unit norm only if asked for, and how they lie over a signal."""
     weight: Any = dictionary if isinstance(dictionary, Tensor) else getattr(dictionary, "weight", None)
     if isinstance(dictionary, nn.Conv1d | nn.Conv2d | nn.Conv3d):
@@ -220,40 +233,55 @@ def _atoms(dictionary: Any, unit_atoms: bool) -> UnitDictionary:
             f"{type(dictionary).__name__}{shape}"
         )
     weight = weight.detach()
-    return UnitDictionary(unit_norm(weight) if unit_atoms else weight, geometry, getattr(dictionary, "groups", 1))
+    return GroupedDictionary(unit_norm(weight) if unit_atoms else weight, geometry, getattr(dictionary, "groups", 1))
 
 
 def _code_shape(
-    atoms: UnitDictionary, signal_size: Sequence[int] | None, code_size: Sequence[int] | None, codes: Tensor | None
+    atoms: GroupedDictionary, signal_size: Sequence[int] | None, code_size: Sequence[int] | None, codes: Tensor | None
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Shape ``(M, *S')`` of a code and size ``S`` of its signal."""
     geometry, count = atoms.geometry, len(atoms.weight)
+    for name, given in (("signal_size", signal_size), ("code_size", code_size)):
+        if given is None:
+            continue
+        if not isinstance(given, Sequence) or len(given) != geometry.dims or not all(map(is_count, given)):
+            allowed = {0: "() for a matrix", 1: "1 int >= 1"}.get(geometry.dims, f"{geometry.dims} ints >= 1")
+            raise ValueError(f"{name} must be {allowed}, got {given!r}")
+    seen = None
     if codes is not None:
-        if codes.ndim != geometry.dims + 2 or codes.shape[1] != count or len(codes) == 0:
-            raise ValueError(f"codes must be (N, {count}{', S' * geometry.dims}), got shape {tuple(codes.shape)}")
-        code_size = tuple(codes.shape[2:])
-    if geometry.dims == 0:
-        return (count,), ()
-    if signal_size is None and code_size is None:
-        raise ValueError("restricted_isometry: give signal_size, code_size or codes for a convolution")
+        shape = tuple(codes.shape) if isinstance(codes, Tensor) else ()
+        if len(shape) != geometry.dims + 2 or shape[1] != count or shape[0] == 0:
+            got = f"shape {shape}" if isinstance(codes, Tensor) else type(codes).__name__
+            raise ValueError(f"codes must be (N, {count}{', S' * geometry.dims}), got {got}")
+        seen = shape[2:]
     if signal_size is None:
-        signal_size = geometry.signal_size(code_size or ())
-    return (count, *geometry.code_size(signal_size)), tuple(signal_size)
+        known = code_size if code_size is not None else seen
+        if known is None and geometry.dims:
+            raise ValueError("restricted_isometry: give signal_size, code_size or codes for a convolution")
+        signal_size = geometry.signal_size(known or ())
+    fits = geometry.code_size(signal_size)
+    for name, given in (("code_size", code_size), ("the size of codes", seen)):
+        if given is not None and tuple(given) != fits:
+            raise ValueError(f"{name} must be {fits} for signals of size {tuple(signal_size)}, got {tuple(given)}")
+    return (count, *fits), tuple(signal_size)
 
 
 def _draw(
     shape: tuple[int, ...], k: int, samples: int, batch: int, differences: bool, options: dict[str, Any]
 ) -> Iterator[Tensor]:
     """Batches of random codes ``(n, *shape)``."""
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples!r}")
+    if differences and options["aligned"] and k <= shape[0]:
+        k, differences = min(2 * k, shape[0]), False  # two of them at one position are one with twice as many atoms
+
+    def some(n: int) -> Tensor:
+        z = sample_model_code(n, shape[0], shape[1:], k, **options)
+        return z + sample_model_code(n, shape[0], shape[1:], k, **options) if differences else z
+
     for start in range(0, samples, batch):
-        n = min(batch, samples - start)
-        if differences and options["aligned"]:  # two of them at one position are one with twice as many atoms
-            yield sample_model_code(n, shape[0], shape[1:], min(2 * k, shape[0]), **options)
-        else:
-            z = sample_model_code(n, shape[0], shape[1:], k, **options)
-            yield z + sample_model_code(n, shape[0], shape[1:], k, **options) if differences else z
+        z = some(min(batch, samples - start))
+        while len(zero := (~z.flatten(1).any(1)).nonzero()[:, 0]):  # signs at the same places can cancel
+            z[zero] = some(len(zero))
+        yield z
 
 
 def _energy(t: Tensor) -> Tensor:
@@ -261,7 +289,7 @@ def _energy(t: Tensor) -> Tensor:
     return t.flatten(1).square().sum(1, dtype=torch.float64)
 
 
-def _extreme(atoms: UnitDictionary, code: Tensor, size: tuple[int, ...], batch: int) -> Tensor:
+def _extreme(atoms: GroupedDictionary, code: Tensor, size: tuple[int, ...], batch: int) -> Tensor:
     """The ratio farthest from 1 over all codes on the support of ``code (M, *S')``."""
     places = code.flatten().nonzero()
     if len(places) == 0:

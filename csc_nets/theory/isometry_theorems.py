@@ -9,10 +9,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from csc_nets.theory.isometry import restricted_isometry
-from csc_nets.theory.random_model import random_filters
+from csc_nets.functional import ConvGeometry
+from csc_nets.theory.code_layers import GroupedDictionary
+from csc_nets.theory.isometry import quantile_rank, restricted_isometry
+from csc_nets.theory.random_model import check_counts, random_filters
 
 __all__ = ["RandomLayer", "ReconstructionBound", "calibrate_constant", "reconstruction_bound"]
 
@@ -56,10 +57,8 @@ class RandomLayer:
     constant: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("channels", "filters", "length", "signal_length", "stride"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        names = ("channels", "filters", "length", "signal_length", "stride")
+        check_counts(**{name: getattr(self, name) for name in names})
         if not 0 < self.failure < 1:
             raise ValueError(f"failure must be between 0 and 1, got {self.failure!r}")
         if not 0 < self.constant < math.inf:
@@ -129,13 +128,17 @@ def calibrate_constant(
         samples: supports for each of them.
         aligned: supports of one position, where filters overlap most; else random positions.
         generator: of the random numbers.
+
+    Raises:
+        ValueError: no draws, and what :func:`~csc_nets.theory.restricted_isometry` refuses.
     """
+    check_counts(draws=draws)
+    geometry = ConvGeometry.create(1, layer.length, layer.stride)
     found = []
     for _ in range(draws):
-        filters = nn.Conv1d(layer.channels, layer.filters, layer.length, layer.stride, bias=False)
-        filters.weight.data = random_filters(layer.filters, layer.channels, layer.length, generator=generator)
+        filters = random_filters(layer.filters, layer.channels, layer.length, generator=generator)
         measured = restricted_isometry(
-            filters,
+            GroupedDictionary(filters, geometry),
             k,
             signal_size=(layer.signal_length,),
             samples=samples,
@@ -144,7 +147,7 @@ def calibrate_constant(
             generator=generator,
         )
         found.append(measured.delta)
-    quantile = sorted(found)[math.ceil((1 - layer.failure) * draws) - 1]
+    quantile = sorted(found)[quantile_rank(1 - layer.failure, draws) - 1]
     return layer.constant_for(k, quantile)
 
 

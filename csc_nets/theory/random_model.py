@@ -12,7 +12,19 @@ from torch import Tensor
 
 from csc_nets.functional import absolute_pool, unit_norm
 
-__all__ = ["random_filters", "sample_model_code"]
+__all__ = ["check_counts", "is_count", "random_filters", "sample_model_code"]
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is an int >= 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def check_counts(**counts: object) -> None:
+    """Raises a ValueError for the first that is no int >= 1, with its name."""
+    for name, value in counts.items():
+        if not is_count(value):
+            raise ValueError(f"{name} must be an int >= 1, got {value!r}")
 
 
 def random_filters(
@@ -34,10 +46,16 @@ def random_filters(
             ``"unit"``: norms are 1.
         generator: of the random numbers.
         dtype: of the filters.
+
+    Raises:
+        ValueError: a number that is no int >= 1, an unknown scaling.
     """
+    check_counts(atoms=atoms, channels=channels)
     if scaling not in ("variance", "unit"):
         raise ValueError(f"scaling must be 'variance' or 'unit', got {scaling!r}")
-    kernel = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
+    kernel = tuple(kernel_size) if isinstance(kernel_size, Sequence) else (kernel_size,)
+    if not all(map(is_count, kernel)):
+        raise ValueError(f"kernel_size must be an int >= 1 or a sequence of them, got {kernel_size!r}")
     weight = torch.randn(atoms, channels, *kernel, generator=generator, dtype=torch.float64)
     weight = unit_norm(weight) if scaling == "unit" else weight / math.sqrt(channels * math.prod(kernel))
     return weight.to(dtype)
@@ -68,7 +86,8 @@ def sample_model_code(
         Codes, float64.
 
     Raises:
-        ValueError: more non-zeros than blocks (than atoms if aligned), a bad window, an unknown word, no samples.
+        ValueError: more non-zeros than blocks (than atoms if aligned), a bad window, an unknown word, no samples, a bad
+            shape.
 
     Example:
         >>> code = sample_model_code(5, 8, (10,), 3)
@@ -77,11 +96,13 @@ def sample_model_code(
     """
     if values not in ("uniform", "gaussian", "sign"):
         raise ValueError(f"values must be 'uniform', 'gaussian' or 'sign', got {values!r}")
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples!r}")
+    check_counts(samples=samples, atoms=atoms)
+    if not isinstance(size, Sequence) or len(size) > 3 or not all(map(is_count, size)):
+        raise ValueError(f"size must be up to 3 ints >= 1, got {size!r}")
     positions = math.prod(size)
     score = torch.rand(samples, atoms, *(size or (1,)), generator=generator)
     if aligned:
+        absolute_pool(score[:1], window)  # refuses a bad window
         switches = torch.randint(positions, (samples, 1, 1), generator=generator).expand(-1, atoms, 1)
     else:
         switches = absolute_pool(score, window)[1].flatten(2)

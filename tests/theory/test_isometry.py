@@ -117,6 +117,17 @@ def test_more_atoms_than_samples_of_a_signal_have_a_code_of_no_signal(generator)
     assert found.delta >= 1
 
 
+@pytest.mark.parametrize("values", ["uniform", "gaussian", "sign", "worst"])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_sums_of_two_codes_that_cancel_are_drawn_again(generator, values, aligned):
+    """One atom at one place: half of the sums of two signs are zero."""
+    options = {"samples": 200, "values": values, "differences": True, "aligned": aligned, "generator": generator}
+    found = restricted_isometry(torch.eye(1, 4).view(1, 1, 4), 1, signal_size=(4,), **options)
+    assert len(found.ratios) == 200 and found.delta < 1e-6
+    found = restricted_isometry(torch.eye(8).view(8, 8, 1), 1, signal_size=(4,), **options)
+    assert len(found.ratios) == 200 and found.delta < 1e-6 and found.nonzeros == 2
+
+
 def test_layers_that_a_network_was_read_into(generator):
     """What ``find_code_layers`` gives, groups included."""
     network = torch.nn.Sequential(torch.nn.Conv1d(4, 6, 3, padding=1, groups=2, bias=False), torch.nn.ReLU())
@@ -164,6 +175,15 @@ def test_quantile_intervals_are_the_binomial_ones():
     assert found.exceeding == pytest.approx(1 - 0.1 ** (1 / n))
 
 
+@pytest.mark.parametrize("n", [1, 7, 10, 100, 1000])
+def test_quantiles_are_of_the_rank_that_whole_numbers_give(n):
+    """At least a share of p % of n draws are p n / 100 of them, rounded up: 0.07 * 100 is above 7 in floating point."""
+    found = RestrictedIsometry(1 + torch.arange(1, n + 1, dtype=torch.float64), 1)
+    for percent in range(1, 100):
+        assert found.quantile(percent / 100)[0] == (percent * n + 99) // 100
+    assert found.quantile(1e-12)[0] == 1 and found.quantile(1 - 1e-7)[0] == n
+
+
 def test_statements_are_as_confident_as_they_say(generator):
     """1000 repetitions with deviations uniform in [0, 1]: 95 % coverage, sampling error 0.7 %."""
     hits = torch.zeros(3)
@@ -193,12 +213,25 @@ WEIGHT = torch.randn(4, 2, 3)
         ({"k": 13, "signal_size": (8,), "window": 2}, "k must be an int, 1 to 12"),
         ({"signal_size": (8,)}, "give k or codes"),
         ({"k": 5, "signal_size": (8,), "window": 2, "aligned": True}, "1 to 4"),
+        ({"k": 5, "signal_size": (8,), "differences": True, "aligned": True}, "k must be an int, 1 to 4"),
         ({"k": 2, "signal_size": (8,), "values": "cauchy"}, "values must be one of"),
         ({"k": 2, "signal_size": (8,), "confidence": 1.0}, "confidence"),
         ({"k": 2, "signal_size": (8,), "samples": 0}, "samples"),
         ({"k": 2, "signal_size": (8,), "window": 0}, "window"),
         ({"codes": torch.ones(2, 3, 6)}, r"codes must be \(N, 4, S\)"),
-        ({"codes": torch.ones(2, 4, 6), "k": 2}, "of random codes"),
+        ({"codes": [[1.0]]}, r"codes must be \(N, 4, S\), got list"),
+        ({"codes": torch.ones(2, 4, 6), "k": 2}, "of random codes, got codes and k=2"),
+        ({"codes": torch.ones(2, 4, 6), "window": 0}, "of random codes, got codes and window=0"),
+        ({"codes": torch.ones(2, 4, 6), "aligned": True}, "of random codes, got codes and aligned=True"),
+        ({"codes": torch.ones(2, 4, 6), "samples": -3}, "samples must be an int >= 1, got -3"),
+        ({"codes": torch.ones(2, 4, 6), "code_size": (5,)}, r"codes must be \(5,\).*got \(6,\)"),
+        ({"codes": torch.ones(2, 4, 6), "signal_size": (9,)}, r"codes.*\(7,\).*got \(6,\)"),
+        ({"k": 2, "signal_size": (8,), "samples": 2.5}, "samples must be an int >= 1, got 2.5"),
+        ({"k": 2, "signal_size": (8,), "window": 0, "aligned": True}, "window"),
+        ({"k": 2, "signal_size": (4,), "code_size": (7,)}, r"code_size must be \(2,\).*got \(7,\)"),
+        ({"k": 2, "signal_size": (8, 8)}, r"signal_size must be 1 int >= 1, got \(8, 8\)"),
+        ({"k": 2, "signal_size": 8}, "signal_size must be 1 int >= 1, got 8"),
+        ({"k": 2, "code_size": (0,)}, r"code_size must be 1 int >= 1, got \(0,\)"),
         ({"codes": torch.zeros(2, 4, 6)}, "no code zero"),
         ({"codes": torch.zeros(2, 4, 6), "values": "worst"}, "no code zero"),
         ({"codes": torch.full((2, 4, 6), torch.nan)}, "finite"),
@@ -207,6 +240,36 @@ WEIGHT = torch.randn(4, 2, 3)
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         restricted_isometry(WEIGHT, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("dictionary", "arguments", "message"),
+    [
+        (torch.nn.Conv2d(1, 2, 3), {"signal_size": (8,)}, r"signal_size must be 2 ints >= 1, got \(8,\)"),
+        (torch.nn.Conv2d(1, 2, 3), {"code_size": (8, 8, 8)}, r"code_size must be 2 ints >= 1, got \(8, 8, 8\)"),
+        (torch.nn.Linear(4, 7), {"signal_size": (8,)}, r"signal_size must be \(\) for a matrix, got \(8,\)"),
+    ],
+)
+def test_sizes_of_another_number_of_axes(dictionary, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        restricted_isometry(dictionary, 1, **arguments)
+
+
+def test_both_sizes_may_be_given_if_they_agree():
+    strided = torch.nn.Conv1d(1, 2, 3, stride=2)
+    found = restricted_isometry(strided, 1, signal_size=(10,), code_size=(4,), samples=3)
+    assert len(found.ratios) == 3
+
+
+def test_a_given_generator_is_the_only_one(generator):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    for values in ("uniform", "worst"):
+        options = {"signal_size": (8,), "values": values, "differences": True, "samples": 5, "generator": generator}
+        restricted_isometry(WEIGHT, 2, **options)
+        restricted_isometry(WEIGHT, 2, window=2, **options)
+        restricted_isometry(WEIGHT, 2, aligned=True, **options)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("dictionary", [torch.ones(3), torch.nn.ReLU(), torch.nn.LayerNorm((2, 3, 4)), "atoms"])

@@ -75,6 +75,45 @@ def test_calibrated_constant_takes_the_quantile_over_filters():
     assert dataclasses.replace(LAYER, constant=sure).delta(4) > dataclasses.replace(half, constant=loose).delta(4)
 
 
+def test_quantile_over_filters_is_of_the_rank_that_whole_numbers_give():
+    """30 % of 10 draws are 3, as 25 % are rounded up; in floating point (1 - 0.7) * 10 is above 3."""
+
+    def delta(failure):
+        layer = dataclasses.replace(LAYER, failure=failure)
+        generator = torch.Generator().manual_seed(0)
+        constant = calibrate_constant(layer, 2, draws=10, samples=3, generator=generator)
+        return dataclasses.replace(layer, constant=constant).delta(2)
+
+    third, fourth = delta(0.75), delta(0.65)
+    assert third < fourth and delta(0.7) == pytest.approx(third, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"draws": 0}, "draws must be an int >= 1, got 0"),
+        ({"draws": 2.0}, "draws must be an int >= 1, got 2.0"),
+        ({"samples": 0}, "samples must be an int >= 1, got 0"),
+        ({"k": 97}, "k must be an int, 1 to 96"),
+    ],
+)
+def test_bad_calibrations(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        calibrate_constant(LAYER, **{"k": 2, **arguments})
+
+
+def test_calibration_draws_from_the_given_generator_alone():
+    def calibrated():
+        return calibrate_constant(LAYER, 2, draws=2, samples=2, generator=torch.Generator().manual_seed(0))
+
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = calibrated()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(1)
+    assert calibrated() == first
+
+
 @pytest.mark.parametrize(("delta", "bound"), [(0.01, 0.051), (0.02, 0.104), (0.05, 0.277), (0.1, 0.614)])
 def test_reconstruction_bound_in_numbers(delta, bound):
     found = reconstruction_bound(delta)

@@ -76,7 +76,13 @@ def test_random_filters(generator, scaling):
         ((2, 4, (6,), 9), {"window": 3}, "k must be an int, 1 to 8"),
         ((2, 4, (6,), True), {}, "k must be an int"),
         ((2, 4, (6,), 2), {"window": 0}, "window"),
+        ((2, 4, (6,), 2), {"window": 0, "aligned": True}, "window"),
         ((2, 4, (6,), 2), {"values": "worst"}, "values"),
+        ((2.5, 4, (6,), 2), {}, "samples must be an int >= 1, got 2.5"),
+        ((2, 0, (6,), 2), {}, "atoms must be an int >= 1, got 0"),
+        ((2, 4, (6, 0), 2), {}, r"size must be up to 3 ints >= 1, got \(6, 0\)"),
+        ((2, 4, (1, 1, 1, 1), 2), {}, r"size must be up to 3 ints >= 1, got \(1, 1, 1, 1\)"),
+        ((2, 4, 6, 2), {}, "size must be up to 3 ints >= 1, got 6"),
     ],
 )
 def test_bad_arguments(arguments, options, message):
@@ -87,3 +93,29 @@ def test_bad_arguments(arguments, options, message):
 def test_bad_scaling():
     with pytest.raises(ValueError, match="scaling"):
         random_filters(2, 2, 2, "norm")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 3, 3), "atoms must be an int >= 1, got 0"),
+        ((2, -1, 3), "channels must be an int >= 1, got -1"),
+        ((2, True, 3), "channels must be an int >= 1, got True"),
+        ((2, 3, 0), "kernel_size must be an int >= 1 or a sequence of them, got 0"),
+        ((2, 3, (3, 0)), r"kernel_size must be an int >= 1 or a sequence of them, got \(3, 0\)"),
+        ((2, 3, 1.5), "kernel_size must be an int >= 1 or a sequence of them, got 1.5"),
+    ],
+)
+def test_bad_filters(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        random_filters(*arguments)
+
+
+def test_a_given_generator_is_the_only_one(generator):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    random_filters(4, 3, (2, 2), generator=generator)
+    for values in ("uniform", "gaussian", "sign"):
+        for aligned in (False, True):
+            sample_model_code(3, 4, (5,), 2, window=2, values=values, aligned=aligned, generator=generator)
+    assert torch.equal(torch.get_rng_state(), state)
