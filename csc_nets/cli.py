@@ -20,7 +20,7 @@ from torch import nn
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
 from csc_nets.evaluation import save_report
-from csc_nets.layers import MultiLayerCSC
+from csc_nets.layers import MultiLayerCSC, PooledCSC2d
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.tasks import Task, create_task, csc_layers
@@ -161,6 +161,8 @@ def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None
     if lam is None and steps is None:
         return
     layers: list[Any] = list(csc_layers(model).values())
+    if lam is None:  # blocks have a number of steps and no weight
+        layers += [module for module in model.modules() if isinstance(module, PooledCSC2d)]
     least = 0 if all(isinstance(layer, MultiLayerCSC) for layer in layers) else 1  # which check for themselves
     if steps is not None and (not isinstance(steps, int) or steps < least):
         raise ValueError(f"steps must be an int >= {least}, got {steps!r}")

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 
 import csc_nets.cli as cli
 from csc_nets.checkpoint import load, read_checkpoint
+from csc_nets.models import create_model
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -100,6 +101,14 @@ def test_a_report_in_place_of_the_test(tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.json").read_text() == before
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
         cli.evaluate(config(f"run={tmp_path / 'run'}", "report=energy", "images=0", name="evaluate"))
+
+
+def test_steps_of_blocks_at_test_time():
+    model = create_model("invertible_cnn", widths=[4, 6])
+    cli.set_pursuit(model, steps=4)
+    assert [layer.steps for layer in model.layers] == [4, 4]
+    with pytest.raises(ValueError, match="need a network with CSC layers, got InvertibleCNN"):
+        cli.set_pursuit(model, lam=0.1)
 
 
 def test_averaged_weights_are_tested_and_loaded(tmp_path):

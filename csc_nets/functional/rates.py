@@ -7,19 +7,19 @@ Features are the rows of ``(n, d)`` tensors. With :math:`\epsilon` where the tex
 (Ma, Derksen, Hong, Wright 2007; Yu et al., `Learning Diverse and Discriminative Representations via the Principle of
 Maximal Coding Rate Reduction <https://arxiv.org/abs/2006.08558>`_, 2020). The game of closed-loop transcription is
 Dai et al., `CTRL: Closed-Loop Transcription to an LDR via Minimaxing Rate Reduction
-<https://arxiv.org/abs/2111.06636>`_, Entropy 2022. Natural logarithms throughout. Half precision is computed in
-float32, also under autocast.
+<https://arxiv.org/abs/2111.06636>`_, Entropy 2022. Natural logarithms throughout. All is computed in float64,
+also under autocast, and returned in the precision of the features, float32 at least.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["class_coding_rate", "coding_rate", "ctrl_binary", "ctrl_multi", "rate_distance", "rate_reduction"]
+from csc_nets.functional.problem import is_transformed
 
-_Result = TypeVar("_Result")
+__all__ = ["class_coding_rate", "coding_rate", "ctrl_binary", "ctrl_multi", "rate_distance", "rate_reduction"]
 
 
 def coding_rate(features: Tensor, eps: float = 0.5) -> Tensor:
@@ -53,7 +53,8 @@ def class_coding_rate(features: Tensor, labels: Tensor, eps: float = 0.5) -> Ten
 
 
 def rate_reduction(features: Tensor, labels: Tensor, eps: float = 0.5) -> Tensor:
-    r""":math:`\Delta R = R(Z) - R_c(Z)`: how much shorter the code is for knowing the classes, 0-d; never negative.
+    r""":math:`\Delta R = R(Z) - R_c(Z)`: how much shorter the code is for knowing the classes, 0-d; never negative, but for
+    rounding.
 
     Arguments as for :func:`class_coding_rate`.
 
@@ -76,6 +77,9 @@ def rate_distance(first: Tensor, second: Tensor, eps: float = 0.5) -> Tensor:
         eps: precision.
     """
     first, second = _checked(first, eps), _checked(second, eps)
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        seen = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"rate_distance: expected features (n, d) and (m, d), got {seen}")
     share = len(first) / max(1, len(first) + len(second))
     separate = share * coding_rate(first, eps) + (1 - share) * coding_rate(second, eps)
     return coding_rate(torch.cat([first, second]), eps) - separate
@@ -103,7 +107,8 @@ def ctrl_multi(
 
     .. math:: \gamma_1 \Delta R(Z) + \gamma_2 \Delta R(\hat Z) + \gamma_3 \sum_j \Delta R(Z_j, \hat Z_j)
 
-    It takes 3 k + 2 determinants for k classes that are there: those of the class rates come back in the distances.
+    It takes 3 k + 2 determinants for k classes that are there: those of the class rates come back in the distances. The
+    sizes of the classes decide which products are made, so that a compiler breaks its graph here.
 
     Args:
         features: of the data, ``(n, d)``.
@@ -114,7 +119,8 @@ def ctrl_multi(
     """
     features, transcribed = _checked(features, eps, labels), _checked(transcribed, eps, labels)
     if transcribed.shape != features.shape:
-        raise ValueError(f"features and transcribed must be of one shape, got {features.shape}, {transcribed.shape}")
+        seen = f"{tuple(features.shape)} and {tuple(transcribed.shape)}"
+        raise ValueError(f"features and transcribed must be of one shape, got {seen}")
 
     def game(both: Tensor) -> Tensor:
         classes = _Classes(labels)
@@ -190,10 +196,15 @@ def _logdet_plus_identity(gram: Tensor) -> Tensor:
     return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _exact(features: Tensor, compute: Callable[[Tensor], _Result]) -> _Result:
-    """Determinants have no half precision."""
+def _exact(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Computes in float64, in the precision of ``features`` again, float32 at least.
+
+    Beside large eigenvalues of the Gram matrix, those of features that are not unit vectors or of a small ``eps``, float32
+    has no digits left for the identity.
+    """
+    wide = torch.float32 if features.device.type == "mps" else torch.float64
     with torch.autocast(features.device.type, enabled=False):
-        return compute(features.float() if features.dtype in (torch.float16, torch.bfloat16) else features)
+        return compute(features.to(wide)).to(torch.promote_types(features.dtype, torch.float32))
 
 
 def _checked(features: Any, eps: float, labels: Tensor | None = None) -> Tensor:
@@ -202,6 +213,9 @@ def _checked(features: Any, eps: float, labels: Tensor | None = None) -> Tensor:
         raise ValueError(f"features must be rows of floats (n, d), got {seen}")
     if not 0 < eps < float("inf"):
         raise ValueError(f"eps must be a finite number > 0, got {eps!r}")
+    # Reading a value would stop a graph being traced, or wait for the accelerator.
+    if features.device.type == "cpu" and not is_transformed() and not bool(features.isfinite().all()):
+        raise ValueError("features must be finite, got NaN or infinite values")
     if labels is not None:
         if features.ndim != 2:
             raise ValueError(f"features with labels must be (n, d), got {tuple(features.shape)}")

@@ -24,8 +24,12 @@ class ClosedLoop(StagedEncoder):
         return self.decode(self.encode(x), x.shape[2:])
 
     def encode(self, x: Tensor) -> Tensor:
-        """Features ``(N, d)`` on the unit sphere; d is ``num_features`` at the size that the network is made for."""
-        return F.normalize(self.forward_features(x).flatten(1), dim=1)
+        """Features ``(N, d)`` on the unit sphere; d is ``num_features`` at the size that the network is made for.
+
+        Of a code of zeros, under a large ``lam``, they are zero.
+        """
+        code = self.forward_features(x).flatten(1)
+        return F.normalize(code.float(), dim=1).to(code.dtype) if code.dtype == torch.float16 else F.normalize(code)
 
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Images in [-1, 1] of features.
@@ -122,11 +126,12 @@ class CSCClosedLoop(ClosedLoop):
         super().__init__(
             list(both.stages),
             [*widths, features],
-            _reductions(widths, input_size),
+            _reductions(widths),
             in_chans=in_chans,
             input_size=input_size,
         )
         self.decoder = both.decoder
+        self.decoder.norms[0] = nn.Identity()  # features on the sphere need no norm, and a single image has no batch
         for dictionary in self.modules():
             if isinstance(dictionary, Dictionary2d):
                 # Adam's steps are as long whatever the norm of a tensor. Those that a dictionary starts from, of a norm
@@ -179,7 +184,7 @@ class ConvClosedLoop(ClosedLoop):
         super().__init__(
             stages,
             [*widths, features],
-            _reductions(widths, input_size),
+            _reductions(widths),
             in_chans=in_chans,
             input_size=input_size,
         )
@@ -208,9 +213,10 @@ class ConvClosedLoop(ClosedLoop):
         return z
 
 
-def _reductions(widths: Sequence[int], input_size: int) -> list[int]:
-    """The last stage sees the whole image."""
-    return [*(2 ** (i + 1) for i in range(len(widths))), input_size]
+def _reductions(widths: Sequence[int]) -> list[int]:
+    """The last stage does not halve."""
+    halvings = [*range(1, len(widths) + 1), len(widths)]
+    return [2**n for n in halvings]
 
 
 def _last_kernel(widths: Sequence[int], input_size: int) -> int:
@@ -264,6 +270,12 @@ def conv_ctrl_32(**overrides: Any) -> ConvClosedLoop:
 def conv_ctrl_64(**overrides: Any) -> ConvClosedLoop:
     """The baseline of ``csc_ctrl_64``."""
     return ConvClosedLoop(**{**_SIZES[64], "input_size": 64, **overrides})
+
+
+@register_model
+def conv_ctrl_224(**overrides: Any) -> ConvClosedLoop:
+    """The baseline of ``csc_ctrl_224``."""
+    return ConvClosedLoop(**{**_SIZES[224], "input_size": 224, **overrides})
 
 
 @register_model

@@ -147,9 +147,13 @@ def test_half_precision_is_computed_in_float32(dtype):
     torch.testing.assert_close(plain, coding_rate(z.float()), rtol=0, atol=0)
 
 
-def test_float32_is_near_float64():
-    z, labels = sphere(500, 128), torch.arange(500) % 10
-    torch.testing.assert_close(rate_reduction(z.float(), labels).double(), rate_reduction(z, labels), rtol=1e-5, atol=0)
+@pytest.mark.parametrize("scale, eps", [(1.0, 0.5), (20.0, 0.5), (1.0, 1e-5)])
+def test_float32_is_near_float64(scale, eps):
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(500, 10, generator=generator) @ torch.randn(10, 128, generator=generator) * scale
+    labels = torch.arange(500) % 10
+    for function in (coding_rate, lambda z, eps: class_coding_rate(z, labels, eps)):
+        torch.testing.assert_close(function(z, eps).double(), function(z.double(), eps), rtol=1e-6, atol=0)
 
 
 def test_bad_input_is_refused():
@@ -162,6 +166,9 @@ def test_bad_input_is_refused():
             r"labels must be integers \(6,\), got torch.int64 \(5,\)",
         ),
         (lambda: class_coding_rate(z, torch.zeros(6)), "labels must be integers"),
+        (lambda: coding_rate(z * torch.nan), "features must be finite"),
+        (lambda: rate_distance(z[None], z[None]), r"expected features \(n, d\) and \(m, d\), got \(1, 6, 3\)"),
+        (lambda: ctrl_binary(z, z[:, :2]), r"got \(6, 3\) and \(6, 2\)"),
         (lambda: ctrl_multi(z, z[:, :2], torch.zeros(6).long()), "one shape"),
     ]:
         with pytest.raises(ValueError, match=message):

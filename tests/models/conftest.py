@@ -29,7 +29,7 @@ NARROW = {
     "scattering": {"scales": 2, "angles": 2, "input_size": 16},
     "sparse_prior_cnn": {"widths": [4, 6, 8], "kernel_size": 3, "stride": [1, 2, 2], "padding": 1, "steps": 3},
     **dict.fromkeys([f"csc_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
-    **dict.fromkeys([f"conv_ctrl_{size}" for size in (32, 64, 128)], LOOP),
+    **dict.fromkeys([f"conv_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
 }
 

@@ -30,6 +30,19 @@ def test_larger_images_have_more_features(name, narrow, images):
 
 
 @pytest.mark.parametrize("name", KINDS)
+def test_batches_of_one_train(name, narrow, images):
+    model = narrow(name).train()
+    model(images(count=1)).sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_codes_of_zeros_have_features_of_zeros(narrow, images):
+    model = narrow("csc_ctrl_32", lam=1e4).eval()
+    assert not model.encode(images()).any() and model(images()).isfinite().all()
+    assert model.half().encode(images().half()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_partial_reconstruction_of_every_stage(name, narrow, images):
     model, x = narrow(name).eval(), images()
     for stage in range(3):
@@ -85,7 +98,7 @@ def test_every_size(size):
     model = create_model(f"csc_ctrl_{size}", widths=[2] * (4 if size == 64 else 5), features=3, in_chans=1).eval()
     x = torch.rand(1, 1, size, size)
     assert model.encode(x).shape == (1, 3) and model(x).shape == x.shape
-    assert model.input_size == size and model.feature_info.reduction()[-1] == size
+    assert model.input_size == size and model.feature_info.reduction()[-1] == 2 ** (len(model.stages) - 1)
 
 
 def test_bad_arguments_are_refused():
