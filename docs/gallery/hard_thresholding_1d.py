@@ -93,6 +93,10 @@ def one_step(channels: int, filters: int, scaling: str, draws: int, samples: int
     def back(batch: Batch) -> Tensor:
         return as_adjoint_pair(batch.weight).analysis(batch.signal)
 
+    def idle(batch: Batch) -> Tensor:
+        """The peaks of the filters that have no part in the signal."""
+        return batch.thresholded(k=None) * ~batch.code.any(2, keepdim=True)
+
     return {
         "setting": f"M = {channels}, K = {filters}, {scaling}",
         "closed form": (1 + filters / channels) ** 0.5,
@@ -104,6 +108,7 @@ def one_step(channels: int, filters: int, scaling: str, draws: int, samples: int
         "fixed switches": each(batches, lambda b: b.error(b.thresholded(switches="fixed"))),
         "true support": each(batches, lambda b: b.error(back(b) * (b.code != 0))),
         "all filters": each(batches, lambda b: b.error(b.thresholded(k=None))),
+        "idle filters": each(batches, lambda b: relative(idle(b), b.code)),
     }
 
 
@@ -213,7 +218,7 @@ def draw_coherence(rows: Sequence[dict[str, float]], out: Path) -> None:
 
 
 def print_one_step(rows: Sequence[dict[str, Any]]) -> None:
-    keys = ("on the support", "known switches", "true support", "fixed switches", "all filters")
+    keys = ("on the support", "known switches", "true support", "fixed switches", "all filters", "idle filters")
     headings = ("|Dz|/|z|, 1 %", "99 %", "|D'Dz|/|z|", "closed form", "with borders", *keys, "largest, known")
     print(f"{'medians':24}" + "".join(f"{heading:>16}" for heading in headings))
     for row in rows:
