@@ -7,8 +7,8 @@ Features are the rows of ``(n, d)`` tensors. With :math:`\epsilon` where the tex
 (Ma, Derksen, Hong, Wright 2007; Yu et al., `Learning Diverse and Discriminative Representations via the Principle of
 Maximal Coding Rate Reduction <https://arxiv.org/abs/2006.08558>`_, 2020). The game of closed-loop transcription is
 Dai et al., `CTRL: Closed-Loop Transcription to an LDR via Minimaxing Rate Reduction
-<https://arxiv.org/abs/2111.06636>`_, Entropy 2022. Natural logarithms throughout. All is computed in float64,
-also under autocast, and returned in the precision of the features, float32 at least.
+<https://arxiv.org/abs/2111.06636>`_, Entropy 2022. Natural logarithms throughout. Results have the precision
+of the features, float32 at least, also under autocast.
 """
 
 from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ def coding_rate(features: Tensor, eps: float = 0.5) -> Tensor:
         tensor(1.0986)
     """
     features = _checked(features, eps)
-    return _exact(features, lambda z: _logdet(z, torch.tensor(max(z.shape[-2], 1), device=z.device), eps) / 2)
+    return _exact(features, eps, lambda z: _logdet(z, torch.tensor(max(z.shape[-2], 1), device=z.device), eps) / 2)
 
 
 def class_coding_rate(features: Tensor, labels: Tensor, eps: float = 0.5) -> Tensor:
@@ -49,12 +49,13 @@ def class_coding_rate(features: Tensor, labels: Tensor, eps: float = 0.5) -> Ten
         eps: precision.
     """
     features = _checked(features, eps, labels)
-    return _exact(features, lambda z: _class_rate(z, _Classes(labels), eps))
+    return _exact(features, eps, lambda z: _class_rate(z, _Classes(labels), eps))
 
 
 def rate_reduction(features: Tensor, labels: Tensor, eps: float = 0.5) -> Tensor:
-    r""":math:`\Delta R = R(Z) - R_c(Z)`: how much shorter the code is for knowing the classes, 0-d; never negative, but for
-    rounding.
+    r""":math:`\Delta R = R(Z) - R_c(Z)`: how much shorter the code is for knowing the classes, 0-d.
+
+    It is never negative, but for rounding.
 
     Arguments as for :func:`class_coding_rate`.
 
@@ -133,7 +134,7 @@ def ctrl_multi(
         distances = logdets[2] / 2 - logdets[:2].sum(0) / 4
         return weights[0] * reductions[0] + weights[1] * reductions[1] + weights[2] * distances.sum()
 
-    return _exact(torch.stack([features, transcribed]), game)
+    return _exact(torch.stack([features, transcribed]), eps, game)
 
 
 class _Classes:
@@ -196,15 +197,19 @@ def _logdet_plus_identity(gram: Tensor) -> Tensor:
     return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _exact(features: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Computes in float64, in the precision of ``features`` again, float32 at least.
+def _exact(features: Tensor, eps: float, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    """Computes outside of autocast, in a precision that has digits left for the identity; float32 at least is returned.
 
-    Beside large eigenvalues of the Gram matrix, those of features that are not unit vectors or of a small ``eps``, float32
-    has no digits left for the identity.
+    Eigenvalues of the Gram matrices are at most d / eps times the largest squared norm of a feature. For unit vectors
+    and a usual ``eps`` float32 is exact to 1e-5 and twice as fast; for anything else it may lose all.
     """
-    wide = torch.float32 if features.device.type == "mps" else torch.float64
+    own = torch.promote_types(features.dtype, torch.float32)
+    wide = own if features.device.type == "mps" else torch.float64
+    if features.device.type == "cpu" and not is_transformed() and features.numel():
+        largest = features.detach().to(own).square().sum(-1).amax().item() * features.shape[-1] / eps
+        wide = own if largest < 1024 else wide
     with torch.autocast(features.device.type, enabled=False):
-        return compute(features.to(wide)).to(torch.promote_types(features.dtype, torch.float32))
+        return compute(features.to(wide)).to(own)
 
 
 def _checked(features: Any, eps: float, labels: Tensor | None = None) -> Tensor:
