@@ -153,7 +153,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         print(f"{name:<20}", *(f"{n}: {curve[n - 1]:.3f} " for n in shown))
     draw_curves(left, steps, right, options.out)
     pictures |= {f"VGG {name}": back for name, back in backs.items()}
-    draw_pictures(x, pictures, shift, scale, options.out.with_name(f"{options.out.stem}_pictures{options.out.suffix}"))
+    draw_pictures(
+        x[:4],
+        {k: v[:4] for k, v in pictures.items()},
+        shift,
+        scale,
+        options.out.with_name(f"{options.out.stem}_pictures{options.out.suffix}"),
+    )
 
     tables = {"VGG-16, random": invert_layers(vgg, x[:4], layers=VGG_CONVOLUTIONS[: 2 if quick else 4])}
     if options.run:
