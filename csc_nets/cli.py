@@ -73,7 +73,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         config = folder.config()
     data, task = build(config)
     if config["compile"]:
-        task.model.compile()
+        task.compile_model()
     trainer = build_trainer(folder.path, task, config["trainer"], config["callbacks"], config["logger"])
     last = folder.checkpoint("last")
     if last.is_file():

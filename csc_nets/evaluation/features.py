@@ -1,20 +1,24 @@
 """What features are worth: how well simple rules tell classes by them, and how many directions they use."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 __all__ = ["effective_rank", "extract_features", "linear_probe", "nearest_neighbours", "nearest_subspace"]
+
+DIMENSIONS = 4096
 
 
 @torch.no_grad()
 def extract_features(model: nn.Module, batches: Iterable[Any], limit: int | None = None) -> tuple[Tensor, Tensor]:
     """Features of images and their labels, ``(N, d)`` in float32 and ``(N,)``, on the CPU.
 
-    Features are what ``encode`` of an autoencoder returns, flattened, and what a classifier's last layer is given.
+    Features are what ``encode`` of an autoencoder returns, and what a classifier's last layer is given. Maps with more
+    than 4,096 numbers an image are averaged over parts of the image until they have as few.
 
     Args:
         model: a network of the zoo, run in the mode that it is in.
@@ -37,13 +41,21 @@ def extract_features(model: nn.Module, batches: Iterable[Any], limit: int | None
     features: list[Tensor] = []
     labels: list[Tensor] = []
     for x, y in batches:
-        features.append(encode(x.to(device)).flatten(1).float().cpu())
+        features.append(_vectors(encode(x.to(device))).float().cpu())
         labels.append(y.cpu())
         if limit is not None and sum(map(len, labels)) >= limit:
             break
     if not features:
         raise ValueError("extract_features: no images")
     return torch.cat(features)[:limit], torch.cat(labels)[:limit]
+
+
+def _vectors(features: Tensor) -> Tensor:
+    if features.ndim == 4 and features[0].numel() > DIMENSIONS:
+        parts = max(1, math.isqrt(DIMENSIONS // features.shape[1]))
+        height, width = features.shape[2:]
+        features = adaptive_avg_pool2d(features, (min(parts, height), min(parts, width)))
+    return features.flatten(1)
 
 
 def nearest_subspace(
@@ -71,7 +83,10 @@ def nearest_subspace(
     for label in classes:
         own = train[labels == label].double()
         mean = own.mean(0) if centred else own.new_zeros(own.shape[1])
-        directions = torch.linalg.svd(own - mean, full_matrices=False)[2][:components]
+        _, weights, directions = torch.linalg.svd(own - mean, full_matrices=False)
+        # What a class does not span the decomposition fills up with any directions.
+        spanned = weights > torch.finfo(weights.dtype).eps * max(own.shape) * weights[:1]
+        directions = directions[spanned][:components]
         rest = features.double() - mean
         distances.append(rest.square().sum(1) - (rest @ directions.T).square().sum(1))
     return classes[torch.stack(distances).argmin(0)]
@@ -104,7 +119,9 @@ def effective_rank(features: Tensor) -> float:
     :math:`\exp(-\sum_i p_i \log p_i)` with :math:`p = \sigma / \sum \sigma`, the singular values of ``(N, d)`` (Roy and
     Vetterli, "The effective rank", 2007). 1 if all features are multiples of one, d if all directions weigh the same.
     """
-    values = torch.linalg.svdvals(features.double())
+    features = features.double()
+    gram = features @ features.T if len(features) < features.shape[1] else features.T @ features
+    values = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     if not bool(values.any()):
         raise ValueError("effective_rank: all features are zero")
     share = values / values.sum()

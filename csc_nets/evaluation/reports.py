@@ -25,7 +25,7 @@ from csc_nets.theory import energy_profile, report
 
 __all__ = ["list_reports", "save_report"]
 
-FEATURES = 10_000  # training images, at most, that the report on features is fitted to
+FEATURES = 10_000  # training images, at most, that the report on features is fitted to, and test images
 
 
 def save_report(name: str, model: nn.Module, data: ImageDataModule, folder: Path, images: int = 8) -> str:
@@ -95,7 +95,7 @@ def _inversion(model: nn.Module, data: ImageDataModule, images: int, picture: Pa
 def _features(model: nn.Module, data: ImageDataModule, images: int, picture: Path) -> _Result:
     data.setup()
     train, labels = extract_features(model, data.train_dataloader(), FEATURES)
-    test, truth = extract_features(model, data.test_dataloader())
+    test, truth = extract_features(model, data.test_dataloader(), FEATURES)
     components = max(1, min(10, train.shape[1] // 4))  # 10 in the literature, for 128 dimensions
     rules = {
         "nearest subspace": lambda: nearest_subspace(train, labels, test, components=components),

@@ -86,6 +86,10 @@ class Task(L.LightningModule):
         """The network's output."""
         return self.model(images)
 
+    def compile_model(self) -> None:
+        """Compiles what training calls, in place."""
+        self.model.compile()
+
     def configure_optimizers(self) -> Any:
         """The optimiser and a schedule that moves at every step."""
         optimizer = build_optimizer(self.model, **self.optimizer_args)
@@ -120,10 +124,11 @@ class Task(L.LightningModule):
         # Reading the loss makes a GPU wait; a network that has broken down stays broken, so now and then is enough.
         if (not loss.is_cuda or self.global_step % 16 == 0) and not torch.isfinite(loss):
             rate = self._learning_rate()
+            clip = "trainer.gradient_clip_val=1 " if self.automatic_optimization else ""
             raise FloatingPointError(
                 f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, "
-                f"learning rate {rate:.3g}): try a smaller task.lr, task.warmup_epochs=1, "
-                "trainer.gradient_clip_val=1 or trainer.precision=32-true"
+                f"learning rate {rate:.3g}): try a smaller task.lr, task.warmup_epochs=1, {clip}"
+                "or trainer.precision=32-true"
             )
         self.log("loss", loss, prog_bar=True, logger=False)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)

@@ -73,7 +73,7 @@ class TranscriptionTask(AutoencodingTask):
         super().__init__(model, **common)
         if objective not in ("binary", "multi"):
             raise ValueError(f"objective must be 'binary' or 'multi', got {objective!r}")
-        if not 0 < eps < math.inf:
+        if isinstance(eps, bool) or not 0 < eps < math.inf:
             raise ValueError(f"eps must be a finite number > 0, got {eps!r}")
         wholes = {"encoder_steps": encoder_steps, "micro_batch": micro_batch or 1, "collapse_steps": collapse_steps}
         for name, value in wholes.items():
@@ -81,8 +81,8 @@ class TranscriptionTask(AutoencodingTask):
                 raise ValueError(f"{name} must be an int >= 1, got {value!r}")
         if micro_batch is not None and micro_batch < 2:
             raise ValueError(f"micro_batch must be None or an int >= 2, for batch norms, got {micro_batch!r}")
-        if not collapse_dimension >= 0:
-            raise ValueError(f"collapse_dimension must be a number >= 0, got {collapse_dimension!r}")
+        if not 0 <= collapse_dimension < math.inf:
+            raise ValueError(f"collapse_dimension must be a finite number >= 0, got {collapse_dimension!r}")
         self.automatic_optimization = False
         self.objective, self.eps, self.encoder_steps, self.micro_batch = objective, eps, encoder_steps, micro_batch
         self.collapse_steps, self.collapse_dimension = collapse_steps, collapse_dimension
@@ -91,9 +91,19 @@ class TranscriptionTask(AutoencodingTask):
 
     def configure_optimizers(self) -> Any:
         """An optimiser and a schedule, which moves once a batch, for each player."""
+        if self.trainer.max_steps > 0:  # it would count the steps of both players
+            raise ValueError(
+                f"task transcription needs trainer.max_epochs, got trainer.max_steps={self.trainer.max_steps}"
+            )
         factor = self.rate_schedule()
         optimizers = [build_optimizer(self.model, **self.optimizer_args, among=p) for p in self.model.players()]  # type: ignore[operator]
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+
+    def compile_model(self) -> None:
+        """Compiles stages and decoder: the game does not call the model as a whole."""
+        for child in self.model.children():
+            for part in child if isinstance(child, nn.ModuleList) else [child]:
+                part.compile()
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The steps of both players on one batch; T of the last."""
@@ -111,7 +121,10 @@ class TranscriptionTask(AutoencodingTask):
         for schedule in self.lr_schedulers():  # type: ignore[union-attr]
             schedule.step()
 
-        dimension = len(z) ** 2 / (z @ z.T).square().sum()
+        with torch.autocast(z.device.type, enabled=False):
+            dimension = len(z) ** 2 / (z @ z.T).square().sum()
+        if self._processes > 1:  # all of them stop, or none
+            dimension = self.all_gather(dimension).mean()  # type: ignore[union-attr]
         self.log("train/rate", coding_rate(z, self.eps), on_step=False, on_epoch=True, sync_dist=True)
         self.log("train/rate_hat", coding_rate(z_hat, self.eps), on_step=False, on_epoch=True, sync_dist=True)
         self.log("train/dimension", dimension, on_step=False, on_epoch=True, sync_dist=True)

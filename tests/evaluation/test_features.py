@@ -45,6 +45,12 @@ def test_nearest_subspace_is_the_published_rule(classes, centred):
     assert (found == truth).float().mean() > 0.95
 
 
+def test_a_class_has_no_more_directions_than_it_spans():
+    train = torch.tensor([[0.0, 0, 0], [10, 1, 0], [9, 1, 0]])
+    labels = torch.tensor([0, 1, 1])
+    assert nearest_subspace(train, labels, torch.tensor([[10.0, 0, 0], [1, 0, 0]]), components=1).tolist() == [1, 0]
+
+
 def test_nearest_neighbours_are_those_of_scikit_learn(classes):
     train, labels, test, truth = classes
     reference = KNeighborsClassifier(1, metric="cosine").fit(train.numpy(), labels.numpy())
@@ -80,6 +86,9 @@ def test_features_of_classifiers_and_autoencoders():
     features, labels = extract_features(loop, batches, limit=5)
     torch.testing.assert_close(features, loop.encode(x[:5]).detach())
     assert len(labels) == 5
+    wide = create_model("csc_autoencoder", in_chans=1, widths=[300]).eval()
+    features, _ = extract_features(wide, batches)
+    assert features.shape == (10, 300 * 9)  # 8 x 8 positions in 3 x 3 parts
     with pytest.raises(ValueError, match="no images"):
         extract_features(loop, [])
     with pytest.raises(ValueError, match="Linear has neither encode nor forward_head"):

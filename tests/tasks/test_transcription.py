@@ -137,6 +137,26 @@ def test_a_batch_is_so_many_steps_of_the_encoder_and_one_of_the_decoder(batch):
     assert 1 <= logged["train/dimension"] <= 8
 
 
+def test_steps_of_two_players_are_not_counted_as_one(batch):
+    with pytest.raises(ValueError, match=r"needs trainer\.max_epochs, got trainer\.max_steps=4"):
+        fit(task(), batch, max_steps=4)
+
+
+@pytest.mark.parametrize("name", ["csc_ctrl_32", "conv_ctrl_32"])
+def test_what_the_game_calls_is_compiled(name, batch, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, *args, **kwargs: compiled.append(self))
+    game = task(loop(name))
+    game.compile_model()
+    called = []
+    for module in compiled:
+        module.register_forward_hook(lambda module, args, output: called.append(module))
+    game.model.decode(game.model.encode(batch[0]))
+    assert {id(m) for m in called} == {id(m) for m in compiled}
+    owned = {id(p) for module in compiled for p in module.parameters()}
+    assert owned == {id(p) for p in game.model.parameters()}
+
+
 def test_the_players_pull_apart(batch):
     """Steps of the encoder alone raise the rate distance, steps of the decoder alone lower it."""
     x, labels = batch
@@ -196,7 +216,9 @@ def test_rates_are_exact_in_bfloat16(batch):
         ({"encoder_steps": 0}, "encoder_steps must be an int >= 1, got 0"),
         ({"micro_batch": 1}, "micro_batch must be None or an int >= 2, for batch norms, got 1"),
         ({"collapse_steps": 0}, "collapse_steps must be an int >= 1, got 0"),
-        ({"collapse_dimension": -1}, "collapse_dimension must be a number >= 0, got -1"),
+        ({"collapse_dimension": -1}, "collapse_dimension must be a finite number >= 0, got -1"),
+        ({"collapse_dimension": float("inf")}, "collapse_dimension must be a finite number >= 0, got inf"),
+        ({"eps": True}, "eps must be a finite number > 0, got True"),
     ],
 )
 def test_bad_arguments_are_refused(options, message):
