@@ -1,9 +1,10 @@
 """What the operations of a forward pass do to the energy of the signal: a row each, found by listening."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -11,8 +12,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from csc_nets.functional import largest_eigenpair
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, Scattering2d, SparseCoding, SparsePriorConv2d
+from csc_nets.theory.energy_gains import (
+    averages_positions,
+    centred_share,
+    overlap_of_adaptive,
+    overlap_of_windows,
+    per_axis,
+    slope,
+    squared_norm,
+)
 
 __all__ = ["EnergyRow", "Listener", "Recorder"]
 
@@ -31,16 +40,16 @@ _AVERAGES = (
     *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
 )
 _MEANS = (Tensor.mean, torch.mean)
-# What F.max_pool2d and its like hand to a listener depends on the version of torch.
-_MAXIMA = tuple(
-    getattr(home, f"max_pool{dims}d{ending}")
+# With the axes that they pool. What F.max_pool2d and its like hand to a listener depends on the version of torch.
+_MAXIMA = {
+    getattr(home, f"max_pool{dims}d{ending}"): dims
     for dims in (1, 2, 3)
     for home, ending in ((F, ""), (F, "_with_indices"), (torch, ""))
-)
-_GLOBAL_MAXIMA = tuple(
-    getattr(F, f"adaptive_max_pool{dims}d{ending}") for dims in (1, 2, 3) for ending in ("", "_with_indices")
-)
-# Maps of single numbers that make none larger.
+}
+_ADAPTIVE_MAXIMA = {
+    getattr(F, f"adaptive_max_pool{dims}d{ending}"): dims for dims in (1, 2, 3) for ending in ("", "_with_indices")
+}
+# Maps of single numbers that keep 0.
 _RECTIFIERS: dict[Any, str | None] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), "relu"),
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "leaky_relu"),
@@ -50,6 +59,12 @@ _RECTIFIERS: dict[Any, str | None] = {
 }
 _SHRINKAGES = {F.softshrink: "softshrink", F.hardshrink: "hardshrink"}
 _NORMALISATIONS = (F.batch_norm, F.group_norm, F.instance_norm, F.layer_norm, F.rms_norm)
+# The body of attention, which would hand itself over whole to whoever listens, and so for ever.
+_ATTENTION = FunctionType(
+    F.multi_head_attention_forward.__code__,
+    F.multi_head_attention_forward.__globals__ | {"has_torch_function": lambda tensors: False},
+    argdefs=F.multi_head_attention_forward.__defaults__,
+)
 
 
 @dataclass(frozen=True)
@@ -60,13 +75,14 @@ class EnergyRow:
         name: of the module that ran it, with ``(i)`` where it ran it for the i-th time.
         kind: ``"conv2d"``, ``"relu"``, ``"CSC2d"``, ...
         cause: of the loss: ``"filters"``, ``"stride"``, ``"rectification"``, ``"shrinkage"``, ``"pooling"``,
-            ``"residual"``, ``"paths"``; ``"scale"`` for a normalisation, which loses nothing.
+            ``"residual"``, ``"paths"``, ``"centring"``, ``"branches"``; ``"scale"`` for a normalisation that loses
+            nothing.
         depth: layers with weights from the input to here, this one included.
-        energy_in, energy_out: mean over the samples of the squared l2 norm.
-        bound: largest possible ``energy_out / energy_in``; nan for a normalisation and a residual.
-        kept: share of the energy that the operation could pass and did pass, in [0, 1].
+        energy_in, energy_out: mean over the samples of the squared l2 norm, for branches of all that meet.
+        bound: largest possible ``energy_out / energy_in``; nan for normalisations, residuals and branches.
+        kept: share of the energy that the operation could pass and did pass, in [0, 1]; 0 where none arrives.
         share: product of ``kept`` from the input to here.
-        on_path: false for a shortcut that runs beside a deeper branch.
+        on_path: whether every way from the input to the output leads through it; false inside of branches.
     """
 
     name: str
@@ -92,6 +108,7 @@ class _Note:
 
     share: float
     depth: int
+    path: tuple[int, ...] = ()  # rows that every way from the input to here leads through
 
     def on(self, tensor: Tensor) -> None:
         tensor._csc_nets_energy = self  # type: ignore[attr-defined]
@@ -167,20 +184,48 @@ class Recorder:
         ``kept`` is measured against ``bound`` unless it is given; ``layer``: this one counts for the depth.
         """
         energy_out = self.energy(output)
-        if kept is None:
-            kept = min(1.0, energy_out / (bound * energy)) if bound * energy > 0 else 1.0
-        note = _Note(before.share * kept, before.depth + layer)
-        on_path = all(row.depth <= note.depth for row in self.rows)
-        self.rows.append(EnergyRow(name, kind, cause, note.depth, energy, energy_out, bound, kept, note.share, on_path))
+        if energy == 0 or energy_out == 0 or bound == 0:
+            kept = 0.0
+        elif kept is None:
+            kept = min(1.0, energy_out / (bound * energy))
+        note = _Note(before.share * kept, before.depth + layer, (*before.path, len(self.rows)))
+        self.rows.append(EnergyRow(name, kind, cause, note.depth, energy, energy_out, bound, kept, note.share))
         note.on(output)
         return note
 
+    def meet(self, kind: str, notes: list[_Note], energies: list[float], outputs: list[Tensor]) -> None:
+        """Notes on the result of several tensors: the mean share, the largest depth, and a row if branches end here."""
+        total = sum(energies) or 1.0
+        share = sum(energy / total * note.share for energy, note in zip(energies, notes, strict=True))
+        path = _common([note.path for note in notes])
+        note = _Note(share, max(note.depth for note in notes), path)
+        if any(other.path != path for other in notes):
+            before = self.rows[path[-1]].share if path else 1.0
+            kept = min(1.0, share / before) if before else 0.0
+            note = replace(note, path=(*path, len(self.rows)))
+            energy_out = sum(map(self.energy, outputs))
+            row = (self.name(kind), kind, "branches", note.depth, sum(energies), energy_out, math.nan, kept, share)
+            self.rows.append(EnergyRow(*row))
+        for output in outputs:
+            note.on(output)
+
+    def finish(self, output: Any) -> list[EnergyRow]:
+        """The rows, those of branches marked: every row that some way to the output goes around.
+
+        Derivation: what every way to a tensor leads through are the dominators of a directed acyclic graph; those of a
+        sum are the common beginning of those of its terms.
+        """
+        notes = [note for tensor in _tensors(output) if (note := _Note.of(tensor))]
+        path = set(_common([note.path for note in notes]) if notes else range(len(self.rows)))
+        return [replace(row, on_path=i in path) for i, row in enumerate(self.rows)]
+
     def weighted(
-        self, name: str, kind: str, before: _Note, x: Tensor, linear: Callable[[Tensor], Tensor]
+        self, name: str, kind: str, before: _Note, x: Tensor, linear: Callable[[Tensor], Tensor], signal: Tensor
     ) -> tuple[Tensor, _Note]:
-        """Adds the filters of a layer; what they make of ``x``, and what is left."""
+        """Adds the filters of a layer; what they make of ``x``, and what is left. Their norm is one for tensors shaped
+        as ``signal``."""
         output = linear(x)
-        bound = squared_norm(linear, x)
+        bound = squared_norm(linear, signal)
         return output, self.add(name, kind, "filters", before, self.energy(x), output, bound=bound, layer=True)
 
     def _coded_layer(self, module: Any, x: Tensor, output: Tensor) -> None:
@@ -200,7 +245,12 @@ class Recorder:
             before.on(output)
         elif module.pursuit == "threshold" or (isinstance(module, SparsePriorConv2d) and module.steps == 1):
             step_size = getattr(module, "step_size", None) or 1.0
-            analysis, after = self.weighted(name, kind, before, x, lambda u: step_size * module.dictionary.analysis(u))
+            dictionary = module.dictionary
+
+            def analyse(u: Tensor) -> Tensor:
+                return step_size * dictionary.analysis(u.to(dictionary.weight.dtype))  # type: ignore[no-any-return]
+
+            analysis, after = self.weighted(name, kind, before, x, analyse, x[:1])
             self.add(name, kind, "shrinkage", after, self.energy(analysis), output)
         else:
             self._residual(name, kind, before, module.dictionary, x, output)
@@ -225,6 +275,11 @@ class Listener(TorchFunctionMode):
         before = _Note.of(x)
         if self.recorder.inside:
             return func(*args, **kwargs)
+        if func is F.multi_head_attention_forward:
+            with self:
+                return _ATTENTION(*args, **kwargs)
+        if func is Tensor.__iter__:
+            return iter(self._carry(Tensor.unbind, args, kwargs))
         if before is None:
             return self._carry(func, args, kwargs)
         if func in _WEIGHTED:
@@ -234,18 +289,21 @@ class Listener(TorchFunctionMode):
             return func(u, *args[1:], **kwargs) if args else func(**(kwargs | {"input": u}))
 
         label, cause, bound, kept = getattr(func, "__name__", ""), "", 1.0, None
-        if func in _RECTIFIERS:
-            label, cause = _RECTIFIERS[func] or label, "rectification"
+        rest = args[1:]
+        if func in _RECTIFIERS and (steepest := slope(func, *rest, **kwargs)) < math.inf:
+            label, cause, bound = _RECTIFIERS[func] or label, "rectification", steepest**2
         elif func in _SHRINKAGES:
             label, cause = _SHRINKAGES[func], "shrinkage"
         elif func in _NORMALISATIONS:
-            cause, bound, kept = "scale", math.nan, 1.0
-        elif func in _AVERAGES or (func in _MEANS and _over_positions(x, *args[1:], **kwargs)):
-            cause, bound = "pooling", squared_norm(run, x)
+            kept = centred_share(func, x, *rest, **kwargs)
+            cause, bound, kept = ("scale", math.nan, 1.0) if kept is None else ("centring", math.nan, kept)
+        elif func in _AVERAGES or (func in _MEANS and averages_positions(x, *rest, **kwargs)):
+            cause, bound = "pooling", squared_norm(run, x[:1])
         elif func in _MAXIMA:
-            label, cause, bound = "max_pool", "pooling", _windows(x.ndim - 2, *args[1:], **kwargs)
-        elif func in _GLOBAL_MAXIMA:
+            label, cause, bound = "max_pool", "pooling", overlap_of_windows(_MAXIMA[func], *rest, **kwargs)
+        elif func in _ADAPTIVE_MAXIMA:
             label, cause = "max_pool", "pooling"
+            bound = overlap_of_adaptive(x.shape[-_ADAPTIVE_MAXIMA[func] :], *rest, **kwargs)
         else:
             return self._carry(func, args, kwargs)
         energy = self.recorder.energy(x)  # before an operation in place
@@ -257,12 +315,21 @@ class Listener(TorchFunctionMode):
     def _weighted(self, func: Any, args: Any, kwargs: dict[str, Any], before: _Note) -> Tensor:
         """A layer with weights: its filters at stride 1, its stride; a bias is no loss."""
         given = dict(zip(_WEIGHTED[func], args, strict=False)) | kwargs | {"bias": None}
-        x, stride = given["input"], given.get("stride", 1)
-        strided = _WEIGHTED[func] is _CONVOLUTION_ARGUMENTS and (stride if isinstance(stride, int) else max(stride)) > 1
+        x, weight = given["input"], given["weight"]
+        dims = weight.ndim - 2
+        stride, dilation = (per_axis(given.get(key, 1), dims) for key in ("stride", "dilation"))
+        # Windows side by side are a matrix on patches.
+        strided = max(stride, default=1) > 1 and not (stride == list(weight.shape[2:]) and max(dilation) == 1)
+        strided = strided and _WEIGHTED[func] is _CONVOLUTION_ARGUMENTS
         dense = {"stride": 1} if strided else {}
         kind = func.__name__
         name = self.recorder.name(kind)
-        signal, note = self.recorder.weighted(name, kind, before, x, lambda u: func(**(given | dense | {"input": u})))
+
+        def filters(u: Tensor) -> Tensor:
+            return func(**(given | dense | {"input": u, "weight": weight.to(u.dtype)}))  # type: ignore[no-any-return]
+
+        sample = x.new_empty(x.shape[1 - weight.ndim :])  # a matrix has the norm that it has on one vector
+        signal, note = self.recorder.weighted(name, kind, before, x, filters, sample)
         if strided:
             energy = self.recorder.energy(signal)
             note = self.recorder.add(name, kind, "stride", note, energy, func(**given))
@@ -272,51 +339,32 @@ class Listener(TorchFunctionMode):
 
     def _carry(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Anything else: what is left is the mean over its inputs, weighted with their energies."""
-        inputs = [(tensor, note) for tensor in _tensors([args, *kwargs.values()]) if (note := _Note.of(tensor))]
+        inputs = [(tensor, note) for tensor in _tensors([args, kwargs]) if (note := _Note.of(tensor))]
         # Before an operation in place; one input needs no weight.
         energies = [self.recorder.energy(tensor) for tensor, _ in inputs] if len(inputs) > 1 else [1.0] * len(inputs)
         output = func(*args, **kwargs)
-        if inputs:
-            total = sum(energies) or 1.0
-            share = sum(energy / total * note.share for energy, (_, note) in zip(energies, inputs, strict=True))
-            depth = max(note.depth for _, note in inputs)
-            for tensor in _tensors([output]):
-                if tensor.is_floating_point() or tensor.is_complex():  # no masks and indices
-                    _Note(share, depth).on(tensor)
+        # No masks and indices.
+        results = [tensor for tensor in _tensors(output) if tensor.is_floating_point() or tensor.is_complex()]
+        if inputs and results:
+            kind = getattr(func, "__name__", "").strip("_")
+            self.recorder.meet(kind, [note for _, note in inputs], energies, results)
         return output
 
 
-def squared_norm(linear: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    """Square of the largest singular value of a linear map, for signals of the shape of one sample of ``x``."""
-    start = torch.randn(1, *x.shape[1:], generator=torch.Generator().manual_seed(0)).to(x)
-
-    def gram(u: Tensor) -> Tensor:
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            output = linear(u)
-            return torch.autograd.grad(output, u, output.detach())[0]
-
-    return largest_eigenpair(gram, start)[1].item()
+def _common(paths: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """How all of them begin."""
+    same = 0
+    for rows in zip(*paths, strict=False):
+        if len(set(rows)) > 1:
+            break
+        same += 1
+    return paths[0][:same]
 
 
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    """The tensors in nested lists and tuples."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-def _over_positions(x: Tensor, dim: Any = None, *_: Any, **kwargs: Any) -> bool:
-    """Whether a mean of ``(N, C, *S)`` is one over positions and over nothing else."""
-    dim = kwargs.get("dim", dim)
-    axes = [dim] if isinstance(dim, int) else list(dim or ())
-    return x.ndim > 2 and bool(axes) and all(axis % x.ndim >= 2 for axis in axes)
-
-
-def _windows(dims: int, kernel_size: Any, stride: Any = None, *_: Any, **kwargs: Any) -> float:
-    """In how many windows of a maximum one number can lie."""
-    stride = kwargs.get("stride", stride) or kernel_size
-    extents, steps = ([n] * dims if isinstance(n, int) else list(n) for n in (kernel_size, stride))
-    return float(math.prod(-(-n // s) for n, s in zip(extents, steps, strict=True)))
+def _tensors(value: Any) -> Iterable[Tensor]:
+    """The tensors in nested lists, tuples and dictionaries."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)

@@ -27,15 +27,20 @@ class EnergyProfile:
     samples: int
 
     @property
-    def shares(self) -> list[float]:
-        """What is left behind each layer with weights: the share of the last row at depth 1, 2, ..."""
+    def layers(self) -> dict[int, float]:
+        """By depth what is left there, where all of the signal is in one place: behind each layer of a chain, and
+        behind a residual block where its branches meet, not inside of it."""
         last = {row.depth: row.share for row in self.rows if row.on_path}
-        return [last[depth] for depth in sorted(last) if depth > 0]
+        return {depth: last[depth] for depth in sorted(last) if depth > 0}
+
+    @property
+    def shares(self) -> list[float]:
+        """The shares of :attr:`layers`."""
+        return list(self.layers.values())
 
     @property
     def causes(self) -> dict[str, float]:
-        """For each cause the product of what was kept along the path; their product is the share at the end of a chain
-        without branches."""
+        """For each cause the product of what was kept outside of branches; their product is the share at the end."""
         product: dict[str, float] = {}
         for row in self.rows:
             if row.on_path:
@@ -44,21 +49,24 @@ class EnergyProfile:
 
     @property
     def decay(self) -> tuple[float, float]:
-        r"""``(a, r_squared)`` of the least-squares line :math:`\log(\mathrm{share}_n) = c - n \log a` over depth n.
+        r"""``(a, r_squared)`` of the least-squares line :math:`\log(\mathrm{share}_n) = c - n \log a` over the depths n
+        of :attr:`layers`.
 
         A layer keeps the share 1 / a of what the one before left. ``r_squared`` is the share of the variance of the
         logarithms that the line explains: near 1 for an exponential decay.
 
         Raises:
-            ValueError: fewer than 3 layers, or one that leaves nothing.
+            ValueError: fewer than 3 depths, or one that leaves nothing.
         """
-        shares = self.shares
+        depths, shares = list(self.layers), self.shares
         if len(shares) < 3:
             raise ValueError(f"decay: a line through {len(shares)} layers says nothing, at least 3 are needed")
         if min(shares) <= 0:
-            raise ValueError(f"decay: nothing is left behind layer {shares.index(min(shares)) + 1}, log 0 is no number")
+            raise ValueError(
+                f"decay: nothing is left behind layer {depths[shares.index(min(shares))]}, log 0 is no number"
+            )
         y = torch.tensor(shares, dtype=torch.float64).log()
-        n = torch.arange(1, len(y) + 1, dtype=torch.float64)
+        n = torch.tensor(depths, dtype=torch.float64)
         n, y = n - n.mean(), y - y.mean()
         slope = (n @ y) / (n @ n)
         explained = slope.square() * (n @ n) / (y @ y) if y @ y > 0 else torch.ones(())
@@ -92,7 +100,7 @@ class EnergyProfile:
         causes = ", ".join(f"{cause} {kept:.3g}" for cause, kept in self.causes.items() if cause != "scale")
         text = [lines[0], "-" * len(lines[0]), *lines[1:], "", f"{self.samples} samples. Kept by cause: {causes}."]
         if not all(row.on_path for row in self.rows):
-            text.append("* beside a deeper branch")
+            text.append("* in a branch")
         try:
             a, r_squared = self.decay
             text.append(f"A layer keeps 1 / {a:.3g} of what the one before left (R^2 {r_squared:.3f}).")
@@ -118,19 +126,27 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
     - **filters**: a convolution at stride 1, or a matrix, without its bias; B is the square of the largest singular
       value, for images of this size (Lanczos, within 1 %).
     - **stride**: the positions that a strided convolution leaves out, :math:`\|W_s x\|^2 / \|W_1 x\|^2`. White noise
-      keeps :math:`s^{-d}`.
+      keeps :math:`s^{-d}`. Windows that lie side by side (stride = kernel) are a matrix on patches: filters only.
     - **rectification**, **shrinkage**: ReLU and the like, thresholds, :math:`\|\rho(v)\|^2 / \|v\|^2`, v with its bias;
-      B = 1. Noise that is symmetric about 0 loses half in a ReLU.
+      B = 1, or the square of a steeper slope. Noise that is symmetric about 0 loses half in a ReLU.
     - **pooling**: an average is a filter that is sampled, with its own B: a constant passes, white noise in 2 x 2
       windows keeps 1/4. A maximum has :math:`B = \prod \lceil k / s \rceil`, in so many windows one number can lie.
     - **residual**: a sparse coding layer keeps what its code explains, :math:`1 - \|x - D z\|^2 / \|x\|^2`, at least 0;
       a stack does so layer by layer. A single thresholding is filters and shrinkage.
     - **paths**: a scattering keeps what its features have times :math:`4^J`, the pixels for one position; the rest is
       in paths that it does not follow and in what subsampling folds. Approximate: the image is reflected at its border.
-    - **scale**: a normalisation changes the scale of channels and loses nothing.
+    - **scale**: batch norm and RMS norm change scales and lose nothing.
+    - **centring**: layer, group and instance norm take out means, :math:`\|x - \bar x\|^2 / \|x\|^2`.
+    - **branches**: where branches meet in a sum, a concatenation or a product, the share is the mean of theirs,
+      weighted with their energies, and the depth that of the deepest; kept is this share over that where they forked.
 
-    Everything else (sums, concatenations, masks, products) is no row: its result has the mean share of its inputs,
-    weighted with their energies, and is as deep as the deepest.
+    Rows inside of branches are listed but are not ``on_path``: some way from the input to the output leads around
+    them. The decay and the products by cause use the others, along which the shares telescope.
+
+    Everything else (masks, reshapes, products of a signal with itself) is no row and keeps the share. Attention is two
+    layers, its projections in and out, the first of queries, keys and values together; its averages over tokens are no
+    row. The matrices inside of recurrent layers (``nn.RNN``, ``nn.LSTM``, ``nn.GRU``) and products that are written
+    ``x @ weight`` are not seen.
 
     Args:
         model: any module that takes ``images``; run in evaluation mode without gradients, and left as it was.
@@ -141,7 +157,7 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
 
     Raises:
         ValueError: ``images`` is no tensor of finite floats with at least one sample and some energy, ``model`` is no
-            module, or has none of these operations.
+            module, has none of these operations, hides them (a ScriptModule), or was made in inference mode.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU())
@@ -155,6 +171,15 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
         raise ValueError(f"energy_profile: images must be a tensor of floats (N, ...), N >= 1, got {seen}")
     if not bool(images.isfinite().all()) or not bool(images.any()):
         raise ValueError("energy_profile: images must be finite and not all zero")
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise ValueError(
+            "energy_profile: model is or holds a ScriptModule, which hides its operations; pass the original"
+        )
+    if any(tensor.is_inference() for tensor in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            "energy_profile: model has parameters or buffers that were made under torch.inference_mode(), of which "
+            "no norm can be computed; make it outside, or pass a copy.deepcopy"
+        )
     recorder = Recorder(len(images))
     with ExitStack() as stack:
         stack.enter_context(evaluation_mode(model))
@@ -164,7 +189,7 @@ def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
             stack.enter_context(recorder.watch(name or type(module).__name__, module))
         x = recorder.begin(images)
         stack.enter_context(Listener(recorder))
-        model(x)
+        output = model(x)
     if not recorder.rows:
         raise ValueError(f"energy_profile: {type(model).__name__} ran no operation that can lose energy")
-    return EnergyProfile(recorder.rows, len(images))
+    return EnergyProfile(recorder.finish(output), len(images))

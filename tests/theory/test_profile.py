@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -5,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import csc_nets
 from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, Scattering2d, SparseCoding, SparsePriorConv2d
-from csc_nets.theory import EnergyProfile, EnergyRow, energy_profile
+from csc_nets.theory import EnergyProfile, EnergyRow, energy_profile, energy_rows
 
 
 @pytest.fixture
@@ -123,6 +125,173 @@ def test_a_maximum_keeps_what_it_chooses(noise):
     assert row.kept == 1 / 16
 
 
+def test_a_maximum_counts_the_windows_that_share_a_number():
+    image = torch.zeros(1, 1, 5, 1)
+    image[0, 0, 2] = 1
+    (row,) = energy_profile(nn.AdaptiveMaxPool2d((3, 1)), image).rows  # windows 0-1, 1-3, 3-4
+    assert (row.energy_out, row.bound, row.kept) == (1, 2, 0.5)
+    spike = torch.zeros(1, 1, 5, 5)
+    spike[..., 1, 2] = 1
+    (row,) = energy_profile(nn.AdaptiveMaxPool2d(3), spike).rows
+    assert (row.energy_out, row.bound) == (2, 4)
+    assert energy_profile(nn.AdaptiveMaxPool2d((None, 1)), spike).rows[0].bound == 1
+    dilated = torch.zeros(1, 9)
+    dilated[0, 4] = 1  # in the windows from 0, 2 and 4, each of every second number
+    (row,) = energy_profile(nn.Sequential(nn.Unflatten(1, (1, 9)), nn.MaxPool1d(3, 2, dilation=2)), dilated).rows
+    assert (row.energy_out, row.bound, row.kept) == (3, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "rectifier, bound",
+    [
+        (nn.LeakyReLU(0.1), 1),
+        (nn.LeakyReLU(2.0), 4),
+        (nn.ELU(3.0), 9),
+        (nn.Hardtanh(-1, 2), 1),
+        (nn.Hardtanh(), 1),
+        (nn.ReLU6(), 1),
+    ],
+)
+def test_a_rectifier_is_measured_against_its_steepest_slope(rectifier, bound):
+    x = -1e-3 * torch.rand(4, 8)
+    (row,) = energy_profile(rectifier, x).rows
+    made = rectifier(x).double().square().sum() / x.double().square().sum()
+    assert row.bound == bound and row.kept == pytest.approx(made.item() / bound, rel=1e-6)
+
+
+def test_a_clamp_that_moves_zero_is_no_contraction(noise):
+    class Clamp(nn.Module):
+        def __init__(self, *args, **options):
+            super().__init__()
+            self.args, self.options = args, options
+
+        def forward(self, x):
+            return x.clamp(*self.args, **self.options)
+
+    for module in (nn.Hardtanh(1, 2), Clamp(1), Clamp(max=-0.5)):
+        assert [row.cause for row in energy_profile(nn.Sequential(identity(), module), noise).rows] == ["filters"]
+    assert [row.bound for row in energy_profile(Clamp(min=-1.0, max=0.5), noise).rows] == [1]
+
+
+@pytest.mark.parametrize(
+    "norm, axes",
+    [
+        (nn.LayerNorm([2, 32, 32]), (1, 2, 3)),
+        (nn.LayerNorm(32), 3),
+        (nn.GroupNorm(1, 2), (1, 2, 3)),
+        (nn.GroupNorm(2, 2), (2, 3)),
+        (nn.InstanceNorm2d(2), (2, 3)),
+    ],
+)
+def test_a_normalisation_that_takes_the_mean_out_loses_it(norm, axes, noise):
+    x = noise + 1
+    (row,) = energy_profile(norm, x).rows
+    lost = x.mean(axes, keepdim=True).expand_as(x).square().sum() / x.square().sum()
+    assert row.cause == "centring" and row.removed == pytest.approx(lost.item(), rel=1e-4)
+
+
+def test_normalisations_by_running_statistics_and_by_size_lose_nothing(noise):
+    for norm in (nn.InstanceNorm2d(2, track_running_stats=True), nn.RMSNorm(32)):
+        (row,) = energy_profile(norm, noise + 1).rows
+        assert (row.cause, row.kept) == ("scale", 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_precisions(dtype, noise):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3, 2), nn.ReLU(), CSC2d(4, 4, 2, 2, lam=0.1, pursuit="threshold"), nn.AvgPool2d(2)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3))
+    expected = energy_profile(model, noise[..., :28, :28]).rows
+    rows = energy_profile(model.to(dtype), noise[..., :28, :28].to(dtype)).rows
+    for row, other in zip(rows, expected, strict=True):
+        assert row.bound == pytest.approx(other.bound, rel=0.01) and row.kept == pytest.approx(other.kept, rel=0.05)
+
+
+def test_autocast(noise):
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(2, 4, 3, 2), nn.ReLU(), CSC2d(4, 4, 2, 2, lam=0.1, pursuit="threshold"), nn.AvgPool2d(2)]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(36, 3))
+    expected = energy_profile(model, noise[..., :28, :28]).rows
+    with torch.autocast("cpu", torch.bfloat16):
+        assert energy_profile(nn.AvgPool2d(2), noise).rows[0].bound == pytest.approx(0.25, rel=1e-5)
+        rows = energy_profile(model, noise[..., :28, :28]).rows
+    for row, other in zip(rows, expected, strict=True):
+        assert row.bound == pytest.approx(other.bound, rel=0.01) and row.kept == pytest.approx(other.kept, rel=0.05)
+
+
+class Attention(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, **options)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+def test_attention_is_a_projection_in_and_one_out(batch_first):
+    torch.manual_seed(0)
+    model, x = Attention(batch_first=batch_first), torch.randn(3, 5, 4)
+    first, second = energy_profile(model, x).rows
+    assert [(row.name, row.kind, row.cause, row.depth) for row in (first, second)] == [
+        ("attention", "linear", "filters", 1),
+        ("attention (2)", "linear", "filters", 2),
+    ]
+    weight = model.attention.in_proj_weight.detach()
+    assert first.energy_out == pytest.approx((x @ weight.T).square().sum().item() / 3)
+    assert first.bound == pytest.approx(torch.linalg.matrix_norm(weight, 2).square().item(), rel=0.01)
+    assert second.energy_out == pytest.approx(model.eval()(x).square().sum().item() / 3)  # its bias is 0
+    block = nn.TransformerEncoderLayer(4, 2, 8, batch_first=batch_first)
+    profile = energy_profile(nn.Sequential(nn.Linear(4, 4), block), x)
+    assert list(profile.layers) == [1, 3, 5]
+
+
+def test_a_matrix_costs_the_same_for_any_number_of_tokens(monkeypatch):
+    seen = []
+    monkeypatch.setattr(energy_rows, "squared_norm", lambda linear, like: seen.append(linear(like).shape) or 1.0)
+    energy_profile(nn.Linear(4, 3), torch.ones(2, 5, 4))
+    assert seen == [(3,)]
+
+
+def test_patches_are_a_matrix(noise):
+    conv = nn.Conv2d(2, 3, 4, 4)
+    (row,) = energy_profile(conv, noise).rows
+    matrix = conv.weight.detach().flatten(1)
+    assert row.bound == pytest.approx(torch.linalg.matrix_norm(matrix, 2).square().item(), rel=0.01)
+    assert [row.cause for row in energy_profile(nn.Conv2d(2, 3, 4, 3), noise).rows] == ["filters", "stride"]
+
+
+def test_samples_one_by_one(noise):
+    class OneByOne(nn.Module):
+        def __init__(self, layer):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return torch.stack([self.layer(u) for u in x])
+
+    torch.manual_seed(0)
+    linear, conv = nn.Linear(32, 3), nn.Conv2d(2, 3, 3, 2)
+    for layer, x in ((linear, noise[:, 0, 0]), (conv, noise), (nn.MaxPool2d(2), noise), (nn.AvgPool2d(2), noise)):
+        together = energy_profile(layer, x)
+        profile = energy_profile(OneByOne(layer), x)
+        single = [row for row in profile.rows if row.cause == "filters" or row.cause == "pooling"]
+        assert len(single) == 8 and not any(row.on_path for row in single)
+        assert all(row.bound == pytest.approx(together.rows[0].bound, rel=0.01) for row in single)
+        assert profile.rows[-1].cause == "branches" and profile.rows[-1].on_path
+
+
+def test_models_whose_operations_cannot_be_seen_are_refused(noise):
+    with torch.inference_mode():
+        model, x = nn.Conv2d(2, 3, 3), noise.clone()
+    with pytest.raises(ValueError, match="inference_mode"):
+        energy_profile(nn.Sequential(model), x)
+    assert len(energy_profile(copy.deepcopy(model), x).rows) == 1
+    for scripted in (torch.jit.script(nn.Conv2d(2, 3, 3)), torch.jit.trace(nn.Conv2d(2, 3, 3), noise)):
+        with pytest.raises(ValueError, match="ScriptModule"):
+            energy_profile(nn.Sequential(scripted, nn.ReLU()), noise)
+
+
 def test_a_normalisation_loses_nothing_and_a_bias_neither(noise):
     norm = nn.BatchNorm2d(2)
     norm.running_var.fill_(0.01)
@@ -201,10 +370,50 @@ class Residual(nn.Module):
 def test_a_sum_has_the_mean_share_of_its_branches(noise):
     rows = rows_of(Residual(), noise)
     deep, short, last = rows["second", "stride"], rows["shortcut", "stride"], rows["Residual (2)", "rectification"]
-    assert (deep.depth, short.depth, last.depth) == (2, 1, 2)
-    assert [deep.on_path, short.on_path, last.on_path] == [True, False, True]
+    meet = rows["Residual", "branches"]
+    assert (deep.depth, short.depth, meet.depth, last.depth) == (2, 1, 2, 2) and meet.kind == "add"
+    assert [deep.on_path, short.on_path, meet.on_path, last.on_path] == [False, False, True, True]
     mean = (deep.energy_out * deep.share + short.energy_out * short.share) / (deep.energy_out + short.energy_out)
-    assert last.share == pytest.approx(mean * last.kept)
+    assert meet.share == meet.kept == pytest.approx(mean) and last.share == pytest.approx(mean * last.kept)
+    assert energy_profile(Residual(), noise).causes == {"branches": meet.kept, "rectification": last.kept}
+
+
+@pytest.mark.parametrize("shortcut_first", [True, False])
+def test_the_order_of_branches_does_not_count(shortcut_first, noise):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.shortcut, self.body = identity(stride=2), nn.Sequential(identity(), nn.ReLU(), identity(stride=2))
+
+        def forward(self, x):
+            return self.shortcut(x) + self.body(x) if shortcut_first else self.body(x) + self.shortcut(x)
+
+    profile = energy_profile(nn.Sequential(identity(), Block(), identity()), noise)
+    assert [row.name for row in profile.rows if row.on_path] == ["0", "1", "2"]
+    assert list(profile.layers) == [1, 3, 4]
+    assert math.prod(profile.causes.values()) == pytest.approx(profile.shares[-1])
+
+
+def test_a_branch_that_delivers_nothing_has_no_say(noise):
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Sequential(identity(gain=0.0), identity())
+
+        def forward(self, x):
+            return x + self.body(x)
+
+    profile = energy_profile(nn.Sequential(*(nn.Sequential(Block(), nn.AvgPool2d(2)) for _ in range(4))), noise)
+    assert all(row.kept == 0 for row in profile.rows if "body" in row.name)  # the second is fed zero
+    assert all(row.kept == 1 for row in profile.rows if row.cause == "branches")
+    assert profile.decay[0] == pytest.approx((profile.shares[0] / profile.shares[-1]) ** (1 / 6), rel=0.05)
+
+
+def test_a_fresh_network_of_residual_blocks_decays(noise):
+    torch.manual_seed(0)
+    profile = energy_profile(csc_nets.create_model("sdnet18_all", num_classes=3).train(), torch.rand(2, 3, 32, 32))
+    assert profile.decay[0] > 1 and min(profile.shares) > 0
+    assert profile.shares == sorted(profile.shares, reverse=True)
 
 
 def test_the_decay_of_a_chain_is_a_line(noise):
@@ -269,11 +478,14 @@ def test_masks_concatenations_and_a_whole_network_run(noise):
             y = torch.cat([self.a(x), self.b(F.relu(x))], 1)
             return (y * (y > 0)).flatten(1)[:, :10].softmax(1)
 
-    assert [row.depth for row in energy_profile(Net(), noise).rows] == [1, 0, 1]
+    rows = energy_profile(Net(), noise).rows
+    assert [(row.depth, row.cause == "branches") for row in rows] == [(1, False), (0, False), (1, False), (1, True)]
     models = pytest.importorskip("torchvision.models")
     torch.manual_seed(0)
     profile = energy_profile(models.resnet18(num_classes=3), torch.rand(2, 3, 64, 64))
-    assert max(row.depth for row in profile.rows) == 18 and len(profile.shares) == 18
+    assert list(profile.layers) == [1, 3, 5, 7, 9, 11, 13, 15, 17, 18]
+    assert profile.shares == sorted(profile.shares, reverse=True)
+    assert math.prod(profile.causes.values()) == pytest.approx(profile.rows[-1].share)
     assert all(0 <= row.kept <= 1 for row in profile.rows)
     a, r_squared = profile.decay
     assert a > 1 and 0 < r_squared <= 1
