@@ -61,18 +61,6 @@ class ScatteringNet(ImageClassifier):
             grid=-(-input_size // 2**scales),
         )
 
-    @property
-    def pretrained_cfg(self) -> dict[str, Any]:
-        """As of every classifier; what stands for ``first_conv`` is the scattering, which takes any channels."""
-        return {
-            "architecture": self.model_name,
-            "url": self.pretrained_url,
-            "input_size": (self.in_chans, self.input_size, self.input_size),
-            "first_conv": "stages.0.0",
-            "num_classes": self.num_classes,
-            "classifier": "fc",
-        }
-
 
 @register_model
 def scattering(**overrides: Any) -> ScatteringNet:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC2d, MultiLayerCSC, PooledCSC2d
+from csc_nets.layers import CSC2d, MultiLayerCSC, PooledCSC2d, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -123,7 +123,7 @@ class StagedEncoder(nn.Module):
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """What one must know to use weights of this network, in timm's words; None for what there is none of."""
-        kinds = nn.Conv2d | CSC2d | MultiLayerCSC | PooledCSC2d
+        kinds = nn.Conv2d | CSC2d | MultiLayerCSC | PooledCSC2d | Scattering2d
         return {
             "architecture": self.model_name,
             "url": self.pretrained_url,
