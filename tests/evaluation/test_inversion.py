@@ -151,3 +151,9 @@ def test_relative_error_of_zeros():
     assert relative_error(one, zero).isinf().all()
     assert relative_error(zero, one * torch.nan).isnan().all() and relative_error(one * torch.nan, one).isnan().all()
     assert relative_error(zero, torch.full((2, 3), 1e-30)).tolist() == [1, 1]
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_a_cpu_gives(cnn, images):
+    expected = invert(cnn, images, "0.4", steps=5)
+    torch.testing.assert_close(invert(cnn.cuda(), images.cuda(), "0.4", steps=5).cpu(), expected, rtol=1e-6, atol=1e-8)

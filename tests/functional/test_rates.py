@@ -173,3 +173,10 @@ def test_bad_input_is_refused():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_a_cpu_gives():
+    z, z_hat, labels = sphere(60, 16).float(), sphere(60, 16, seed=1).float(), torch.arange(60) % 7
+    for function in (ctrl_binary, lambda a, b: ctrl_multi(a, b, labels.to(a.device))):
+        torch.testing.assert_close(function(z.cuda(), z_hat.cuda()).cpu(), function(z, z_hat), rtol=1e-5, atol=1e-6)

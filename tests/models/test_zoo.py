@@ -167,3 +167,13 @@ def test_configuration_names_what_a_user_replaces(name, narrow):
     assert cfg["first_conv"] in modules
     if "classifier" in cfg:
         assert modules[cfg["classifier"]] is model.get_classifier()
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_what_a_cpu_gives(name, narrow, images):
+    model, x = narrow(name).eval(), images()
+    expected = model(x)
+    model = model.cuda()
+    torch.testing.assert_close(model(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-4)
+    assert train_step(model, x.cuda()).isfinite().all()
+    assert all(p.grad.is_cuda and p.grad.isfinite().all() for p in model.parameters())
