@@ -14,11 +14,24 @@ def test_reset_classifier(name, narrow, images):
     model.reset_classifier(3)
     assert model(x).shape == (2, 3) and model.fc.weight.dtype == torch.float64 and model.num_classes == 3
     pooled = model.forward_head(model.forward_features(x), pre_logits=True)
-    torch.testing.assert_close(pooled, model.forward_features(x).mean((2, 3)))
+    parts = torch.nn.functional.adaptive_avg_pool2d(model.forward_features(x), model.grid)
+    torch.testing.assert_close(pooled, parts.flatten(1))
     torch.testing.assert_close(model.fc(pooled), model(x))
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
     torch.testing.assert_close(model(x), pooled)
+
+
+def test_features_are_averaged_over_parts_of_the_image(narrow, images):
+    torch.manual_seed(0)
+    model, x = create_model("invertible_cnn", widths=[4], grid=2, num_classes=5).eval(), images(size=(16, 16))
+    features = model.forward_features(x)
+    pooled = model.forward_head(features, pre_logits=True)
+    expected = [features[..., i : i + 4, j : j + 4].mean((2, 3)) for i in (0, 4) for j in (0, 4)]
+    torch.testing.assert_close(pooled, torch.stack(expected, 2).flatten(1))
+    assert model.fc.in_features == 16 and model(x).shape == (2, 5)
+    with pytest.raises(ValueError, match="grid must be an int >= 1, got 0"):
+        create_model("invertible_cnn", grid=0)
 
 
 def test_dropout_acts_in_training_only(narrow, images):
