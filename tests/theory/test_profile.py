@@ -493,6 +493,20 @@ def test_masks_concatenations_and_a_whole_network_run(noise):
     assert "layer1.0.relu (2)" in text and "2 samples" in text and f"1 / {a:.3g}" in text
 
 
+def test_outputs_that_share_no_operation(noise):
+    class Heads(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = identity(), identity()
+
+        def forward(self, x):
+            return {"first": self.first(x), "others": [self.second(x)]}
+
+    profile = energy_profile(Heads(), noise)
+    assert profile.shares == [] and not any(row.on_path for row in profile.rows)
+    assert "Kept by cause: all in branches." in str(profile)
+
+
 def test_plot(noise):
     pyplot = pytest.importorskip("matplotlib.figure")
     axes = pyplot.Figure().subplots()
