@@ -98,7 +98,8 @@ class EnergyProfile:
             for line in cells
         ]
         causes = ", ".join(f"{cause} {kept:.3g}" for cause, kept in self.causes.items() if cause != "scale")
-        text = [lines[0], "-" * len(lines[0]), *lines[1:], "", f"{self.samples} samples. Kept by cause: {causes or 'all in branches'}."]
+        summary = f"{self.samples} samples. Kept by cause: {causes or 'all in branches'}."
+        text = [lines[0], "-" * len(lines[0]), *lines[1:], "", summary]
         if not all(row.on_path for row in self.rows):
             text.append("* in a branch")
         try:
