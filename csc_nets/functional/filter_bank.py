@@ -49,6 +49,15 @@ class FilterBank:
             raise ValueError(f"FilterBank: expected {len(self.high)} labels or none, got {len(self.labels)}")
         if not 0 < self.sampling_rate < math.inf:
             raise ValueError(f"FilterBank: sampling_rate must be a finite number > 0, got {self.sampling_rate!r}")
+        largest = self.high.abs().flatten(1).amax(1)
+        empty = (~(largest > ZERO * largest.max())).nonzero().flatten().tolist()
+        if empty:
+            which = self.labels[empty[0]] if self.labels else f"number {empty[0]}"
+            raise ValueError(
+                f"FilterBank: every filter must pass a frequency of the grid of size {self.size}, got {len(empty)} "
+                f"of {len(self.high)} that pass none, the first being {which}: take a larger size or gap, fewer scales "
+                f"or fewer angles"
+            )
 
     def __len__(self) -> int:
         return len(self.high)
@@ -98,7 +107,7 @@ class FilterBank:
     def gap(self) -> float:
         """High-pass gap delta: the largest radius of the grid up to which all but the low-pass vanish.
 
-        It is -inf if one of them passes constants.
+        That is the gap a bank was made with, rounded down to the grid. It is -inf if a filter passes constants.
         """
         radius = self.radius()
         passed = self.high.abs().amax(0)
@@ -147,11 +156,12 @@ def weyl_heisenberg_bank(size: int | Sequence[int], *, gap: float, sampling_rate
 
     Args:
         size: samples of the signal, one int or one or two per axis.
-        gap: delta in cycles per unit, below half of Nyquist.
+        gap: delta in cycles per unit, below Nyquist; what the bank has is this, rounded down to the grid.
         sampling_rate: samples per unit of length.
 
     Raises:
-        ValueError: a gap that is not positive, or leaves no room for a filter.
+        ValueError: a gap that is not positive, leaves no room for a filter, or is so small that a filter lies
+            between the frequencies of the grid.
 
     Example:
         >>> bank = weyl_heisenberg_bank(1024, gap=1.0, sampling_rate=64.0)
@@ -184,12 +194,13 @@ def wavelet_bank(size: int, *, gap: float, sampling_rate: float = 1.0, ratio: fl
 
     Args:
         size: samples of the signal.
-        gap: delta in cycles per unit.
+        gap: delta in cycles per unit; what the bank has is this, rounded down to the grid.
         sampling_rate: samples per unit of length.
         ratio: r > 1 between the centres of neighbours.
 
     Raises:
-        ValueError: a gap that is not positive, or leaves no room for a wavelet; ``ratio`` not above 1.
+        ValueError: a gap that is not positive, leaves no room for a wavelet, or is so small that one lies between the
+            frequencies of the grid; ``ratio`` not above 1.
 
     Example:
         >>> [label["centre"] for label in wavelet_bank(1024, gap=1.0, sampling_rate=64.0).labels]
@@ -212,7 +223,8 @@ def wavelet_bank_2d(size: int | Sequence[int], scales: int, angles: int, *, stee
 
     with frequencies in cycles per sample, each factor where its argument is within :math:`\pm\tfrac\pi2`. The finest
     ring, j = 0, stays 1 from 1/4 on and reaches the corners of the spectrum. The low-pass is 1 up to
-    :math:`2^{-J - 2}` and 0 from :math:`2^{-J - 1}` on, so that it can be sampled at every :math:`2^J`-th pixel.
+    :math:`2^{-J - 2}` (the gap, rounded down to the grid: 0 if a side has fewer than :math:`2^{J + 2}` pixels) and 0
+    from :math:`2^{-J - 1}` on, so that it can be sampled at every :math:`2^J`-th pixel.
 
     Args:
         size: height and width, or one int for both.
@@ -223,7 +235,8 @@ def wavelet_bank_2d(size: int | Sequence[int], scales: int, angles: int, *, stee
             combinations of the L. These filters lie in no orthant for L below about 10.
 
     Raises:
-        ValueError: ``scales`` or ``angles`` below 1, or so many scales that the low-pass holds the mean alone.
+        ValueError: ``scales`` or ``angles`` below 1, so many scales that the low-pass holds the mean alone, or so many
+            angles that a filter lies between the frequencies of the grid.
 
     Example:
         >>> bank = wavelet_bank_2d(32, scales=2, angles=4)

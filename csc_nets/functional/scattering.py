@@ -89,7 +89,8 @@ def scattering_features(
             ``lambda first, second: second["scale"] > first["scale"]``, frequency-decreasing paths.
 
     Raises:
-        ValueError: banks that do not fit the signals, or have no labels to ``follow``; depth or pooling below 1.
+        ValueError: signals that are not in float32 or float64; banks that do not fit them, or have no labels to
+            ``follow``; depth or pooling that is no whole number >= 1.
 
     Example:
         >>> from csc_nets.functional import wavelet_bank
@@ -143,7 +144,7 @@ def scattering_energy(
         pooling: as there; the balance then is exact in that case only.
 
     Raises:
-        ValueError: as there, or ``prune`` not in [0, 1).
+        ValueError: as there, ``prune`` not in [0, 1), or signals that are not finite.
 
     Example:
         >>> from csc_nets.functional import wavelet_bank
@@ -156,6 +157,8 @@ def scattering_energy(
     if not 0 <= prune < 1:
         raise ValueError(f"scattering_energy: prune must be in [0, 1), got {prune!r}")
     layers = _layers(x, banks, depth, pooling)
+    if not bool(x.isfinite().all()):
+        raise ValueError(f"scattering_energy: x must be finite, got {int((~x.isfinite()).sum())} numbers that are not")
     dims = len(layers[0].size)
     axes = tuple(range(-dims, 0))
     signals = x.reshape(-1, *x.shape[x.ndim - dims :])
@@ -192,14 +195,16 @@ def scattering_energy(
 
 def _layers(x: Tensor, banks: FilterBank | Sequence[FilterBank], depth: int, pooling: int) -> list[FilterBank]:
     """A bank for each layer."""
-    if depth < 1 or pooling < 1:
-        raise ValueError(f"scattering: depth and pooling must be >= 1, got {depth} and {pooling}")
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (depth, pooling)):
+        raise ValueError(f"scattering: depth and pooling must be whole numbers >= 1, got {depth!r} and {pooling!r}")
     layers = [banks] * depth if isinstance(banks, FilterBank) else list(banks)
     if len(layers) != depth:
         raise ValueError(f"scattering: expected one bank, or one for each of {depth} layers, got {len(layers)}")
     dims = len(layers[0].size)
-    if x.ndim <= dims or x.is_complex():
-        raise ValueError(f"scattering: expected real signals (N, *batch, *S), got {x.dtype} {tuple(x.shape)}")
+    if x.ndim <= dims or x.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"scattering: x must be real signals (N, *batch, *S) in float32 or float64, got {x.dtype} {tuple(x.shape)}"
+        )
     size = tuple(x.shape[x.ndim - dims :])
     for n, bank in enumerate(layers):
         if bank.size != size or bank.low.dtype != x.dtype:

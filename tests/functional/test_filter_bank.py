@@ -59,6 +59,25 @@ def test_high_pass_filters_vanish_up_to_the_gap_and_not_beyond(bank):
     assert passed[(radius - beyond).abs() < 1e-9].max() > 1e-3
 
 
+def test_gap_is_the_one_asked_for_rounded_down_to_the_grid():
+    assert wavelet_bank(16, gap=0.1).gap == weyl_heisenberg_bank(16, gap=0.1).gap == 1 / 16
+    assert wavelet_bank_2d(32, 2, 4).gap == wavelet_bank_2d((16, 32), 2, 4).gap == 1 / 16
+    assert wavelet_bank_2d((8, 8), 2, 4).gap == 0  # asked for 1 / 16, with frequencies 0, 1 / 8, ...
+
+
+def test_filters_between_the_frequencies_of_the_grid():
+    """Of wavelets around 0.02, 0.04, ... those that 16 samples resolve start with the third."""
+    with pytest.raises(ValueError, match=r"size \(16,\), got 1 of 6 .* first being {'scale': 1, 'centre': 0.02}"):
+        wavelet_bank(16, gap=0.01)
+    with pytest.raises(ValueError, match="got 4 of 16 that pass none"):
+        wavelet_bank_2d(8, 2, 8)
+    with pytest.raises(ValueError, match="of the grid"):
+        weyl_heisenberg_bank(16, gap=0.01)
+    line = torch.eye(8)[:3] * torch.tensor([1.0, 0.0, 1e-20])[:, None]
+    with pytest.raises(ValueError, match="got 2 of 3 that pass none, the first being number 1"):
+        FilterBank(torch.ones(8), line)
+
+
 def test_analytic(bank, request):
     name = request.node.callspec.params["bank"]
     quadrants = bank.leakage()

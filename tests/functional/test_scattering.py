@@ -200,7 +200,12 @@ def test_kymatio_coefficients():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 0}, "depth and pooling must be >= 1, got 0 and 1"),
+        ({"depth": 0}, "depth and pooling must be whole numbers >= 1, got 0 and 1"),
+        ({"depth": 2.0}, "depth .* got 2.0 and 1"),
+        ({"depth": True}, "depth .* got True and 1"),
+        ({"pooling": 1.0}, "pooling .* got 2 and 1.0"),
+        ({"x": torch.ones(2, 32, dtype=torch.int64)}, "x must be real signals .* got torch.int64"),
+        ({"x": torch.ones(2, 32, dtype=torch.float16)}, "float32 or float64, got torch.float16"),
         ({"pooling": 0}, "pooling"),
         ({"banks": []}, "one for each of 2 layers, got 0"),
         ({"pooling": 2}, r"layer 1 needs a bank of size \(16,\)"),
@@ -220,6 +225,14 @@ def test_bad_arguments_are_refused(arguments, message):
 def test_bad_threshold_is_refused():
     with pytest.raises(ValueError, match="prune"):
         scattering_energy(torch.randn(2, 32, dtype=torch.float64), wavelet_bank(32, gap=0.0625), 2, prune=1.0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_signals_without_an_energy_are_refused(value):
+    x = torch.zeros(2, 32, dtype=torch.float64)
+    x[1, 3] = value
+    with pytest.raises(ValueError, match="x must be finite, got 1 numbers"):
+        scattering_energy(x, wavelet_bank(32, gap=0.0625), 2)
 
 
 def test_paths_without_labels_are_refused():
