@@ -117,7 +117,8 @@ def support_base(lower: float, upper: float, *, dim: int = 1, half_angle: float 
     if dim < 1 or not (half_angle is None or 0 <= half_angle < math.pi / 2):
         raise ValueError(f"support_base: expected dim >= 1, half_angle in [0, pi / 2), got {dim!r} and {half_angle!r}")
     cosine = 1 / dim if half_angle is None else math.cos(half_angle) ** 2
-    rest = 1 - cosine * 4 * lower * upper / (lower + upper) ** 2
+    ratio = lower / upper
+    rest = 1 - cosine * 4 * ratio / (1 + ratio) ** 2
     return rest**-0.5 if rest > 0 else math.inf
 
 
@@ -148,31 +149,51 @@ def decay_radius(
         [1.0, 2.0, 3.0]
     """
     check(family, gap, dim, base)
-    if layers < 1:
-        raise ValueError(f"decay_radius: layers must be >= 1, got {layers!r}")
+    if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
+        raise ValueError(f"decay_radius: layers must be an int >= 1, got {layers!r}")
     power = layers ** growth_exponent(dim)
     if family == "general":
         return power * gap
     if family == "analytic":
-        radius = 1.0
-        for _ in range(layers - 1):
-            radius = analytic_step(radius, dim, base)
-        return radius * gap
-    return max(power, (PUBLISHED_BASES[family] if base is None else base) ** (layers - 1)) * gap
+        return analytic_walk(dim, base, layers=layers)[1] * gap
+    base = PUBLISHED_BASES[family] if base is None else base
+    try:
+        return max(power, base ** (layers - 1)) * gap
+    except OverflowError:
+        return math.inf
 
 
 def analytic_step(radius: float, dim: int, base: float | None) -> float:
     """The largest next radius x with ``x / support_base(1, x) <= radius``, or a base times the radius; gap 1."""
     if dim == 1:  # x (x - 1) / (x + 1) = radius
         step = (radius + 1 + math.sqrt((radius + 1) ** 2 + 4 * radius)) / 2
-    else:
-        # x / a rises with x: x < radius * a(1, 1) is too much, x = radius too little.
-        below, above = radius, radius * support_base(1, 1, dim=dim)
-        for _ in range(60):
-            step = (below + above) / 2
-            below, above = (below, step) if step / support_base(1, step, dim=dim) > radius else (step, above)
-        step = below
+    else:  # x^2 - 4 x^3 / (d (1 + x)^2) = radius^2, by Newton's method, from above: the left side is convex and rises
+        step = radius + 2 / dim + 1
+        for _ in range(8):
+            value = step**2 - 4 * step**3 / (dim * (1 + step) ** 2)
+            slope = 2 * step - 4 * step**2 * (3 + step) / (dim * (1 + step) ** 3)
+            step -= (value - radius**2) / slope
     return step if base is None else max(step, base * radius)
+
+
+def analytic_walk(
+    dim: int, base: float | None, *, layers: float = math.inf, radius: float = math.inf
+) -> tuple[int, float]:
+    """From R_1 = 1 to so many layers, or to so large a radius: the number of layers N and R_N; gap 1.
+
+    Steps rise with the radius towards 2 / d. So beyond a radius of 1,000 many layers are taken at once with the first
+    one's step, which is too short by less than 1e-6: R_N is a little too small, and a bound still.
+    """
+    n, reached = 1, 1.0
+    while n < layers and reached < radius:
+        step = analytic_step(reached, dim, base) - reached
+        many = (
+            1
+            if reached < 1000 or base is not None
+            else int(min(reached / 1000, layers - n, 1 + (radius - reached) / step))
+        )
+        n, reached = n + many, reached + many * step
+    return n, reached
 
 
 def energy_decay_bound(

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from csc_nets.theory.energy_bounds import (
     PUBLISHED_BASES,
     Family,
-    analytic_step,
+    analytic_walk,
     check,
     check_exponent,
     growth_exponent,
 )
 
 __all__ = ["Depth", "depth_for_energy"]
+
+# Logarithm of a number of layers that nobody builds.
+MANY = 100.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ def depth_for_energy(
     base: float | None = None,
     smoothness: float | None = None,
 ) -> Depth:
-    r"""The least N for which the bounds promise :math:`\sum_{n \le N} |||\Phi^n(f)|||^2 \ge (1 - \epsilon) \|f\|^2`.
+    r"""An N for which the bounds promise :math:`\sum_{n \le N} |||\Phi^n(f)|||^2 \ge (1 - \epsilon) \|f\|^2`.
 
     .. math:: N = \Bigl\lceil \log_a \frac{\rho}{\delta} \Bigr\rceil \text{ (wavelet, weyl_heisenberg)}, \qquad
               N = \Bigl\lceil \Bigl(\frac{\rho}{\delta}\Bigr)^{1/\alpha} - 1 \Bigr\rceil \text{ (general)}, \qquad
@@ -61,12 +64,15 @@ def depth_for_energy(
     :math:`\epsilon` where :math:`R_{N + 1} \ge \rho`. For signals of :math:`H^s` the same holds with
     :math:`\rho = 2 l \Omega \epsilon^{-1 / \min(1, 2 s)}`.
 
+    For ``"wavelet"`` and ``"weyl_heisenberg"`` that is the published formula. It looks at the power of a alone; where N
+    is larger, at N = 2 and 3, one layer less may do (:func:`~csc_nets.theory.energy_bounds.energy_decay_bound`).
+
     It is an upper bound, and a loose one: with :math:`L \le \delta` nothing at all passes the first layer.
 
     Args:
         fraction: the share 1 - epsilon, in (0, 1).
         family: of filters; see :mod:`csc_nets.theory.energy_bounds`. For ``"analytic"`` the least N with
-            :math:`R_{N + 1} \ge \rho`.
+            :math:`R_{N + 1} \ge \rho` (to one in 10^6 where that is above 1,000 gaps).
         bandwidth: L in the unit of the gap, or the mean frequency Omega with ``smoothness``.
         gap: delta.
         dim: axes of the signal; 1 for ``"wavelet"`` and ``"weyl_heisenberg"``.
@@ -96,10 +102,14 @@ def depth_for_energy(
     else:
         needed = 2 * exponent * bandwidth * (1 - fraction) ** (-1 / min(1.0, 2 * smoothness)) / gap
         signals = f"mean frequency {bandwidth:g} in the sense of H^{smoothness:g}"
+    if math.log(needed) / growth_exponent(dim) > MANY:
+        raise ValueError(
+            f"depth_for_energy: fraction {fraction!r} asks for a radius of {needed:.3g} gaps, more than any depth has: "
+            "take a smaller fraction, or a larger smoothness or gap"
+        )
     if family == "analytic":
-        layers, radius = 0, 1.0
-        while radius < needed:
-            layers, radius = layers + 1, analytic_step(radius, dim, base)
+        behind, radius = analytic_walk(dim, base, radius=needed)
+        layers = behind - 1
         formula = f"least N with R_(N+1) = {radius * gap:.4g} >= {needed * gap:.4g}"
     elif family == "general":
         alpha = growth_exponent(dim)

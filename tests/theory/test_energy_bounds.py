@@ -10,12 +10,14 @@ from csc_nets.theory import (
     conservation_bounds,
     decay_base,
     decay_radius,
+    depth_for_energy,
     energy_decay_bound,
     growth_exponent,
     mean_frequency,
     spectral_decay_bound,
     support_base,
 )
+from csc_nets.theory.energy_bounds import analytic_step
 
 TORUS = {"gap": 1.0, "sampling_rate": 64.0}  # of length 16, sampled 1024 times
 ORTHANT = support_base(0.5, 2, dim=2)
@@ -64,6 +66,25 @@ def test_one_shift_brings_the_whole_support_near_zero(dim):
         worst = ((w - t * diagonal).norm(dim=1) / w.norm(dim=1)).max().item()
         best = min(best, worst)
     assert best == pytest.approx(1 / a, rel=1e-6)
+
+
+def test_numbers_beyond_those_of_floats():
+    assert decay_radius(5000, "wavelet") == math.inf and energy_decay_bound(5000, 1.0, "wavelet") == 0
+    assert support_base(1, 1e200) == 1 and support_base(1e-200, 1e-200) == math.inf
+    assert support_base(1e-200, 2e-200) == pytest.approx(3)
+    for wrong in (2.5, True):
+        with pytest.raises(ValueError, match="layers must be an int >= 1, got"):
+            decay_radius(wrong)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_many_layers_are_taken_at_once_where_steps_hardly_change(dim):
+    radius, layers = 1.0, 1
+    while radius < 5000:
+        radius, layers = analytic_step(radius, dim, None), layers + 1
+    found = decay_radius(layers, "analytic", dim=dim)
+    assert radius * (1 - 1e-6) < found <= radius
+    assert int(depth_for_energy(0.99999, "analytic", dim=2)) == pytest.approx(400_038, abs=2)  # of 400,000 steps
 
 
 def test_radii():
@@ -236,7 +257,7 @@ def test_balance_of_any_bank():
         (lambda: decay_radius(2, "wavelet", dim=2), "'wavelet' filters is for dim=1, got dim=2"),
         (lambda: energy_decay_bound(2, 1.0, "weyl_heisenberg", dim=3), "dim=3"),
         (lambda: decay_radius(2, "gabor"), "'gabor'"),
-        (lambda: decay_radius(0), "layers must be >= 1, got 0"),
+        (lambda: decay_radius(0), "layers must be an int >= 1, got 0"),
         (lambda: decay_radius(1, gap=0.0), "gap=0.0"),
         (lambda: decay_radius(1, dim=0), "dim=0"),
         (lambda: decay_radius(1, base=2.0), "none of 'general', got 2.0"),

@@ -97,3 +97,8 @@ def test_answer_reads_well():
 def test_bad_arguments_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         depth_for_energy(**{"fraction": 0.5} | arguments)
+
+
+def test_depths_that_nobody_builds_are_refused():
+    with pytest.raises(ValueError, match=r"fraction 0\.99 asks for a radius of 4e\+100 gaps"):
+        depth_for_energy(0.99, "general", dim=2, smoothness=0.01)
