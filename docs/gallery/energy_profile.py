@@ -29,6 +29,8 @@ COLOURS = {
     "pooling": "#009E73",
     "residual": "#CC79A7",
     "paths": "#D55E00",
+    "branches": "#000000",
+    "centring": "#999999",
 }
 
 
