@@ -61,8 +61,8 @@ def growth_exponent(dim: int) -> float:
         >>> [round(growth_exponent(d), 4) for d in (1, 2, 3)]
         [1.0, 0.2075, 0.1315]
     """
-    if dim < 1:
-        raise ValueError(f"growth_exponent: dim must be >= 1, got {dim!r}")
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        raise ValueError(f"growth_exponent: dim must be an int >= 1, got {dim!r}")
     return 1.0 if dim == 1 else math.log2(math.sqrt(dim / (dim - 0.5)))
 
 
@@ -85,7 +85,7 @@ def decay_base(*, ratio: float | None = None, width: float | None = None) -> flo
     if ratio is not None:
         if not 1 < ratio < math.inf:
             raise ValueError(f"decay_base: ratio must be a finite number > 1, got {ratio!r}")
-        return (ratio**2 + 1) / (ratio**2 - 1)
+        return (1 + ratio**-2) / (1 - ratio**-2)
     assert width is not None
     if not 0 < width < 2:
         raise ValueError(f"decay_base: width must be in (0, 2), where the base is above 1, got {width!r}")
@@ -151,29 +151,33 @@ def decay_radius(
     check(family, gap, dim, base)
     if isinstance(layers, bool) or not isinstance(layers, int) or layers < 1:
         raise ValueError(f"decay_radius: layers must be an int >= 1, got {layers!r}")
-    power = layers ** growth_exponent(dim)
-    if family == "general":
-        return power * gap
     if family == "analytic":
         return analytic_walk(dim, base, layers=layers)[1] * gap
-    base = PUBLISHED_BASES[family] if base is None else base
+    power = _power(layers, growth_exponent(dim))
+    if family == "general":
+        return power * gap
+    return max(power, _power(PUBLISHED_BASES[family] if base is None else base, layers - 1)) * gap
+
+
+def _power(base: float, exponent: float) -> float:
+    """inf where that is beyond the floats."""
     try:
-        return max(power, base ** (layers - 1)) * gap
+        return float(base**exponent)
     except OverflowError:
         return math.inf
 
 
-def analytic_step(radius: float, dim: int, base: float | None) -> float:
-    """The largest next radius x with ``x / support_base(1, x) <= radius``, or a base times the radius; gap 1."""
+def analytic_step(radius: float, dim: int) -> float:
+    """The largest next radius x with ``x / support_base(1, x) <= radius``; gap 1."""
     if dim == 1:  # x (x - 1) / (x + 1) = radius
-        step = (radius + 1 + math.sqrt((radius + 1) ** 2 + 4 * radius)) / 2
-    else:  # x^2 - 4 x^3 / (d (1 + x)^2) = radius^2, by Newton's method, from above: the left side is convex and rises
-        step = radius + 2 / dim + 1
-        for _ in range(8):
-            value = step**2 - 4 * step**3 / (dim * (1 + step) ** 2)
-            slope = 2 * step - 4 * step**2 * (3 + step) / (dim * (1 + step) ** 3)
-            step -= (value - radius**2) / slope
-    return step if base is None else max(step, base * radius)
+        return (radius + 1 + math.sqrt((radius + 1) ** 2 + 4 * radius)) / 2
+    # x^2 - 4 x^3 / (d (1 + x)^2) = radius^2, by Newton's method, from above: the left side is convex and rises
+    step = radius + 2 / dim + 1
+    for _ in range(8):
+        value = step**2 - 4 * step**3 / (dim * (1 + step) ** 2)
+        slope = 2 * step - 4 * step**2 * (3 + step) / (dim * (1 + step) ** 3)
+        step -= (value - radius**2) / slope
+    return step
 
 
 def analytic_walk(
@@ -181,17 +185,18 @@ def analytic_walk(
 ) -> tuple[int, float]:
     """From R_1 = 1 to so many layers, or to so large a radius: the number of layers N and R_N; gap 1.
 
-    Steps rise with the radius towards 2 / d. So beyond a radius of 1,000 many layers are taken at once with the first
-    one's step, which is too short by less than 1e-6: R_N is a little too small, and a bound still.
+    The radius grows by the step of :func:`analytic_step` or by the factor ``base``, whichever is more; the factor, once
+    it is more, stays so. Steps rise towards 2 / d: beyond a radius of 1,000 many layers are taken at once with the
+    first one's, which is too short by less than 1e-6. So R_N is a little too small, and a bound still.
     """
     n, reached = 1, 1.0
     while n < layers and reached < radius:
-        step = analytic_step(reached, dim, base) - reached
-        many = (
-            1
-            if reached < 1000 or base is not None
-            else int(min(reached / 1000, layers - n, 1 + (radius - reached) / step))
-        )
+        step = analytic_step(reached, dim) - reached
+        if base is not None and reached * (base - 1) >= step:
+            wanted = math.log(radius / reached) / math.log(base)
+            many = math.ceil(min(layers - n, wanted))
+            return n + many, reached * _power(base, many)
+        many = 1 if reached < 1000 else int(min(reached / 1000, layers - n, 1 + (radius - reached) / step))
         n, reached = n + many, reached + many * step
     return n, reached
 
@@ -224,7 +229,7 @@ def energy_decay_bound(
         smoothness: s > 0.
 
     Raises:
-        ValueError: as there, an exponent that is too small, a bandwidth or smoothness that is not positive.
+        ValueError: as there, an exponent that is too small, a negative bandwidth, a smoothness that is not positive.
     """
     exponent = check_exponent(exponent, dim)
     radius = decay_radius(layers, family, gap=gap, dim=dim, base=base)
@@ -279,6 +284,8 @@ def mean_frequency(power: Tensor, radius: Tensor, smoothness: float = 0.5) -> Te
     if not 0 < smoothness < math.inf:
         raise ValueError(f"mean_frequency: smoothness must be a finite number > 0, got {smoothness!r}")
     power = power.flatten(power.ndim - radius.ndim)
+    if not bool(power.isfinite().all()) or not bool((power.sum(-1) > 0).all()):
+        raise ValueError("mean_frequency: power must be finite and not all zero, for every spectrum")
     moment = power @ radius.to(power).flatten() ** (2 * smoothness) / power.sum(-1)
     return moment ** (1 / (2 * smoothness))
 
@@ -293,6 +300,9 @@ def conservation_bounds(bounds: Sequence[tuple[float, float]]) -> tuple[float, f
         >>> conservation_bounds([(0.5, 1.0), (0.9, 1.25)])
         (0.45, 1.25)
     """
+    wrong = [pair for pair in bounds if not 0 <= pair[0] <= pair[1] < math.inf]
+    if wrong:
+        raise ValueError(f"conservation_bounds: expected 0 <= A <= B < inf for every layer, got {wrong[0]}")
     return math.prod(min(1.0, a) for a, _ in bounds), math.prod(max(1.0, b) for _, b in bounds)
 
 

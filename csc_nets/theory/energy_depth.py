@@ -14,7 +14,7 @@ from csc_nets.theory.energy_bounds import (
 
 __all__ = ["Depth", "depth_for_energy"]
 
-# Logarithm of a number of layers that nobody builds.
+# Logarithm of a number of layers that nobody builds; where layers grow with the logarithm, floats are the limit.
 MANY = 100.0
 
 
@@ -65,7 +65,8 @@ def depth_for_energy(
     :math:`\rho = 2 l \Omega \epsilon^{-1 / \min(1, 2 s)}`.
 
     For ``"wavelet"`` and ``"weyl_heisenberg"`` that is the published formula. It looks at the power of a alone; where N
-    is larger, at N = 2 and 3, one layer less may do (:func:`~csc_nets.theory.energy_bounds.energy_decay_bound`).
+    itself is larger, in the first layers, one layer less may do
+    (:func:`~csc_nets.theory.energy_bounds.energy_decay_bound`).
 
     It is an upper bound, and a loose one: with :math:`L \le \delta` nothing at all passes the first layer.
 
@@ -96,28 +97,30 @@ def depth_for_energy(
             f"depth_for_energy: expected a finite bandwidth > 0, smoothness > 0 or None, got {bandwidth!r} and "
             f"{smoothness!r}"
         )
-    if smoothness is None:
-        needed = bandwidth / -math.expm1(math.log(fraction) / (2 * exponent)) / gap
+    if smoothness is None:  # logarithms: a small smoothness asks for radii beyond the floats
+        log_needed = math.log(bandwidth / -math.expm1(math.log(fraction) / (2 * exponent)) / gap)
         signals = f"no frequencies beyond L = {bandwidth:g}"
     else:
-        needed = 2 * exponent * bandwidth * (1 - fraction) ** (-1 / min(1.0, 2 * smoothness)) / gap
+        log_needed = math.log(2 * exponent * bandwidth / gap) - math.log1p(-fraction) / min(1.0, 2 * smoothness)
         signals = f"mean frequency {bandwidth:g} in the sense of H^{smoothness:g}"
-    if math.log(needed) / growth_exponent(dim) > MANY:
+    alpha = growth_exponent(dim)
+    exponential = family in PUBLISHED_BASES or base is not None
+    if (log_needed if exponential else log_needed / alpha) > (700 if exponential else MANY):
         raise ValueError(
-            f"depth_for_energy: fraction {fraction!r} asks for a radius of {needed:.3g} gaps, more than any depth has: "
-            "take a smaller fraction, or a larger smoothness or gap"
+            f"depth_for_energy: fraction {fraction!r} asks for a radius of e^{log_needed:.4g} gaps, more than any "
+            "depth has: take a smaller fraction, or a larger smoothness or gap"
         )
+    needed = math.exp(log_needed)
     if family == "analytic":
         behind, radius = analytic_walk(dim, base, radius=needed)
         layers = behind - 1
         formula = f"least N with R_(N+1) = {radius * gap:.4g} >= {needed * gap:.4g}"
     elif family == "general":
-        alpha = growth_exponent(dim)
         layers = max(0, math.ceil(needed ** (1 / alpha) - 1))
         formula = f"N = ceil({needed:.4g}^(1/{alpha:.4g}) - 1)"
     else:
         a = PUBLISHED_BASES[family] if base is None else base
-        layers = max(0, math.ceil(math.log(needed, a)))
+        layers = max(0, math.ceil(log_needed / math.log(a)))
         formula = f"N = ceil(log_{a:.4g} {needed:.4g})"
     assumption = (
         f"Holds for signals with {signals}, Parseval filters that are analytic and vanish up to {gap:g}, moduli "

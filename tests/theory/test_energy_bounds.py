@@ -71,20 +71,40 @@ def test_one_shift_brings_the_whole_support_near_zero(dim):
 def test_numbers_beyond_those_of_floats():
     assert decay_radius(5000, "wavelet") == math.inf and energy_decay_bound(5000, 1.0, "wavelet") == 0
     assert support_base(1, 1e200) == 1 and support_base(1e-200, 1e-200) == math.inf
-    assert support_base(1e-200, 2e-200) == pytest.approx(3)
+    assert support_base(1e-200, 2e-200) == pytest.approx(3) and decay_base(ratio=1e200) == 1
+    assert decay_radius(5000, "analytic", base=2.0) == decay_radius(5000, "analytic", base=2.0, dim=2) == math.inf
+    assert decay_radius(10**400) == math.inf
     for wrong in (2.5, True):
         with pytest.raises(ValueError, match="layers must be an int >= 1, got"):
             decay_radius(wrong)
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3])
+def test_a_base_takes_over_from_the_steps_for_good(dim):
+    radius, base = 1.0, 1.05
+    for n in range(2, 200):
+        radius = max(analytic_step(radius, dim), base * radius)
+        assert decay_radius(n, "analytic", dim=dim, base=base) == pytest.approx(radius, rel=1e-9)
+    assert decay_radius(10**9, "analytic", dim=dim, base=1 + 1e-9) > 1e8  # at once
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
 def test_many_layers_are_taken_at_once_where_steps_hardly_change(dim):
     radius, layers = 1.0, 1
     while radius < 5000:
-        radius, layers = analytic_step(radius, dim, None), layers + 1
+        radius, layers = analytic_step(radius, dim), layers + 1
     found = decay_radius(layers, "analytic", dim=dim)
     assert radius * (1 - 1e-6) < found <= radius
     assert int(depth_for_energy(0.99999, "analytic", dim=2)) == pytest.approx(400_038, abs=2)  # of 400,000 steps
+
+
+def test_what_is_no_spectrum_and_no_frame_is_refused():
+    with pytest.raises(ValueError, match="power must be finite and not all zero"):
+        mean_frequency(torch.zeros(2, 8), torch.arange(8.0))
+    with pytest.raises(ValueError, match=r"expected 0 <= A <= B < inf for every layer, got \(-1, 2\)"):
+        conservation_bounds([(1, 1), (-1, 2)])
+    with pytest.raises(ValueError, match="dim must be an int >= 1, got nan"):
+        growth_exponent(math.nan)
 
 
 def test_radii():

@@ -100,5 +100,10 @@ def test_bad_arguments_are_refused(arguments, message):
 
 
 def test_depths_that_nobody_builds_are_refused():
-    with pytest.raises(ValueError, match=r"fraction 0\.99 asks for a radius of 4e\+100 gaps"):
-        depth_for_energy(0.99, "general", dim=2, smoothness=0.01)
+    for family, smoothness in (("general", 0.01), ("analytic", 0.01), ("wavelet", 0.001)):
+        with pytest.raises(ValueError, match=r"fraction 0\.99 asks for a radius of e\^\d+"):
+            depth_for_energy(0.99, family, smoothness=smoothness)
+    # Where depth grows with the logarithm of the radius, 2.0002 * 100^50, there is one.
+    expected = math.ceil((math.log(2.0002) + 50 * math.log(100)) / math.log(5 / 3))
+    assert int(depth_for_energy(0.99, "wavelet", smoothness=0.01)) == expected
+    assert int(depth_for_energy(0.99, "analytic", smoothness=0.01, base=5 / 3)) <= expected
