@@ -28,6 +28,8 @@ def translation_bound(bank: FilterBank, shift: float, pooling: float = 1.0) -> f
     """
     if not 1 <= pooling < math.inf:
         raise ValueError(f"translation_bound: pooling must be a finite number >= 1, got {pooling!r}")
+    if not math.isfinite(shift):
+        raise ValueError(f"translation_bound: shift must be a finite number, got {shift!r}")
     return 2 * math.pi * abs(shift) * (bank.low.abs() * bank.radius()).max().item() / pooling
 
 
@@ -51,10 +53,10 @@ def deformation_bound(bandwidth: float, displacement: float, jacobian: float = 0
         jacobian: largest entry of its derivative, below 1 / d.
         dim: d.
     """
-    if min(bandwidth, displacement, jacobian) < 0 or dim < 1 or dim * jacobian >= 1:
+    if not all(0 <= n < math.inf for n in (bandwidth, displacement, jacobian)) or dim < 1 or dim * jacobian >= 1:
         raise ValueError(
-            f"deformation_bound: expected no negative numbers and jacobian < 1 / dim, got bandwidth={bandwidth!r}, "
-            f"displacement={displacement!r}, jacobian={jacobian!r}, dim={dim!r}"
+            "deformation_bound: expected finite numbers, none of them negative, and jacobian < 1 / dim, got "
+            f"bandwidth={bandwidth!r}, displacement={displacement!r}, jacobian={jacobian!r}, dim={dim!r}"
         )
     return 2 * math.pi * bandwidth * displacement / math.sqrt(1 - dim * jacobian)
 
@@ -105,7 +107,12 @@ def feature_distance(x: Tensor, y: Tensor, banks: FilterBank | Sequence[FilterBa
         x: signals ``(N, *batch, *S)``.
         y: others, as many.
         banks: and ``depth``: as for :func:`~csc_nets.functional.scattering_features`.
+
+    Raises:
+        ValueError: signals of two shapes, and what ``scattering_features`` refuses.
     """
+    if x.shape != y.shape:
+        raise ValueError(f"feature_distance: x and y must be of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     pairs = zip(
         scattering_features(x, banks, depth).features, scattering_features(y, banks, depth).features, strict=True
     )

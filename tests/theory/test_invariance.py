@@ -122,6 +122,13 @@ def test_deformation_bound():
         (lambda: translation_bound(BANKS[0], 1.0, 0.5), "pooling"),
         (lambda: deform(torch.ones(2, 8), torch.ones(8)), r"\(2, 8\) and \(8,\)"),
         (lambda: deform(torch.ones(2, 2, 2, 2), torch.ones(3)), "1 or 2 axes"),
+        (lambda: translation_bound(wavelet_bank(64, gap=1 / 16), math.nan), "shift must be a finite number, got nan"),
+        (lambda: deformation_bound(math.nan, 1.0), "bandwidth=nan"),
+        (lambda: deformation_bound(1.0, math.inf), "displacement=inf"),
+        (
+            lambda: feature_distance(torch.zeros(1, 64), torch.zeros(2, 64), wavelet_bank(64, gap=1 / 16), 1),
+            r"of one shape, got \(1, 64\) and \(2, 64\)",
+        ),
     ],
 )
 def test_bad_arguments_are_refused(call, message):
