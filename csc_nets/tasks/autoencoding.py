@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
-from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from csc_nets.tasks.code_statistics import observe_codes
+from csc_nets.tasks.image_quality import psnr, ssim
 from csc_nets.tasks.task import Task
 
 __all__ = ["AutoencodingTask"]
@@ -76,14 +76,11 @@ class AutoencodingTask(Task):
 
     def psnr(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Mean over images of the peak signal-to-noise ratio, in dB, of pixels in [0, 1]."""
-        return peak_signal_noise_ratio(self.pixels(x_hat), self.pixels(x), data_range=1.0, dim=(1, 2, 3))
+        return psnr(self.pixels(x_hat), self.pixels(x)).mean()
 
     def ssim(self, x_hat: Tensor, x: Tensor) -> Tensor:
         """Mean over images of the structural similarity of pixels in [0, 1]."""
-        sigma = 1.5 if min(x.shape[2:]) >= 16 else 0.5  # torchmetrics' window spans 7 sigma and must fit
-        value = structural_similarity_index_measure(self.pixels(x_hat), self.pixels(x), sigma=sigma, data_range=1.0)
-        assert isinstance(value, Tensor)
-        return value
+        return ssim(self.pixels(x_hat), self.pixels(x)).mean()
 
     def pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation: pixels in [0, 1]."""
