@@ -38,6 +38,7 @@ from csc_nets.functional.rates import (
     coding_rate,
     ctrl_binary,
     ctrl_multi,
+    ctrl_terms,
     rate_distance,
     rate_reduction,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "coding_rate",
     "ctrl_binary",
     "ctrl_multi",
+    "ctrl_terms",
     "duality_gap",
     "elastic_net_threshold",
     "fista",

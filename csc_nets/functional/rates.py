@@ -19,7 +19,15 @@ from torch import Tensor
 
 from csc_nets.functional.problem import is_transformed
 
-__all__ = ["class_coding_rate", "coding_rate", "ctrl_binary", "ctrl_multi", "rate_distance", "rate_reduction"]
+__all__ = [
+    "class_coding_rate",
+    "coding_rate",
+    "ctrl_binary",
+    "ctrl_multi",
+    "ctrl_terms",
+    "rate_distance",
+    "rate_reduction",
+]
 
 
 def coding_rate(features: Tensor, eps: float = 0.5) -> Tensor:
@@ -118,23 +126,52 @@ def ctrl_multi(
         eps: precision.
         weights: of the three terms.
     """
-    features, transcribed = _checked(features, eps, labels), _checked(transcribed, eps, labels)
-    if transcribed.shape != features.shape:
-        seen = f"{tuple(features.shape)} and {tuple(transcribed.shape)}"
-        raise ValueError(f"features and transcribed must be of one shape, got {seen}")
+    terms = ctrl_terms(features, transcribed, labels, eps)
+    return weights[0] * terms["reduction"] + weights[1] * terms["reduction_hat"] + weights[2] * terms["distance"]
 
-    def game(both: Tensor) -> Tensor:
+
+def ctrl_terms(
+    features: Tensor, transcribed: Tensor, labels: Tensor | None = None, eps: float = 0.5
+) -> dict[str, Tensor]:
+    r"""What both games are made of, each 0-d and in nats, with no determinant taken twice.
+
+    Args:
+        features: of the data, ``(n, d)``.
+        transcribed: of what the decoder makes of them, in the same order, ``(n, d)``.
+        labels: class of each, integers ``(n,)``; None for the game without.
+        eps: precision.
+
+    Returns:
+        ``rate`` and ``rate_hat``, :math:`R(Z)` and :math:`R(\hat Z)`, and ``distance``, :math:`\Delta R(Z, \hat Z)`.
+        With labels the distance is the sum of those of all classes, and there are ``reduction`` and ``reduction_hat``,
+        :math:`\Delta R(Z)` and :math:`\Delta R(\hat Z)`.
+
+    Example:
+        >>> terms = ctrl_terms(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
+        >>> [f"{name} {value:.4f}" for name, value in terms.items()]
+        ['rate 1.0986', 'rate_hat 1.0986', 'distance 0.0000', 'reduction 0.2939', 'reduction_hat 0.2939']
+    """
+    features, transcribed = _checked(features, eps, labels), _checked(transcribed, eps, labels)
+    if transcribed.shape != features.shape or features.ndim != 2:
+        seen = f"{tuple(features.shape)} and {tuple(transcribed.shape)}"
+        raise ValueError(f"features and transcribed must be of one shape (n, d), got {seen}")
+
+    def terms(both: Tensor) -> Tensor:
+        if labels is None:
+            count = torch.tensor([max(1, both.shape[1])], device=both.device)
+            logdets = _pair_logdets(both[:1], both[1:], count, eps)
+            return torch.cat([logdets[:2, 0] / 2, _distance(logdets)])
         classes = _Classes(labels)
-        logdets = both.new_zeros(3, len(classes.counts))  # of the data, of the transcriptions, of their union
+        logdets = both.new_zeros(3, len(classes.counts))
         for where, rows, there in classes:
             members = both[:, rows] * there[..., None]
             logdets = logdets.index_copy(1, where, _pair_logdets(members[0], members[1], classes.counts[where], eps))
         share = classes.counts.to(both.dtype) / max(1, both.shape[1])
-        reductions = coding_rate(both, eps) - (share * logdets[:2]).sum(1) / 2
-        distances = logdets[2] / 2 - logdets[:2].sum(0) / 4
-        return weights[0] * reductions[0] + weights[1] * reductions[1] + weights[2] * distances.sum()
+        rates = coding_rate(both, eps)
+        return torch.cat([rates, _distance(logdets), rates - (share * logdets[:2]).sum(1) / 2])
 
-    return _exact(torch.stack([features, transcribed]), eps, game)
+    names = ["rate", "rate_hat", "distance", "reduction", "reduction_hat"]
+    return dict(zip(names, _exact(torch.stack([features, transcribed]), eps, terms), strict=False))
 
 
 class _Classes:
@@ -180,6 +217,11 @@ def _pair_logdets(a: Tensor, b: Tensor, count: Tensor, eps: float) -> Tensor:
     scale = _scale(a, count, eps)
     first, second = scale * (a.mT @ a), scale * (b.mT @ b)
     return _logdet_plus_identity(torch.stack([first, second, (first + second) / 2]))
+
+
+def _distance(logdets: Tensor) -> Tensor:
+    """Rate distances of pairs, from :func:`_pair_logdets`, added up: ``(1,)``."""
+    return (logdets[2] / 2 - logdets[:2].sum(0) / 4).sum(0, keepdim=True)
 
 
 def _logdet(z: Tensor, count: Tensor, eps: float) -> Tensor:

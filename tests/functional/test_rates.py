@@ -10,6 +10,7 @@ from csc_nets.functional import (
     coding_rate,
     ctrl_binary,
     ctrl_multi,
+    ctrl_terms,
     rate_distance,
     rate_reduction,
 )
@@ -118,6 +119,21 @@ def test_multi_class_game_equals_the_published_terms(classes, n, d):
     weights = (0.5, 2.0, 3.0)
     expected = slow_multi(z, z_hat, labels, weights)
     assert ctrl_multi(z, z_hat, labels, weights=weights).item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("n, d", [(30, 8), (8, 30)])
+def test_the_terms_are_those_of_the_games(n, d):
+    z, z_hat, labels = sphere(n, d), sphere(n, d, seed=3), torch.arange(n) % 3
+    plain, multi = ctrl_terms(z, z_hat), ctrl_terms(z, z_hat, labels)
+    assert set(plain) == {"rate", "rate_hat", "distance"}
+    assert set(multi) - set(plain) == {"reduction", "reduction_hat"}
+    assert plain["distance"].item() == pytest.approx(ctrl_binary(z, z_hat).item(), rel=1e-10)
+    for terms in (plain, multi):
+        assert terms["rate"].item() == pytest.approx(rate(z), rel=1e-10)
+        assert terms["rate_hat"].item() == pytest.approx(rate(z_hat), rel=1e-10)
+    assert multi["reduction"].item() == pytest.approx(rate(z) - class_rate(z, labels), rel=1e-9)
+    assert multi["reduction_hat"].item() == pytest.approx(rate(z_hat) - class_rate(z_hat, labels), rel=1e-9)
+    assert multi["distance"].item() == pytest.approx(slow_multi(z, z_hat, labels, (0, 0, 1)), rel=1e-10)
 
 
 def test_gradients():
