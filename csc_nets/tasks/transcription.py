@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import mse_loss, normalize
+from torch.nn.parallel import DistributedDataParallel
 
-from csc_nets.functional import coding_rate, ctrl_binary, ctrl_multi
+from csc_nets.functional import ctrl_terms
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.optimization import build_optimizer
 
@@ -30,12 +32,20 @@ class TranscriptionTask(AutoencodingTask):
     encoder, whose gradient goes through both uses of f, the decoder's output held fixed, and one of the decoder, Z held
     fixed.
 
-    The rates are those of the whole batch over all processes, in float32 whatever the precision of the networks.
+    The rates are those of the whole batch over all processes, in float32 whatever the precision of the networks. The
+    gradients of a player are summed over processes once a step, in one message (strategy ``ddp``; its own reduction,
+    which after each backward pass moves the gradients of both players, is left out).
 
-    Logs ``train/loss`` (T at the decoder's step), ``train/rate`` and ``train/rate_hat`` (R of both sets, in nats) and
-    ``train/dimension``, :math:`n^2 / \|Z Z^T\|_F^2`, the number of directions that features use: 1 if all are the same,
-    d if they fill the space. Validation and test are those of an autoencoder, with ``val/alignment`` and
-    ``test/alignment``, the mean cosine of the features of an image and of its transcription.
+    Logs ``train/loss``, T at the decoder's step, and what it is made of, in nats: ``train/rate`` and
+    ``train/rate_hat``, R of both sets; ``train/distance``, their rate distance, with labels summed over classes, and
+    with labels ``train/reduction`` and ``train/reduction_hat``. ``train/dimension`` and ``train/dimension_hat`` are
+    :math:`(\mathrm{tr}\, Z Z^T)^2 / \|Z Z^T\|_F^2`, the number of directions that features use: 1 if all are the same,
+    d if they fill the space, 0 if all are zero. Validation and test are those of an autoencoder, with SSIM, and with
+    ``val/alignment`` and ``test/alignment``, the mean cosine of the features of an image and of its transcription.
+
+    A game collapses where an encoder gives all images the same features, or none at all, or where a decoder makes the
+    same of all features. Both are seen in the dimensions, the second in that of the transcriptions. That T vanishes is
+    no collapse: without labels it does so too where the players agree.
 
     Args:
         model: a network as :class:`~csc_nets.models.ClosedLoop`: ``encode``, ``decode``, ``players``.
@@ -45,14 +55,15 @@ class TranscriptionTask(AutoencodingTask):
         micro_batch: images that pass the networks at once; None for the whole batch. The rates need all features of a
             batch together, images do not: with smaller parts features are computed first, then the gradient of the
             rates, then each part a second time with its share of the gradient. It is the same gradient but for the
-            statistics of batch norms, which are then those of a part.
+            statistics of batch norms, which are then those of a part, and the power iterations, which move between.
         collapse_steps: batches after which a game that has collapsed stops.
-        collapse_dimension: ``train/dimension`` below which it has.
+        collapse_dimension: ``train/dimension`` or ``train/dimension_hat`` below which it has.
         **common: see :class:`csc_nets.tasks.AutoencodingTask`.
 
     Raises:
-        ValueError: the model is no closed loop, or a value is out of range.
-        FloatingPointError: in training, if the game has collapsed or a rate is not finite.
+        ValueError: the model is no closed loop, or a value is out of range; in training, several processes that are not
+            those of ``ddp``.
+        FloatingPointError: in training, if the game has collapsed or features are not finite.
     """
 
     def __init__(
@@ -95,6 +106,11 @@ class TranscriptionTask(AutoencodingTask):
             raise ValueError(
                 f"task transcription needs trainer.max_epochs, got trainer.max_steps={self.trainer.max_steps}"
             )
+        if self._processes > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+            raise ValueError(
+                f"task transcription runs on several devices with trainer.strategy=ddp, got "
+                f"{type(self.trainer.strategy).__name__}"
+            )
         factor = self.rate_schedule()
         optimizers = [build_optimizer(self.model, **self.optimizer_args, among=p) for p in self.model.players()]  # type: ignore[operator]
         return optimizers, [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
@@ -112,26 +128,21 @@ class TranscriptionTask(AutoencodingTask):
         encoder, decoder = players
         for _ in range(self.encoder_steps):
             encoder.zero_grad()
-            z, _, _ = self.play(images, labels, "encoder")
+            self.play(images, labels, "encoder")
             encoder.step()
         decoder.zero_grad()
         with _frozen(self.model.players()[0]):  # type: ignore[operator]
-            z, z_hat, value = self.play(images, labels, "decoder")
+            _, _, terms = self.play(images, labels, "decoder")
         decoder.step()
         for schedule in self.lr_schedulers():  # type: ignore[union-attr]
             schedule.step()
+        loss = terms.pop("loss")
+        logged = {f"train/{name}": value for name, value in terms.items()}
+        self.log_dict(logged, on_step=False, on_epoch=True, sync_dist=True)
+        self._guard(terms)
+        return self.log_training_loss(loss)
 
-        with torch.autocast(z.device.type, enabled=False):
-            dimension = len(z) ** 2 / (z @ z.T).square().sum()
-        if self._processes > 1:  # all of them stop, or none
-            dimension = self.all_gather(dimension).mean()  # type: ignore[union-attr]
-        self.log("train/rate", coding_rate(z, self.eps), on_step=False, on_epoch=True, sync_dist=True)
-        self.log("train/rate_hat", coding_rate(z_hat, self.eps), on_step=False, on_epoch=True, sync_dist=True)
-        self.log("train/dimension", dimension, on_step=False, on_epoch=True, sync_dist=True)
-        self._guard(dimension)
-        return self.log_training_loss(value)
-
-    def play(self, images: Tensor, labels: Tensor, player: str) -> tuple[Tensor, Tensor, Tensor]:
+    def play(self, images: Tensor, labels: Tensor, player: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Adds to the gradients of a player's parameters: the encoder climbs, the decoder descends.
 
         Args:
@@ -140,32 +151,42 @@ class TranscriptionTask(AutoencodingTask):
             player: ``"encoder"`` or ``"decoder"``.
 
         Returns:
-            Features of the images and of their transcriptions, ``(N, d)`` in float32, without gradient, and T.
+            Features of the images and of their transcriptions, ``(N, d)`` in float32, without gradient, and T, under
+            ``"loss"``, with the numbers that ``training_step`` logs.
+
+        Raises:
+            FloatingPointError: features are not finite.
         """
         parts = images.split(self.micro_batch or len(images))
         whole = len(parts) == 1
         with torch.set_grad_enabled(whole):
             passed = [self._transcribe(part, player) for part in parts]
         z, z_hat = (_exact(torch.cat(features).detach()) for features in zip(*passed, strict=True))
-        value, gradients = self._rates(z, z_hat, labels)
+        terms, gradients = self._rates(z, z_hat, labels)
         sign = -1.0 if player == "encoder" else 1.0
         shares = [gradient.split([len(part) for part in parts]) for gradient in gradients]
-        for i, part in enumerate(parts):
-            pair = passed[i] if whole else self._transcribe(part, player)
-            terms = zip(pair, (share[i] for share in shares), strict=True)
-            # The gradient of this is what the rates ask of the features of this part.
-            self.manual_backward(sum(sign * (_exact(f) * g).sum() for f, g in terms if f.requires_grad))
-        return z, z_hat, value
+        with self._without_reduction():
+            for i, part in enumerate(parts):
+                pair = passed[i] if whole else self._transcribe(part, player)
+                pulls = zip(pair, (share[i] for share in shares), strict=True)
+                # The gradient of this is what the rates ask of the features of this part.
+                self.manual_backward(sum(sign * (_exact(f) * g).sum() for f, g in pulls if f.requires_grad))
+        self._add_up(self.model.players()[player == "decoder"])  # type: ignore[operator]
+        return z, z_hat, terms
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """What an autoencoder is validated on, and the alignment."""
-        super().validation_step(batch, batch_idx)
-        self.log("val/alignment", self._alignment(batch[0]), sync_dist=True)
+        """What an autoencoder is validated on, SSIM and the alignment."""
+        images, _ = batch
+        x_hat, alignment = self._loop(images)
+        self.log("val/loss", mse_loss(x_hat, images), sync_dist=True)
+        self.log("val/psnr", self.psnr(x_hat, images), prog_bar=True, sync_dist=True)
+        self.log("val/ssim", self.ssim(x_hat, images), sync_dist=True)
+        self.log("val/alignment", alignment, sync_dist=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """What an autoencoder is tested on, and the alignment."""
         super().test_step(batch, batch_idx)
-        self.log("test/alignment", self._alignment(batch[0]), sync_dist=True)
+        self.log("test/alignment", self._loop(batch[0])[1], sync_dist=True)
 
     def _transcribe(self, x: Tensor, player: str) -> tuple[Tensor, Tensor]:
         """Features of images and of their transcriptions, with the gradient of one player."""
@@ -178,19 +199,25 @@ class TranscriptionTask(AutoencodingTask):
             x_hat = model.decode(z.detach(), x.shape[2:])
         return z, model.encode(x_hat)
 
-    def _rates(self, z: Tensor, z_hat: Tensor, labels: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """T of the batch of all processes, and its gradient with respect to the features of this one."""
+    def _rates(self, z: Tensor, z_hat: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+        """What is logged of the batch of all processes, and T's gradient with respect to the features of this one."""
         with torch.enable_grad():
             leaves = z.requires_grad_(), z_hat.requires_grad_()
             every = [self._everyone(leaf) for leaf in leaves]
-            if self.objective == "binary":
-                value = ctrl_binary(every[0], every[1], self.eps)
-            else:
-                value = ctrl_multi(every[0], every[1], self._everyone(labels), self.eps)
+            if not all(bool(features.isfinite().all()) for features in every):
+                raise FloatingPointError(
+                    f"features are not finite at step {self.global_step} (epoch {self.current_epoch}): try a smaller "
+                    "task.lr, task.warmup_epochs=1, or trainer.precision=32-true"
+                )
+            classes = self._everyone(labels) if self.objective == "multi" else None
+            terms = ctrl_terms(every[0], every[1], classes, self.eps)
+            value = terms["distance"]
+            if self.objective == "multi":
+                value = value + terms["reduction"] + terms["reduction_hat"]
             gradients = torch.autograd.grad(value, leaves)
         z.requires_grad_(False), z_hat.requires_grad_(False)
-        # Distributed training averages gradients over processes, where the rates want their sum.
-        return value.detach(), tuple(gradient * self._processes for gradient in gradients)
+        terms = {"loss": value, **terms, "dimension": _dimension(every[0]), "dimension_hat": _dimension(every[1])}
+        return {name: term.detach() for name, term in terms.items()}, gradients
 
     def _everyone(self, mine: Tensor) -> Tensor:
         """Rows of all processes; only those of this one have a gradient."""
@@ -200,26 +227,50 @@ class TranscriptionTask(AutoencodingTask):
         rows[self.global_rank] = mine
         return torch.cat(rows)
 
+    def _without_reduction(self) -> AbstractContextManager[None]:
+        """Keeps distributed training from reducing gradients by itself."""
+        wrapped = self.trainer.strategy.model if self._processes > 1 else None
+        return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
+
+    def _add_up(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Sums gradients over processes: each has those of its own images."""
+        if self._processes == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        total = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="sum")
+        for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
     @property
     def _processes(self) -> int:
         return self.trainer.world_size if self._trainer is not None else 1
 
-    def _alignment(self, x: Tensor) -> Tensor:
+    def _loop(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the loop makes of images, and the mean cosine of the features of both."""
         model: Any = self.model
         z = model.encode(x)
-        z_hat = model.encode(model.decode(z, x.shape[2:]))
-        return (normalize(_exact(z), dim=1) * normalize(_exact(z_hat), dim=1)).sum(1).mean()
+        x_hat = model.decode(z, x.shape[2:])
+        z_hat = model.encode(x_hat)
+        return x_hat.float(), (normalize(_exact(z), dim=1) * normalize(_exact(z_hat), dim=1)).sum(1).mean()
 
-    def _guard(self, dimension: Tensor) -> None:
-        low = dimension < self.collapse_dimension
-        self.collapsed.copy_(torch.where(low, self.collapsed + 1, 0))
-        # Reading a value makes a GPU wait.
-        if (not low.is_cuda or self.global_step % 16 == 0) and self.collapsed >= self.collapse_steps:
+    def _guard(self, terms: dict[str, Tensor]) -> None:
+        name = min(("dimension", "dimension_hat"), key=lambda name: float(terms[name]))
+        self.collapsed.copy_(self.collapsed + 1 if terms[name] < self.collapse_dimension else torch.tensor(0))
+        if self.collapsed >= self.collapse_steps:
+            whose = "images" if name == "dimension" else "transcriptions"
             raise FloatingPointError(
-                f"the game has collapsed: for {int(self.collapsed)} batches all features have been next to the same "
-                f"({dimension.item():.3g} directions, fewer than collapse_dimension={self.collapse_dimension}): try a "
-                "larger data.batch_size, a smaller task.lr, or task.momentum=0.5"
+                f"the game has collapsed: for {int(self.collapsed)} batches the features of all {whose} have been next "
+                f"to the same ({terms[name].item():.3g} directions, fewer than collapse_dimension="
+                f"{self.collapse_dimension}): try a larger data.batch_size, a smaller task.lr, or task.momentum=0.5"
             )
+
+
+def _dimension(features: Tensor) -> Tensor:
+    """Participation ratio of the eigenvalues of ``Z^T Z``."""
+    z = features.detach()
+    with torch.autocast(z.device.type, enabled=False):
+        gram = z @ z.T if len(z) < z.shape[1] else z.T @ z
+        return (gram.trace() ** 2 / gram.square().sum()).nan_to_num(0.0)
 
 
 def _exact(features: Tensor) -> Tensor:
