@@ -111,8 +111,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Test numbers. They are written to ``metrics.json`` in the run folder; with another ``lam`` or ``steps`` than in
-        training, to a file beside it whose name says so. With ``report``, none: a report goes to the folder's
-        ``reports``.
+        training, or on another data set, to a file beside it whose name says so. With ``report``, none: a report goes
+        to the folder's ``reports``, and there to a folder of its own on another data set.
 
     Raises:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
@@ -122,20 +122,21 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     options = plain(cfg)
     folder = RunFolder(Path(options["run"]).absolute())
     config = folder.config()
-    config["data"] |= options["data"]
     model = load(folder.checkpoint(options["which"]))
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
-    data = _datamodule(config)
+    data = build_data(config, options["data"])
+    other = _label(options["data"])
     if options["report"] is not None:
-        reports = folder.path / "reports"
-        print(save_report(options["report"], model.eval(), data, reports, options["images"]))
+        reports = folder.path / "reports" / other
+        print(save_report(options["report"], model.eval(), data, reports, options["images"], options["network"]))
         print(f"\nwritten to {reports}")
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
-    name = "-".join(["metrics", *(f"{key}={value}" for key, value in changed.items())])
+    named = {"data": other, **changed} if other else changed
+    name = "-".join(["metrics", *(f"{key}={value}" for key, value in named.items())])
     _finish(results, folder, folder.path / f"{name}.json")
     return results
 
@@ -150,6 +151,29 @@ def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
     data = _datamodule(config)
     model = create_model(num_classes=data.num_classes, in_chans=data.in_chans, **config["model"])
     return data, _task(config, model, data)
+
+
+def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataModule:
+    """The data of a run with changes; with a ``name``, another data set, shown to the network as its own was.
+
+    That is normalised alike, and brought to the same size and number of channels where the data set can be. No image is
+    left out of the last batch.
+    """
+    changes = {"drop_last": False, **changes}
+    if "name" not in changes:
+        return _datamodule({**config, "data": {**config["data"], **changes}})
+    own = _datamodule(config)
+    kept: dict[str, Any] = {"mean": list(own.mean), "std": list(own.std)}
+    kept |= {key: config["data"][key] for key in ("batch_size", "eval_batch_size") if key in config["data"]}
+    if changes["name"] == "image_folder":
+        kept |= {"image_size": own.image_size, "in_chans": own.in_chans}
+    return _datamodule({**config, "data": {**kept, **changes}})
+
+
+def _label(changes: Mapping[str, Any]) -> str:
+    """What files about another data set are called; nothing for the run's own."""
+    name = changes.get("name", "")
+    return Path(changes["root"]).absolute().name if name == "image_folder" and "root" in changes else name
 
 
 def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None = None) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 import csc_nets.cli as cli
 from csc_nets.checkpoint import load, read_checkpoint
@@ -101,6 +102,26 @@ def test_a_report_in_place_of_the_test(tmp_path, capsys):
     assert (tmp_path / "run" / "metrics.json").read_text() == before
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
         cli.evaluate(config(f"run={tmp_path / 'run'}", "report=energy", "images=0", name="evaluate"))
+
+
+def test_another_data_set_at_test_time(tmp_path, capsys):
+    options = ["experiment=digits_autoencoder", "model.widths=[4]", "trainer.max_epochs=1", "+data.mean=[0.3]"]
+    cli.train(config(*options, "callbacks.progress_bar=false", "pictures=false", f"run_dir={tmp_path / 'run'}"))
+    own = (tmp_path / "run" / "metrics.json").read_text()
+    for label in "ab":
+        folder = tmp_path / "others" / "train" / label
+        folder.mkdir(parents=True)
+        for shade in range(10):
+            Image.new("RGB", (12, 10), (25 * shade, 20, 90)).save(folder / f"{shade}.png")
+    other = ["+data.name=image_folder", f"+data.root={tmp_path / 'others'}"]
+    results = cli.evaluate(config(f"run={tmp_path / 'run'}", *other, name="evaluate"))
+    assert (tmp_path / "run" / "metrics.json").read_text() == own
+    assert json.loads((tmp_path / "run" / "metrics-data=others.json").read_text()) == results
+    shown = cli.build_data(config(*options), {"name": "image_folder", "root": str(tmp_path / "others")})
+    assert (shown.in_chans, shown.image_size, shown.mean) == (1, 8, (0.3,))  # as the digits were
+    cli.evaluate(config(f"run={tmp_path / 'run'}", *other, "report=reconstruction", name="evaluate"))
+    assert "2 test images of image_folder" in capsys.readouterr().out
+    assert (tmp_path / "run" / "reports" / "others" / "reconstruction.png").is_file()
 
 
 def test_steps_of_blocks_at_test_time():

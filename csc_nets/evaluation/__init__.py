@@ -1,5 +1,6 @@
 """What a network keeps and how well it does what it is for, measured on images."""
 
+from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.features import (
     effective_rank,
     extract_features,
@@ -7,21 +8,37 @@ from csc_nets.evaluation.features import (
     nearest_neighbours,
     nearest_subspace,
 )
+from csc_nets.evaluation.generation import FeatureSpace, feature_space, frechet_distance, kernel_distance
 from csc_nets.evaluation.inversion import activation, invert, relative_error
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
+from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
 from csc_nets.evaluation.reports import list_reports, save_report
+from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
 
 __all__ = [
+    "ClassStructure",
+    "ClassSubspaces",
+    "FeatureSpace",
     "LayerInversions",
+    "Reconstructions",
     "activation",
+    "class_structure",
+    "decode_classes",
     "effective_rank",
     "extract_features",
+    "feature_space",
+    "frechet_distance",
     "invert",
     "invert_layers",
+    "kernel_distance",
     "linear_probe",
     "list_reports",
     "nearest_neighbours",
     "nearest_subspace",
+    "reconstruct_images",
     "relative_error",
+    "sample_images",
     "save_report",
+    "scaled_lam",
+    "sweep_noise",
 ]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, normalize
 
+from csc_nets.evaluation.class_subspaces import ClassSubspaces, check_features
+
 __all__ = ["effective_rank", "extract_features", "linear_probe", "nearest_neighbours", "nearest_subspace"]
 
 DIMENSIONS = 4096
@@ -76,20 +78,8 @@ def nearest_subspace(
         centred: take the means out.
     """
     _check(train, labels, features)
-    if not 1 <= components < train.shape[1]:  # the whole space is as near to everything
-        raise ValueError(f"nearest_subspace: components must be from 1 to {train.shape[1] - 1}, got {components}")
-    classes = labels.unique()
-    distances = []
-    for label in classes:
-        own = train[labels == label].double()
-        mean = own.mean(0) if centred else own.new_zeros(own.shape[1])
-        _, weights, directions = torch.linalg.svd(own - mean, full_matrices=False)
-        # What a class does not span the decomposition fills up with any directions.
-        spanned = weights > torch.finfo(weights.dtype).eps * max(own.shape) * weights[:1]
-        directions = directions[spanned][:components]
-        rest = features.double() - mean
-        distances.append(rest.square().sum(1) - (rest @ directions.T).square().sum(1))
-    return classes[torch.stack(distances).argmin(0)]
+    subspaces = ClassSubspaces.fit(train, labels, components, centred)
+    return subspaces.classes[subspaces.distances(features).argmin(1)]
 
 
 def nearest_neighbours(train: Tensor, labels: Tensor, features: Tensor, *, k: int = 5) -> Tensor:
@@ -129,8 +119,6 @@ def effective_rank(features: Tensor) -> float:
 
 
 def _check(train: Tensor, labels: Tensor, features: Tensor) -> None:
-    if train.ndim != 2 or features.ndim != 2 or train.shape[1] != features.shape[1] or len(train) == 0:
-        seen = f"{tuple(train.shape)} and {tuple(features.shape)}"
-        raise ValueError(f"train and features must be (n, d) and (N, d), n >= 1, got {seen}")
-    if labels.shape != train.shape[:1]:
-        raise ValueError(f"labels must be ({len(train)},), got {tuple(labels.shape)}")
+    check_features(train, labels)
+    if features.ndim != 2 or train.shape[1] != features.shape[1]:
+        raise ValueError(f"features must be (N, {train.shape[1]}), as those for training, got {tuple(features.shape)}")

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from torch import nn
-from torch.nn.functional import interpolate
-from torchvision.utils import save_image
 
 from csc_nets.data import ImageDataModule
+from csc_nets.evaluation.autoencoder_reports import classes, generation, noise, reconstruction
 from csc_nets.evaluation.features import (
     effective_rank,
     extract_features,
@@ -21,24 +20,48 @@ from csc_nets.evaluation.features import (
     nearest_subspace,
 )
 from csc_nets.evaluation.layer_inversion import invert_layers
+from csc_nets.evaluation.structure import class_structure
+from csc_nets.evaluation.subject import IMAGES, Result, Subject
 from csc_nets.theory import energy_profile, report
 
 __all__ = ["list_reports", "save_report"]
 
-FEATURES = 10_000  # training images, at most, that the report on features is fitted to, and test images
 
-
-def save_report(name: str, model: nn.Module, data: ImageDataModule, folder: Path, images: int = 8) -> str:
+def save_report(
+    name: str,
+    model: nn.Module,
+    data: ImageDataModule,
+    folder: Path,
+    images: int = 8,
+    network: str | Path | None = None,
+) -> str:
     """Computes a report and writes ``NAME.txt``, ``NAME.json`` (a list of rows) and, where there is one, ``NAME.png``.
 
+    Of any network:
+
+    - ``"theory"``: coherence, local sparsity, guarantees;
+    - ``"energy"``: where the network loses its input;
+    - ``"inversion"``: how well each layer's input comes back;
+    - ``"features"``: how well simple rules tell the classes by the network's features, fitted to training images, and
+      how the classes lie; the picture shows absolute cosines, sorted by class.
+
+    Of an autoencoder:
+
+    - ``"reconstruction"``: PSNR, SSIM, alignment of features, whether an image is recognised in what came back;
+    - ``"noise"``: noisy images, and other sparsity weights, against the clean images.
+
+    Of a closed loop:
+
+    - ``"classes"``: what the decoder makes of the mean, of the principal directions and of draws from each class;
+    - ``"generation"``: FID and KID of reconstructions and of draws, in the feature space of ``network``.
+
     Args:
-        name: one of :func:`list_reports`: ``"theory"`` (coherence, local sparsity, guarantees), ``"energy"`` (where the
-            network loses its input), ``"inversion"`` (how well each layer's input comes back) or ``"features"`` (how
-            well simple rules tell the classes by the network's features, fitted to training images).
+        name: which one.
         model: the network, in evaluation mode.
         data: what it is shown.
         folder: is created where it does not exist.
-        images: test images that the first three look at.
+        images: test images that a report looks at, or shows where it looks at many.
+        network: run folder of a classifier, or ``"inception"``, for ``"generation"``.
 
     Returns:
         The text.
@@ -51,7 +74,7 @@ def save_report(name: str, model: nn.Module, data: ImageDataModule, folder: Path
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"images must be an int >= 1, got {images!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    text, rows = _REPORTS[name](model, data, images, folder / f"{name}.png")
+    text, rows = _REPORTS[name](Subject(model, data, images, folder / f"{name}.png", network))
     (folder / f"{name}.txt").write_text(text + "\n")
     # JSON knows neither infinity nor NaN.
     rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
@@ -64,41 +87,35 @@ def list_reports() -> list[str]:
     return list(_REPORTS)
 
 
-_Result = tuple[str, list[dict[str, Any]]]
-
-
-def _theory(model: nn.Module, data: ImageDataModule, images: int, picture: Path) -> _Result:
-    found = report(model, data.test_images(images))
+def _theory(subject: Subject) -> Result:
+    found = report(subject.model, subject.data.test_images(subject.images))
     return str(found), found.rows
 
 
-def _energy(model: nn.Module, data: ImageDataModule, images: int, picture: Path) -> _Result:
-    profile = energy_profile(model, data.test_images(images))
+def _energy(subject: Subject) -> Result:
+    profile = energy_profile(subject.model, subject.data.test_images(subject.images))
     if find_spec("matplotlib"):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         profile.plot(figure.subplots())
-        figure.savefig(picture, dpi=110)
+        figure.savefig(subject.picture, dpi=110)
     return str(profile), [asdict(row) for row in profile.rows]
 
 
-def _inversion(model: nn.Module, data: ImageDataModule, images: int, picture: Path) -> _Result:
-    found = invert_layers(model, data.test_images(images))
-    tiles = found.grid()
-    pixels = data.denormalize(tiles.flatten(0, 1))
-    scale = max(1, -(-64 // pixels.shape[-1]))
-    save_image(interpolate(pixels, scale_factor=scale), picture, nrow=tiles.shape[1], padding=4, pad_value=1)
+def _inversion(subject: Subject) -> Result:
+    found = invert_layers(subject.model, subject.data.test_images(subject.images))
+    subject.save(subject.data.denormalize(found.grid()))
     return str(found), found.rows
 
 
-def _features(model: nn.Module, data: ImageDataModule, images: int, picture: Path) -> _Result:
+def _features(subject: Subject) -> Result:
+    model, data = subject.model, subject.data
     data.setup()
-    train, labels = extract_features(model, data.train_dataloader(), FEATURES)
-    test, truth = extract_features(model, data.test_dataloader(), FEATURES)
-    components = max(1, min(10, train.shape[1] // 4))  # 10 in the literature, for 128 dimensions
+    train, labels = extract_features(model, data.train_dataloader(), IMAGES)
+    test, truth = extract_features(model, data.test_dataloader(), IMAGES)
     rules = {
-        "nearest subspace": lambda: nearest_subspace(train, labels, test, components=components),
+        "nearest subspace": lambda: nearest_subspace(train, labels, test, components=subject.components(train)),
         "nearest neighbours": lambda: nearest_neighbours(train, labels, test, k=min(5, len(train))),
         "linear probe": lambda: linear_probe(train, labels, test),
     }
@@ -106,16 +123,29 @@ def _features(model: nn.Module, data: ImageDataModule, images: int, picture: Pat
         {"name": name, "value": (rule() == truth).double().mean().item()} for name, rule in rules.items()
     ]
     lines = [f"{row['name']:<20}{row['value']:.2%}" for row in rows]
-    rank = effective_rank(test)
-    rows.append({"name": "effective rank", "value": rank})
-    lines.append(f"{'effective rank':<20}{rank:.1f} of {test.shape[1]} dimensions")
-    counts = f"accuracy on {len(test)} test images, fitted to {len(train)} training images"
+    structure = class_structure(test, truth)
+    subject.save(structure.cosines[None, None, None].float())
+    mean = {name: sum(values) / len(values) for name, values in vars(structure).items() if isinstance(values, list)}
+    numbers = {
+        "effective rank": effective_rank(test),
+        "of a class": mean["ranks"],
+        "cosine within": mean["within"],
+        "cosine between": mean["between"],
+    }
+    rows += [{"name": name, "value": value} for name, value in numbers.items()]
+    of = f" of {test.shape[1]} dimensions"
+    lines += [f"{name:<20}{value:.3g}{of if 'rank' in name else ''}" for name, value in numbers.items()]
+    counts = f"accuracy on {len(test)} test images, fitted to {len(train)} training images; mean absolute cosines"
     return "\n".join([*lines, "", counts]), rows
 
 
-_REPORTS: dict[str, Callable[[nn.Module, ImageDataModule, int, Path], _Result]] = {
+_REPORTS: dict[str, Callable[[Subject], Result]] = {
     "theory": _theory,
     "energy": _energy,
     "inversion": _inversion,
     "features": _features,
+    "reconstruction": reconstruction,
+    "noise": noise,
+    "classes": classes,
+    "generation": generation,
 }

@@ -97,7 +97,7 @@ def test_features_of_classifiers_and_autoencoders():
 
 def test_bad_input_is_refused(classes):
     train, labels, test, _ = classes
-    with pytest.raises(ValueError, match=r"got \(150, 6\) and \(90, 5\)"):
+    with pytest.raises(ValueError, match=r"features must be \(N, 6\), as those for training, got \(90, 5\)"):
         nearest_subspace(train, labels, test[:, :5])
     with pytest.raises(ValueError, match=r"labels must be \(150,\), got \(3,\)"):
         linear_probe(train, labels[:3], test)

@@ -1,9 +1,12 @@
 import json
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from csc_nets.cli import train
 from csc_nets.data import create_datamodule
 from csc_nets.evaluation import list_reports, save_report
 from csc_nets.models import create_model
@@ -15,25 +18,88 @@ def data():
 
 
 @pytest.mark.parametrize("model", ["csc_small", "invertible_cnn"])
-@pytest.mark.parametrize("name", list_reports())
+@pytest.mark.parametrize("name", ["theory", "energy", "inversion", "features"])
 def test_text_numbers_and_picture(name, model, data, tmp_path):
     torch.manual_seed(0)
     network = create_model(model, in_chans=1, widths=[6, 8]).eval()
-    text = save_report(name, network, data, tmp_path / "reports", images=3)
-    assert (tmp_path / "reports" / f"{name}.txt").read_text() == text + "\n"
-    rows = json.loads((tmp_path / "reports" / f"{name}.json").read_text(), parse_constant=pytest.fail)
+    text, rows = saved(name, network, data, tmp_path, images=3)
     assert len(rows) >= 2 and all(row["name"] in text for row in rows)
     picture = tmp_path / "reports" / f"{name}.png"
-    assert picture.exists() == (name in ("energy", "inversion"))
+    assert picture.exists() == (name != "theory")
     if name == "inversion":  # three images, each with what came back of two layers in three ways
         assert Image.open(picture).size == (7 * 68 + 4, 3 * 68 + 4)
     if name == "features":  # even random filters tell digits apart better than chance
         assert all(0.2 < row["value"] <= 1 for row in rows[:3]) and 1 <= rows[3]["value"] <= 8
+        values = {row["name"]: row["value"] for row in rows}
+        assert 0 < values["cosine between"] < values["cosine within"] < 1
+
+
+@pytest.fixture(scope="module")
+def loop():
+    torch.manual_seed(0)
+    return create_model("csc_ctrl_32", in_chans=1, input_size=8, widths=[6], features=8).eval()
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """A run folder of a network that was hardly trained."""
+    folder = tmp_path_factory.mktemp("runs") / "classifier"
+    with initialize_config_dir(str(Path(__file__).parents[2] / "configs")):
+        small = ["model.widths=[6,8]", "trainer.max_epochs=1", "callbacks.progress_bar=false", "pictures=false"]
+        train(compose("train", overrides=[*small, f"run_dir={folder}"]))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["reconstruction", "noise", "classes", "generation"])
+def test_reports_on_a_closed_loop(name, loop, data, classifier, tmp_path):
+    text, rows = saved(name, loop, data, tmp_path, images=3, network=classifier)
+    picture = Image.open(tmp_path / "reports" / f"{name}.png").size
+    assert all(row["name"] in text for row in rows)
+    values = {row["name"]: row for row in rows}
+    if name == "reconstruction":
+        assert picture == (3 * 68 + 4, 2 * 68 + 4)
+        assert values["PSNR"]["worst"] < values["PSNR"]["value"] < values["PSNR of the mean training image"]["value"]
+        assert 0 < values["density of stages.0.0"]["value"] < 1
+    if name == "noise":  # six levels of noise, five sparsity weights beside the input
+        assert len(rows) == 30 and picture == (6 * 68 + 4, 6 * 68 + 4)
+        assert (
+            rows[0]["noisy_psnr"] is None
+            and 27 < rows[5]["noisy_psnr"] < 30
+            and rows[0]["density"] > rows[4]["density"]
+        )
+    if name == "classes":
+        assert len(rows) == 10 and picture == (13 * 68 + 4, 10 * 68 + 4) and all(0 < row["share"] <= 1 for row in rows)
+    if name == "generation":
+        assert picture == (8 * 68 + 4, 10 * 68 + 4) and "csc_small trained on digits" in text
+        fid = {label: row["fid"] for label, row in values.items()}
+        assert fid["training images"] < min(fid["reconstructions"], fid["draws"]) / 5
+
+
+def test_what_a_report_cannot_be_on_is_refused(loop, data, classifier, tmp_path):
+    network = create_model("csc_small", in_chans=1)
+    with pytest.raises(ValueError, match="images come back from an autoencoder, got CSCSmall"):
+        save_report("reconstruction", network, data, tmp_path)
+    for name in ("classes", "generation"):
+        with pytest.raises(
+            ValueError, match=r"this report is on closed loops \(csc_ctrl_\*, conv_ctrl_\*\), got CSCSmall"
+        ):
+            save_report(name, network, data, tmp_path)
+    with pytest.raises(ValueError, match="report=generation needs network=RUN"):
+        save_report("generation", loop, data, tmp_path)
 
 
 def test_bad_arguments_are_refused(data, tmp_path):
     model = create_model("csc_small", in_chans=1)
-    with pytest.raises(ValueError, match="report must be one of theory, energy, inversion, features, got 'speed'"):
+    known = "theory, energy, inversion, features, reconstruction, noise, classes, generation"
+    with pytest.raises(ValueError, match=f"report must be one of {known}, got 'speed'"):
         save_report("speed", model, data, tmp_path)
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
         save_report("energy", model, data, tmp_path, images=0)
+    assert known.split(", ") == list_reports()
+
+
+def saved(name, model, data, tmp_path, **options):
+    """The report's text, as it was written, and its rows."""
+    text = save_report(name, model, data, tmp_path / "reports", **options)
+    assert (tmp_path / "reports" / f"{name}.txt").read_text() == text + "\n"
+    return text, json.loads((tmp_path / "reports" / f"{name}.json").read_text(), parse_constant=pytest.fail)

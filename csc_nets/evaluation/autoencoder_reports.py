@@ -1,0 +1,155 @@
+"""Reports on autoencoders: what comes back, what noise does, what classes look like, how natural images are."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csc_nets.data import ImageDataModule
+from csc_nets.evaluation.class_subspaces import ClassSubspaces
+from csc_nets.evaluation.features import extract_features
+from csc_nets.evaluation.generation import feature_space, frechet_distance, kernel_distance
+from csc_nets.evaluation.reconstruction import reconstruct_images, sweep_noise
+from csc_nets.evaluation.structure import decode_classes, sample_images
+from csc_nets.evaluation.subject import IMAGES, Result, Subject
+from csc_nets.models import ClosedLoop
+from csc_nets.tasks import csc_layers
+from csc_nets.tasks.image_quality import psnr
+
+__all__ = ["classes", "generation", "noise", "reconstruction"]
+
+NOISY_IMAGES = 500
+SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
+FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
+
+
+def reconstruction(subject: Subject) -> Result:
+    """PSNR, SSIM, relative error, alignment, recognition, densities; a picture of images above what came back."""
+    model, data = subject.model, subject.data
+    data.setup()
+    found = reconstruct_images(model, data.test_dataloader(), data.denormalize, IMAGES)
+    mean = _mean_image(data)
+    flat = torch.cat([psnr(mean.expand(len(x), -1, -1, -1), x) for x in _pixels(data.test_dataloader(), data)])
+    measured = {"PSNR": (found.psnr, 0.05), "SSIM": (found.ssim, 0.05)}
+    measured |= {"relative error": (found.error, 0.95), "alignment": (found.alignment, 0.05)}
+    rows: list[dict[str, Any]] = [
+        {"name": name, "value": values.mean().item(), "worst": values.quantile(share).item()}
+        for name, (values, share) in measured.items()
+    ]
+    rows.append({"name": "recognised", "value": found.recognised.mean().item()})
+    rows.append({"name": "PSNR of the mean training image", "value": flat.mean().item()})
+    rows += [{"name": f"density of {name}", "value": density} for name, density in found.density.items()]
+    lines = [f"{'':34}{'mean':>9}{'worst 5 %':>11}"]
+    for row in rows:
+        lines.append(f"{row['name']:34}{row['value']:>9.4g}" + (f"{row['worst']:>11.4g}" if "worst" in row else ""))
+    lines += ["", f"{len(found.psnr)} test images of {data.name}; recognised among up to 100"]
+    images = data.test_images(subject.images)
+    with torch.no_grad():
+        back = model(images).float()
+    subject.save(torch.stack([data.denormalize(images), data.denormalize(back)]))
+    return "\n".join(lines), rows
+
+
+def noise(subject: Subject) -> Result:
+    """PSNR to the clean image, noise by sparsity; a picture of the first image: as fed, and as it came back."""
+    model, data = subject.model, subject.data
+    factors = FACTORS if csc_layers(model) else (1.0,)
+    images = data.test_images(NOISY_IMAGES)
+    rows, tiles = sweep_noise(model, images, data.denormalize, data.std, sigmas=SIGMAS, factors=factors)
+    subject.save(tiles)
+    lines = ["sigma   noisy" + "".join(f"{f'lam x {factor:g}':>11}" for factor in factors)]
+    for start in range(0, len(rows), len(factors)):
+        part = rows[start : start + len(factors)]
+        lines.append(
+            f"{part[0]['sigma']:<6g}{part[0]['noisy_psnr']:>7.2f}" + "".join(f"{row['psnr']:>11.2f}" for row in part)
+        )
+    lines += ["", f"PSNR in dB to the clean image, mean of {len(images)} test images of {data.name}"]
+    return "\n".join(lines), [{"name": f"{row['sigma']:g}", **row} for row in rows]
+
+
+def classes(subject: Subject) -> Result:
+    """A row of pictures a class: its mean, both ends of its principal directions, draws."""
+    model, data = _closed_loop(subject), subject.data
+    features, labels = _training_features(subject)
+    subspaces = ClassSubspaces.fit(features, labels, subject.components(features))
+    # Outside the range of tanh there are no pixels: what comes out is as the network is fed.
+    subject.save(data.denormalize(decode_classes(model, subspaces)))
+    rows: list[dict[str, Any]] = []
+    for label, mean, deviations in zip(subspaces.classes, subspaces.means, subspaces.deviations, strict=True):
+        share = deviations.square().sum() / (1 - mean.square().sum())  # features are of norm 1
+        name = data.class_names[int(label)]
+        rows.append({"name": name, "mean_norm": mean.norm().item(), "share": share.item()})
+    width = max(5, *(len(row["name"]) for row in rows)) + 2
+    lines = [f"{'class':{width}}{'norm of mean':>14}{'share of variance':>19}"]
+    lines += [f"{row['name']:{width}}{row['mean_norm']:>14.3f}{row['share']:>19.1%}" for row in rows]
+    lines += [
+        "",
+        f"of the {subject.components(features)} leading directions of each class, {len(labels)} training images",
+    ]
+    lines += ["picture, a row a class: mean, then -2 and +2 deviations along four directions, then four draws"]
+    return "\n".join(lines), rows
+
+
+def generation(subject: Subject) -> Result:
+    """FID and KID to the test images: of training images (what the best could reach), reconstructions, draws."""
+    model, data = _closed_loop(subject), subject.data
+    if subject.network is None:
+        raise ValueError("report=generation needs network=RUN, the run folder of a classifier, or network=inception")
+    judge = feature_space(subject.network)
+    features, labels = _training_features(subject)
+    subspaces = ClassSubspaces.fit(features, labels, subject.components(features))
+    real = judge.features(_pixels(data.test_dataloader(), data))
+    with torch.no_grad():
+        back = (data.denormalize(model(x).float()) for x, _ in _some(data.test_dataloader()))
+        drawn = data.denormalize(sample_images(model, subspaces, len(real)))
+        sets = {
+            "training images": judge.features(_pixels(data.train_dataloader(), data)),
+            "reconstructions": judge.features(back),
+            "draws": judge.features(drawn.split(500)),
+        }
+    subject.save(drawn[: 8 * len(subspaces.classes)].unflatten(0, (-1, len(subspaces.classes))).transpose(0, 1))
+    rows = [
+        {"name": name, "images": len(f), "fid": frechet_distance(real, f), "kid": kernel_distance(real, f)}
+        for name, f in sets.items()
+    ]
+    lines = [f"{'':18}{'images':>8}{'FID':>10}{'1000 KID':>11}"]
+    lines += [f"{r['name']:18}{r['images']:>8}{r['fid']:>10.3f}{1000 * r['kid']:>11.3f}" for r in rows]  # type: ignore[operator]
+    lines += ["", f"to {len(real)} test images, in {real.shape[1]} features of {judge.name}"]
+    if len(real) <= real.shape[1]:
+        lines.append("with fewer images than features, FID means little")
+    return "\n".join(lines), rows
+
+
+def _closed_loop(subject: Subject) -> ClosedLoop:
+    if not isinstance(subject.model, ClosedLoop):
+        kind = type(subject.model).__name__
+        raise ValueError(f"this report is on closed loops (csc_ctrl_*, conv_ctrl_*), got {kind}")
+    return subject.model
+
+
+def _training_features(subject: Subject) -> tuple[Tensor, Tensor]:
+    subject.data.setup()
+    return extract_features(subject.model, subject.data.train_dataloader(), IMAGES)
+
+
+def _some(batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches until there are enough images."""
+    done = 0
+    for images, labels in batches:
+        keep = min(len(images), IMAGES - done)
+        yield images[:keep], labels[:keep]
+        done += keep
+        if done == IMAGES:
+            return
+
+
+def _pixels(batches: Any, data: ImageDataModule) -> Iterator[Tensor]:
+    return (data.denormalize(images) for images, _ in _some(batches))
+
+
+def _mean_image(data: ImageDataModule) -> Tensor:
+    total, count = torch.zeros(()), 0
+    for pixels in _pixels(data.train_dataloader(), data):
+        total, count = total + pixels.sum(0), count + len(pixels)
+    return total / count
