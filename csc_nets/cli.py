@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import sys
 import warnings
@@ -58,12 +59,13 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest comes from that run's ``config.yaml``.
 
     Returns:
-        Test numbers, ``val/best`` (the best validation score) and ``training_seconds``.
+        Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0.
 
     Raises:
         ValueError: a bad value in ``cfg``.
         FileNotFoundError: ``resume`` names no run folder, or the data are missing.
-        FloatingPointError: the loss is not finite.
+        FloatingPointError: the loss is not finite, or a game has collapsed. The folder's ``metrics.json`` then holds
+            ``collapsed``, 1, and ``collapsed_at_batch``, counted from 1.
     """
     _quiet()
     config = plain(cfg)
@@ -85,12 +87,17 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     except SystemExit:
         print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
         raise
+    except FloatingPointError:
+        if trainer.is_global_zero:
+            _write({"collapsed": 1, "collapsed_at_batch": trainer.fit_loop.total_batch_idx + 1}, folder.metrics)
+        raise
 
     best = trainer.checkpoint_callback
     (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
     assert isinstance(best, ModelCheckpoint) and best.dirpath is not None
     folder = RunFolder(Path(best.dirpath).parent)  # that of the first process, where there are several
     results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+    results |= {"collapsed": 0, "collapsed_at_batch": None}
     if best.best_model_score is not None:
         results["val/best"] = best.best_model_score.item()
     model = load(folder.path)
@@ -203,7 +210,8 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     """Runs ``program`` on the configuration that the command line asks for; with ``-m`` on several, one after another.
 
     An error is one line on stderr and exit status 1; with ``HYDRA_FULL_ERROR=1`` in the environment, a traceback. What
-    a sweeper may optimise is ``val/best`` of the result.
+    a sweeper may optimise is ``val/best`` of the result. A run that collapses is a result of a sweep too, the worst: it
+    has its line, and the sweep goes on.
 
     Args:
         program: :func:`train` or :func:`evaluate`.
@@ -225,6 +233,9 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
                 raise ValueError(f"resume takes everything from the run's config.yaml, got also {', '.join(others)}")
             return program(config).get("val/best")
         except Exception as error:
+            if in_sweep and isinstance(error, FloatingPointError):
+                _complain(error, f" (in {config['run_dir']}; the sweep goes on)")
+                return math.inf if getattr(hydra_config.sweeper, "direction", None) == "minimize" else -math.inf
             if whole or in_sweep:
                 raise
             _exit(error)
@@ -265,10 +276,15 @@ def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, train
 
 def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
     """Writes the numbers to ``file`` and shows the table."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({**known, **results}, indent=2) + "\n")
+    _write(results, file)
     rows = [(label, form.format(results[key])) for key, (label, form) in _TABLE.items() if key in results]
     print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder.path))]))
+
+
+def _write(results: dict[str, Any], file: Path) -> None:
+    """Adds the numbers to those in ``file``."""
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    file.write_text(json.dumps({**known, **results}, indent=2) + "\n")
 
 
 def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
@@ -282,13 +298,17 @@ def _resolved(cfg: Any) -> dict[str, Any]:
         raise ValueError(str(error).splitlines()[0]) from error
 
 
-def _exit(error: Exception) -> NoReturn:
-    """Leaves with the message of an error, and with its type where that is not one that bad input causes."""
+def _complain(error: Exception, where: str = "") -> None:
+    """Prints the message of an error, and its type where that is not one that bad input causes."""
     text = " ".join(str(error).split("Config search path")[0].split())
     if not isinstance(error, ValueError | OSError | FloatingPointError | HydraException):
         text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
     sys.stdout.flush()
-    print(f"error: {text}", file=sys.stderr)
+    print(f"error: {text}{where}", file=sys.stderr)
+
+
+def _exit(error: Exception) -> NoReturn:
+    _complain(error)
     sys.exit(1)
 
 

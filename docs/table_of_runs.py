@@ -3,7 +3,8 @@
     python train.py -m experiment=mnist_ml_csc_short model.pursuit=ml_ista,ml_fista seed=0,1,2
     python docs/table_of_runs.py runs/mnist_ml_csc_short-mnist [--key test/acc]
 
-Every folder below the given ones that holds config.yaml and metrics.json is a finished run.
+Every folder below the given ones that holds config.yaml and metrics.json is a run that finished or collapsed. Numbers
+are over those that finished.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import statistics
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,31 +22,44 @@ def main() -> None:
     options.add_argument("folders", type=Path, nargs="+", help="folders with runs at any depth")
     options.add_argument("--key", default="test/acc", help="number of metrics.json (default test/acc)")
     chosen = options.parse_args()
-    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    labels: dict[str, str] = {}
+    found: dict[str, list[dict[str, float]]] = defaultdict(list)
+    configs: dict[str, dict[str, Any]] = {}
     for metrics in sorted(path for folder in chosen.folders for path in folder.rglob("metrics.json")):
         config = yaml.safe_load((metrics.parent / "config.yaml").read_text())
         numbers = json.loads(metrics.read_text())
-        if chosen.key not in numbers:
+        if chosen.key not in numbers and not numbers.get("collapsed"):
             print(f"left out: {metrics.parent} has no {chosen.key}")
             continue
         for name in ("seed", "run_dir", "resume"):
             config.pop(name, None)
         group = json.dumps(config, sort_keys=True)
-        model = " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in config["model"].items())
-        labels[group] = (
-            f"{config['data']['name']} {model} lr={config['task']['lr']} {config['trainer']['max_epochs']} ep."
-        )
-        found[group].append((numbers[chosen.key], numbers["training_seconds"]))
+        configs[group] = config
+        found[group].append(numbers)
     if not found:
         raise SystemExit(f"no finished run with {chosen.key} under {', '.join(map(str, chosen.folders))}")
-    width = max(map(len, labels.values()))
-    print(f"{chosen.key:{width}}  runs    mean     min     max  seconds")
-    for group, runs in sorted(found.items(), key=lambda item: labels[item[0]]):
-        values = [value for value, _ in runs]
-        numbers = "  ".join(f"{f(values):.4f}" for f in (statistics.mean, min, max))
-        seconds = statistics.median(seconds for _, seconds in runs)
-        print(f"{labels[group]:{width}}  {len(values):4}  {numbers}  {seconds:7.0f}")
+    labels = {group: label(config) for group, config in configs.items()}
+    width = max(len(chosen.key), *map(len, labels.values()))
+    print(f"{chosen.key:{width}}  runs  collapsed    mean     min     max  seconds")
+    for group, runs in sorted(found.items(), key=lambda item: (labels[item[0]], batch_size(configs[item[0]]))):
+        finished = [numbers for numbers in runs if not numbers.get("collapsed")]
+        row = f"{labels[group]:{width}}  {len(runs):4}  {len(runs) - len(finished):9}"
+        if finished:
+            values = [numbers[chosen.key] for numbers in finished]
+            row += "  " + "  ".join(f"{f(values):6.4f}" for f in (statistics.mean, min, max))
+            row += f"  {statistics.median(numbers['training_seconds'] for numbers in finished):7.0f}"
+        print(row)
+
+
+def label(config: dict[str, Any]) -> str:
+    """What a row is called."""
+    model = " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in config["model"].items())
+    data = f"{config['data']['name']} {model} batch={batch_size(config)}"
+    return f"{data} lr={config['task']['lr']} {config['trainer']['max_epochs']} ep."
+
+
+def batch_size(config: dict[str, Any]) -> int:
+    """Images that make one step."""
+    return config["data"]["batch_size"]
 
 
 if __name__ == "__main__":

@@ -108,8 +108,16 @@ def test_a_batch_is_so_many_steps_of_the_encoder_and_one_of_the_decoder(batch):
     assert encoder.param_groups[0]["lr"] == pytest.approx(0)  # linear decay, all batches taken
     assert all(p.requires_grad for p in game.model.parameters())
     logged = trainer.logged_metrics
-    assert {"train/loss", "train/rate", "train/rate_hat", "train/dimension", "lr"} <= set(logged)
+    names = {"loss", "rate", "rate_hat", "distance", "dimension", "dimension_hat"}
+    assert {f"train/{name}" for name in names} == {key for key in logged if key.startswith("train/")}
     assert 1 <= logged["train/dimension"] <= 8
+    torch.testing.assert_close(logged["train/loss"], logged["train/distance"])
+
+
+def test_with_labels_the_terms_that_are_logged_add_up(batch):
+    logged = fit(task(objective="multi"), batch).logged_metrics
+    terms = [logged[f"train/{name}"] for name in ("reduction", "reduction_hat", "distance")]
+    torch.testing.assert_close(logged["train/loss"], sum(terms))
 
 
 def test_steps_of_two_players_are_not_counted_as_one(batch):
@@ -149,15 +157,55 @@ def test_the_players_pull_apart(batch):
         assert better * (values[-1] - values[0]) > 0.05 * abs(values[0])
 
 
-def test_a_collapsed_game_stops(batch):
+@torch.no_grad()
+def broken(how):
     model = loop()
-    for csc in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
-        nn.init.zeros_(csc.weight), nn.init.ones_(csc.bias)  # the last stage sees the same whatever the image
-    game = task(model, collapse_steps=2, lr=1e-9)
-    with pytest.raises(FloatingPointError, match=r"the game has collapsed: for 2 batches .* \(1 directions"):
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if how == "the same features":
+        for norm in norms:  # the last stage sees the same whatever the image
+            norm.weight.zero_(), norm.bias.fill_(1)
+    elif how == "features of zero":
+        model.set_lam(1e3)
+    else:
+        last = model.decoder.norms[-1]  # the images have no more to do with the features
+        last.weight.zero_(), last.bias.fill_(1)
+    return model
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("the same features", "features of all images have been next to the same .1 directions"),
+        ("features of zero", "features of all images have been next to the same .0 directions"),
+        ("the same image", "features of all transcriptions have been next to the same .1 directions"),
+    ],
+)
+def test_a_collapsed_game_stops(how, message, batch):
+    game = task(broken(how), collapse_steps=2, lr=1e-9)
+    with pytest.raises(FloatingPointError, match=f"the game has collapsed: for 2 batches the {message}"):
         fit(game, batch)
     assert game.collapsed == 2 and "collapsed" in game.state_dict()
-    fit(task(model, collapse_steps=3, lr=1e-9), batch)  # two batches are not three
+    fit(task(broken(how), collapse_steps=3, lr=1e-9), batch)  # two batches are not three
+
+
+def test_features_that_are_not_finite_stop_the_game(batch):
+    model = loop()
+    nn.init.constant_(model.stages[0][0].dictionary.parametrizations.weight.original, torch.nan)
+    with pytest.raises(
+        FloatingPointError, match=r"features are not finite at step 0 \(epoch 0\): try a smaller task.lr"
+    ):
+        fit(task(model), batch)
+
+
+def test_players_that_agree_have_not_collapsed(batch):
+    """T is 0 where the decoder gives back what it was given."""
+    game = task()
+    game._transcribe = lambda x, player: (z := game.model.encode(x), z)
+    game.manual_backward = lambda loss: None
+    _, _, terms = game.play(*batch, "encoder")
+    assert terms["loss"].abs() < 1e-5 and terms["dimension"] > 1.5
+    game._guard(terms)
+    assert game.collapsed == 0
 
 
 def test_validation_and_test_are_those_of_an_autoencoder(batch):
@@ -168,7 +216,9 @@ def test_validation_and_test_are_those_of_an_autoencoder(batch):
     assert {"test/psnr", "test/ssim", "test/alignment", "test/density"} <= set(found)
     assert -1 <= found["test/alignment"] <= 1
     (seen,) = trainer.validate(game, data, verbose=False)
-    assert {"val/psnr", "val/alignment"} <= set(seen)
+    assert seen["val/alignment"] == found["test/alignment"]
+    for name in ("loss", "psnr", "ssim"):
+        assert seen[f"val/{name}"] == pytest.approx(found[f"test/{name}"])
 
 
 def test_rates_are_exact_in_bfloat16(batch):
