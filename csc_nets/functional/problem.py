@@ -16,7 +16,7 @@ from torch import Tensor
 
 from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair
 
-__all__ = ["AdjointPair", "Problem", "as_adjoint_pair", "as_weight"]
+__all__ = ["AdjointPair", "Problem", "as_adjoint_pair", "as_weight", "dual_value"]
 
 
 class AdjointPair(Protocol):
@@ -186,11 +186,7 @@ class Problem:
         excess = torch.where(correlation > 0, correlation / self.lam, 0.0).flatten(1).amax(1).to(wide)
         norm = _sum(r.square(), wide) + self.ridge * _sum(z.square(), wide)
         inner = _sum(x * r, wide)
-        # Along the ray of the residual the dual is a parabola with its top at inner / norm.
-        limit = 1 / excess
-        best = torch.where(norm > 0, inner / norm, 0.0)
-        scale = torch.minimum(torch.maximum(best, torch.zeros_like(best) if self.nonneg else -limit), limit)
-        return norm / 2 + _sum(self.lam * z.abs(), wide) - (scale * inner - scale.square() * norm / 2)
+        return norm / 2 + _sum(self.lam * z.abs(), wide) - dual_value(inner, norm, excess, self.nonneg)
 
     def lipschitz(self) -> Tensor:
         """Largest eigenvalue of ``D^T D`` on signals of this size, for a step size; exact for a matrix.
@@ -212,6 +208,22 @@ class Problem:
                 start = start.to(pair.weight if isinstance(pair, _Convolution) else self.x)
                 value = largest_eigenpair(lambda u: pair.synthesis(pair.analysis(u), size), start, 40)[1]
         return value.to(self.x.dtype).clamp_min(torch.finfo(self.x.dtype).tiny)
+
+
+def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Tensor:
+    """The largest dual objective on the ray of a residual, per sample ``(N,)``.
+
+    Args:
+        inner: of the residual with the signal.
+        norm: of the residual, squared.
+        excess: the largest quotient of a correlation of the residual and its weight.
+        nonneg: codes are non-negative.
+    """
+    # Along the ray the dual is a parabola with its top at inner / norm.
+    limit = 1 / excess
+    best = torch.where(norm > 0, inner / norm, 0.0)
+    scale = torch.minimum(torch.maximum(best, torch.zeros_like(best) if nonneg else -limit), limit)
+    return scale * inner - scale.square() * norm / 2
 
 
 def _sum(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
