@@ -17,7 +17,9 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from csc_nets.tasks.metrics_csv import MetricsCSV
+from csc_nets.tasks.run_folder import RunFolder
 from csc_nets.tasks.task import Task
+from csc_nets.tasks.training_pictures import TrainingPictures
 
 __all__ = ["build_trainer"]
 
@@ -28,11 +30,13 @@ def build_trainer(
     """The trainer that fills a run folder.
 
     Args:
-        run_dir: absolute path of the run folder; gets ``checkpoints/`` and ``metrics.csv``.
+        run_dir: absolute path of the run folder; gets ``checkpoints/`` and ``metrics.csv``, and ``pictures/`` where
+            they are wanted in training.
         task: names the number that decides which checkpoint is best.
         trainer: arguments of ``lightning.Trainer``.
         callbacks: ``ema_decay`` (None for no weight averaging), ``patience`` (epochs without progress after which
-            training stops, None for never), ``progress_bar``.
+            training stops, None for never), ``pictures_every`` (epochs from one set of pictures to the next, None for
+            none in training), ``progress_bar``.
         logger: ``name`` and the arguments of that logger, see :func:`build_loggers`.
 
     Raises:
@@ -52,7 +56,13 @@ def build_trainer(
 
 
 def build_callbacks(
-    run_dir: Path, task: Task, *, ema_decay: float | None, patience: int | None, progress_bar: bool
+    run_dir: Path,
+    task: Task,
+    *,
+    ema_decay: float | None,
+    patience: int | None,
+    progress_bar: bool,
+    pictures_every: int | None = None,
 ) -> list[Callback]:
     """The best checkpoint, then the last one (which records what the best one is), and what else was asked for."""
     folder = run_dir / "checkpoints"
@@ -78,6 +88,8 @@ def build_callbacks(
         if patience < 1:
             raise ValueError(f"callbacks.patience must be >= 1, got {patience}")
         chosen.append(EarlyStopping(task.monitor, mode=task.monitor_mode, patience=patience))
+    if pictures_every is not None:
+        chosen.append(TrainingPictures(RunFolder(run_dir).pictures, pictures_every))
     return chosen
 
 

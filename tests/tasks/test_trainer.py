@@ -31,7 +31,8 @@ def test_callbacks_are_added_only_when_asked_for(tmp_path):
     def kinds(**options):
         return {type(c).__name__ for c in trainer(tmp_path, callbacks=options).callbacks}
 
-    assert kinds(ema_decay=0.9, patience=3) - kinds() == {"EMAWeightAveraging", "EarlyStopping"}
+    found = kinds(ema_decay=0.9, patience=3, pictures_every=2) - kinds()
+    assert found == {"EMAWeightAveraging", "EarlyStopping", "TrainingPictures"}
 
 
 def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path):
@@ -55,6 +56,7 @@ def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path):
         ({"nonsense": 1}, "trainer: .*nonsense"),
         ({"callbacks": {"ema_decay": 1.0}}, r"callbacks\.ema_decay must be in \[0, 1\), got 1.0"),
         ({"callbacks": {"patience": 0}}, r"callbacks\.patience must be >= 1, got 0"),
+        ({"callbacks": {"pictures_every": 0}}, r"callbacks\.pictures_every must be null or an int >= 1, got 0"),
     ],
 )
 def test_bad_values_are_named(tmp_path, options, message):
