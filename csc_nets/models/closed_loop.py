@@ -134,10 +134,11 @@ class CSCClosedLoop(ClosedLoop):
         self.decoder.norms[0] = nn.Identity()  # features on the sphere need no norm, and a single image has no batch
         for dictionary in self.modules():
             if isinstance(dictionary, Dictionary2d):
-                # Adam's steps are as long whatever the norm of a tensor. Those that a dictionary starts from, of a norm
-                # near 30, would hardly turn; of norm 1 they do as fast as the baseline's small weights.
+                # Only the directions of its tensors count, and Adam's steps, of a rate r an entry, are as long whatever
+                # their norm. Entries of size s grow like (s^2 + r^2 t)^(1/2) in t steps, so that atoms turn by
+                # (t + (s / r)^2)^(-1/2) a step: from a large s hardly at all, from a small one as fast at any rate.
                 original = dictionary.get_parameter("parametrizations.weight.original")
-                original.data.copy_(dictionary.weight.detach())
+                original.data.copy_(_ENTRY * math.sqrt(original[0].numel()) * dictionary.weight.detach())
 
     def code_size(self, size: Sequence[int]) -> tuple[int, ...]:
         for dictionary in reversed(list(self.decoder.dictionaries)):
@@ -211,6 +212,10 @@ class ConvClosedLoop(ClosedLoop):
             if i < len(self.norms):
                 z = F.relu(self.norms[i](z))
         return z
+
+
+_ENTRY = 0.002
+"""Root mean square of the entries that dictionaries start from."""
 
 
 def _reductions(widths: Sequence[int]) -> list[int]:

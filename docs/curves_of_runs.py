@@ -1,0 +1,53 @@
+"""Draws how numbers of several runs went, epoch by epoch: one line a run, one colour for runs that differ in the seed.
+
+    python train.py -m experiment=digits_csc_ctrl model=csc_ctrl_32,conv_ctrl_32 seed=0,1,2
+    python docs/curves_of_runs.py runs/digits_csc_ctrl-digits --keys val/psnr train/loss [--out curves.png]
+
+Every folder below the given ones that holds config.yaml and metrics.csv is a run.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import yaml
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("folders", type=Path, nargs="+", help="folders with runs at any depth")
+    options.add_argument("--keys", nargs="+", default=["val/loss"], help="columns of metrics.csv (default val/loss)")
+    options.add_argument("--out", type=Path, default=Path("curves.png"), help="picture (default curves.png)")
+    chosen = options.parse_args()
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(chosen.keys), 3.6), layout="constrained")
+    axes = figure.subplots(1, len(chosen.keys), squeeze=False)[0]
+    labels: dict[str, str] = {}
+    for table in sorted(path for folder in chosen.folders for path in folder.rglob("metrics.csv")):
+        config = yaml.safe_load((table.parent / "config.yaml").read_text())
+        for name in ("seed", "run_dir", "resume"):
+            config.pop(name, None)
+        group = json.dumps(config, sort_keys=True)
+        label = None if group in labels else f"{config['model']['name']}, batches of {config['data']['batch_size']}"
+        labels.setdefault(group, label or "")
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        for axis, key in zip(axes, chosen.keys, strict=True):
+            points = [(int(row["step"]) + 1, float(row[key])) for row in rows if row.get(key)]
+            if not points:
+                raise SystemExit(f"{table} has no {key}; it has {', '.join(rows[0])}")
+            axis.plot(*zip(*points, strict=True), color=f"C{list(labels).index(group)}", label=label, linewidth=1)
+    if not labels:
+        raise SystemExit(f"no run under {', '.join(map(str, chosen.folders))}")
+    for axis, key in zip(axes, chosen.keys, strict=True):
+        axis.set(xlabel="batches", title=key)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(chosen.out, dpi=110)
+    print(f"{chosen.out}: {', '.join(labels.values())}")
+
+
+if __name__ == "__main__":
+    main()
