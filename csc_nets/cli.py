@@ -224,6 +224,7 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     def job(cfg: Any) -> float | None:
         hydra_config = HydraConfig.get()
         in_sweep = hydra_config.mode is RunMode.MULTIRUN
+        os.environ["HYDRA_FULL_ERROR"] = str(int(whole))  # for the processes that a trainer starts
         try:
             config = _resolved(cfg)
             if in_sweep:
@@ -239,6 +240,8 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
             if whole or in_sweep:
                 raise
             _exit(error)
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:

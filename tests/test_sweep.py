@@ -1,6 +1,7 @@
 """What a sweep leaves where games collapse, and the table of its runs."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,3 +85,13 @@ def test_a_sweep_goes_on_after_a_collapse_and_the_table_counts_it(train, tmp_pat
     assert [float(cell) for cell in rows[0][2:5]] == pytest.approx(
         [sum(scores) / 2, min(scores), max(scores)], abs=1e-4
     )
+
+
+def test_processes_that_a_trainer_starts_have_errors_of_one_line_too(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for asked in ("0", "1"):
+        monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
+        seen = []
+        cli.run(lambda config: seen.append(os.environ["HYDRA_FULL_ERROR"]) or {}, ROOT / "configs", "train")
+        assert seen == [asked]

@@ -223,7 +223,8 @@ class TranscriptionTask(AutoencodingTask):
         """Rows of all processes; only those of this one have a gradient."""
         if self._processes == 1:
             return mine
-        rows = list(self.all_gather(mine.detach()))  # type: ignore[arg-type]
+        rows = [torch.empty_like(mine) for _ in range(self._processes)]
+        torch.distributed.all_gather(rows, mine.detach())
         rows[self.global_rank] = mine
         return torch.cat(rows)
 

@@ -51,7 +51,8 @@ def played(name, processes):
     mine = [12 * batch + rank * share + i for batch in range(4) for i in range(share)]
     trainer.fit(game, DataLoader(TensorDataset(images.double(), labels), batch_size=share, sampler=mine))
     logged = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
-    return {"weights": game.model.state_dict(), "logged": logged}
+    # The buffers of power iterations are left out: they magnify rounding while two eigenvalues are close.
+    return {"weights": {name: p.detach() for name, p in game.model.named_parameters()}, "logged": logged}
 
 
 def test_two_processes_end_with_the_weights_of_one_that_sees_the_whole_batch(tmp_path):
