@@ -87,11 +87,11 @@ def test_a_sweep_goes_on_after_a_collapse_and_the_table_counts_it(train, tmp_pat
     )
 
 
-def test_processes_that_a_trainer_starts_have_errors_of_one_line_too(monkeypatch, tmp_path):
+@pytest.mark.parametrize("asked", ["0", "1"])
+def test_processes_that_a_trainer_starts_have_errors_of_one_line_too(asked, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["train.py"])
-    for asked in ("0", "1"):
-        monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
-        seen = []
-        cli.run(lambda config: seen.append(os.environ["HYDRA_FULL_ERROR"]) or {}, ROOT / "configs", "train")
-        assert seen == [asked]
+    monkeypatch.setenv("HYDRA_FULL_ERROR", asked)
+    seen = []
+    cli.run(lambda config: seen.append(os.environ["HYDRA_FULL_ERROR"]) or {}, ROOT / "configs", "train")
+    assert seen == [asked]
