@@ -44,6 +44,7 @@ from csc_nets.functional.rates import (
 )
 from csc_nets.functional.recovery import sparse_code_recovery
 from csc_nets.functional.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
+from csc_nets.functional.splitting import douglas_rachford
 
 __all__ = [
     "AdjointPair",
@@ -61,6 +62,7 @@ __all__ = [
     "ctrl_binary",
     "ctrl_multi",
     "ctrl_terms",
+    "douglas_rachford",
     "duality_gap",
     "elastic_net_threshold",
     "fista",

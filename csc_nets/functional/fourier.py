@@ -28,7 +28,7 @@ from torch import Tensor
 from csc_nets.functional.dictionary import ConvGeometry
 from csc_nets.functional.problem import AdjointPair
 
-__all__ = ["FourierDictionary"]
+__all__ = ["FourierDictionary", "prefers_fourier"]
 
 # Complex numbers that a pass works on at a time: what a core's cache holds; an accelerator wants more of them.
 _BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
@@ -120,7 +120,9 @@ class FourierDictionary:
 
     def embed(self, x: Tensor) -> Tensor:
         """Signals ``(N, C, *S)`` on the circle, zeros behind them: ``(N, channels, *grid)``."""
-        return _deal(_fill(x, [g * s for g, s in zip(self.grid, self.geometry.stride, strict=True)]), self.geometry.stride)
+        return _deal(
+            _fill(x, [g * s for g, s in zip(self.grid, self.geometry.stride, strict=True)]), self.geometry.stride
+        )
 
     def pack(self, z: Tensor) -> Tensor:
         """Codes ``(N, M, *S')`` as pairs on the grid, ``(N, pairs, *grid)`` complex."""
@@ -142,8 +144,9 @@ class FourierDictionary:
             return float(lam)
         lam = lam.to(self.gram)
         lam = lam[None] if lam.ndim <= len(self.grid) + 1 else lam
-        lam = _fill(lam, [1 if n == 1 else g for n, g in zip(lam.shape[2:], self.grid, strict=True)])
-        return lam[..., None] if lam.shape[1] == 1 else _pair_up(lam, 1)  # 0 would divide by 0 for the filling atom
+        # Filled with 1, because others divide by it.
+        lam = _fill(lam, [1 if n == 1 else g for n, g in zip(lam.shape[2:], self.grid, strict=True)], 1.0)
+        return lam[..., None] if lam.shape[1] == 1 else _pair_up(lam, 1.0)
 
     def blocks(self, samples: int) -> list[slice]:
         """Groups of pairs that a pass treats one after another, so that what it computes stays in the cache."""
@@ -168,7 +171,8 @@ class FourierDictionary:
 
     def synthesize(self, u: Tensor) -> Tensor:
         """Spectrum of the signal of packed codes ``u``."""
-        return self.real_part(sum(self.synthesize_block(u[:, b], b) for b in self.blocks(len(u))))
+        parts = [self.synthesize_block(u[:, b], b) for b in self.blocks(len(u))]
+        return self.real_part(torch.stack(parts).sum(0))
 
     def gram_times(self, s: Tensor) -> Tensor:
         """:math:`D D^T s` for spectra ``(N, channels, *grid)``."""
@@ -221,8 +225,20 @@ def circle_size(pair: AdjointPair, signal_size: Sequence[int]) -> tuple[int, ...
     return tuple(circle)
 
 
+def prefers_fourier(pair: AdjointPair, x: Tensor) -> bool:
+    """Whether Douglas-Rachford in the Fourier domain is the faster way to codes of signals like ``x``.
+
+    A rule of thumb from ``benchmarks/solve.py``.
+    """
+    if x.ndim < 3 or circle_size(pair, x.shape[2:]) is None:
+        return False
+    geometry: ConvGeometry = pair.geometry  # type: ignore[attr-defined]
+    channels = x.shape[1] * math.prod(geometry.stride)
+    return channels <= 8 and math.prod(x.shape[2:]) >= 256
+
+
 def _fast_size(least: int, step: int) -> int:
-    """The smallest multiple of ``step`` from ``least`` on whose other factors are 2, 3 and 5: what an FFT is fast at."""
+    """The smallest multiple of ``step``, at least ``least``, with no other factors than 2, 3 and 5: FFTs like those."""
     n = -(-least // step)
     while True:
         rest = n
@@ -234,10 +250,10 @@ def _fast_size(least: int, step: int) -> int:
         n += 1
 
 
-def _fill(t: Tensor, size: Sequence[int]) -> Tensor:
-    """``t`` with zeros behind it on the spatial axes."""
+def _fill(t: Tensor, size: Sequence[int], value: float = 0.0) -> Tensor:
+    """``t`` with ``value`` behind it on the spatial axes."""
     missing = [n - have for n, have in zip(size, t.shape[2:], strict=True)]
-    return F.pad(t, [p for n in reversed(missing) for p in (0, n)]) if any(missing) else t
+    return F.pad(t, [p for n in reversed(missing) for p in (0, n)], value=value) if any(missing) else t
 
 
 def _pair_up(t: Tensor, filling: float) -> Tensor:

@@ -6,17 +6,17 @@ Derivation. The problem is the sum of two convex functions whose proximal maps a
           \quad (\text{and } z \ge 0 \text{ if asked for}).
 
 With weight :math:`\rho > 0` and relaxation :math:`0 < \alpha < 2`, Douglas-Rachford iterates a point w (Lions and
-Mercier, "Splitting Algorithms for the Sum of Two Nonlinear Operators", 1979; Eckstein and Bertsekas 1992, theorem 8):
+Mercier, "Splitting Algorithms for the Sum of Two Nonlinear Operators", 1979; relaxed: Eckstein and Bertsekas 1992):
 
-.. math:: z = \mathrm{prox}_{g/\rho}(w), \qquad y = \mathrm{prox}_{f/\rho}(2 z - w), \qquad w \leftarrow w + \alpha (y - z).
+.. math:: z = \mathrm{prox}_{g/\rho}(w), \; y = \mathrm{prox}_{f/\rho}(2 z - w), \; w \leftarrow w + \alpha (y - z)
 
 - Moreau: :math:`z = w - c` with :math:`c = \mathrm{clip}(w, \pm \lambda / \rho)`, hence :math:`2 z - w = w - 2 c`. With
   :math:`z \ge 0` the clip has no lower end: :math:`c = \min(w, \lambda / \rho)`.
-- Woodbury: :math:`y = (D^T D + \mu + \rho)^{-1} (D^T x + \rho v) = \kappa v + D^T (D D^T + \rho + \mu)^{-1} (x - \kappa D v)`
-  at :math:`v = w - 2 c`, where :math:`\kappa = \rho / (\rho + \mu)` is 1 without ridge. The inverse acts on signals, and
-  in the Fourier domain it is a division (for C channels a C x C inverse) per frequency.
-- Fixed points have y = z: then :math:`\rho c = D^T (x - D z) - \mu z`, and by the prox :math:`\rho c` is a subgradient of
-  g at z. These are the optimality conditions.
+- Woodbury, at :math:`v = w - 2 c`, with :math:`\kappa = \rho / (\rho + \mu)`, which is 1 without ridge:
+  :math:`y = (D^T D + \mu + \rho)^{-1} (D^T x + \rho v) = \kappa v + D^T (D D^T + \rho + \mu)^{-1} (x - \kappa D v)`.
+  The inverse acts on signals; in the Fourier domain it is a division (for C channels a C x C inverse) per frequency.
+- Fixed points have y = z: then :math:`\rho c = D^T (x - D z) - \mu z`, and by the prox :math:`\rho c` is a subgradient
+  of g at z. These are the optimality conditions.
 
 The state here is :math:`u = \rho w`, in units of correlations, with :math:`p = \rho c = \mathrm{clip}(u, \pm \lambda)`:
 
@@ -28,7 +28,8 @@ so that rho, one per sample, enters in signal space only and may change with p a
 - :math:`q / \kappa = x - D y` is a residual, whose correlation with the atoms the step computes anyway: scaled until it
   is feasible it is a dual point.
 - :math:`D u` and :math:`D p` follow from :math:`D (u - 2 p)` by the same recursion in signal space, hence
-  :math:`D z`. So the duality gap needs no transform (an error in :math:`D u` shrinks by :math:`|1 - \alpha / 2|` a step).
+  :math:`D z`. So the duality gap needs no transform (an error in :math:`D u` shrinks by :math:`|1 - \alpha / 2|` a
+  step).
 
 Where no atom may lie (the end of the circle, see :mod:`csc_nets.functional.fourier`), lam is infinite: p = u. Where
 nothing was observed (a mask; padding, into which atoms reach), D is :math:`m D` in all of this, and q solves
@@ -37,22 +38,21 @@ inverse without m, started from the last q.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from csc_nets.functional import prox
 from csc_nets.functional.fourier import FourierDictionary
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, dual_value
 
-__all__ = ["douglas_rachford"]
+__all__ = ["douglas_rachford", "split"]
 
 # rho is revised at these steps and never after: from there on it is plain Douglas-Rachford, which converges.
 _REVISIONS = (5, 10, 20, 40, 80, 160)
 _CHECK_EVERY = 5
 
 
-@torch.no_grad()
 def douglas_rachford(
     x: Tensor,
     dictionary: AdjointPair | Tensor,
@@ -98,18 +98,34 @@ def douglas_rachford(
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask)
-    run = _Run(problem, rho, relax, init)
+    return split(problem, steps, rho, relax, init, tol, trace)[0]
+
+
+@torch.no_grad()
+def split(
+    problem: Problem,
+    steps: int,
+    rho: float | None = None,
+    relax: float = 1.8,
+    init: Tensor | None = None,
+    tol: float | None = None,
+    trace: list[Tensor] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """:func:`douglas_rachford`, and the certified gap over half the squared norm, ``(N,)``, if ``tol`` was given."""
+    run, gap = _Run(problem, rho, relax, init), None
     for k in range(1, steps + 1):
-        check = tol is not None and k % _CHECK_EVERY == 0
+        check = tol is not None and (k % _CHECK_EVERY == 0 or k == steps)
         revise = rho is None and k in _REVISIONS
         run.step(look=check or revise or trace is not None, last=k == steps)
         if trace is not None:
-            trace.append(run.objective().to(x.dtype))
-        if check and bool((run.duality_gap() <= tol * run.energy).all()):
-            break
+            trace.append(run.objective().to(problem.x.dtype))
+        if tol is not None and check:
+            gap = torch.where(run.energy > 0, run.duality_gap() / run.energy, 0)
+            if bool((gap <= tol).all()):
+                break
         if revise:
             run.revise_rho()
-    return run.code()
+    return run.code(), gap
 
 
 class _Run:
@@ -128,24 +144,33 @@ class _Run:
             self.observed = waves.embed(problem.masked(torch.ones_like(x)))
         self.blocks = waves.blocks(len(x))
 
-        self.rho = (self._first_rho() if rho is None else torch.full_like(self.energy, rho)).to(x.dtype)
+        self.rho = (self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)).to(x.dtype)
         self.rho = self.rho.view(-1, *(1,) * (x.ndim - 1))
         self.u = self.x.new_zeros(len(x), len(waves.spectra), *waves.grid)
+        self.residual = torch.zeros_like(self.x.real)  # q as a signal
         self.du = torch.zeros_like(self.x)  # D u
         self.s = torch.zeros_like(self.x)  # D (u - 2 p)
         if init is not None:
-            p = problem.pair.analysis(problem.residual(init))
-            shrink = prox.nonneg_soft_threshold if self.nonneg else prox.soft_threshold
-            p = torch.where(init == 0, p - shrink(p, problem.lam), problem.lam * init.sign())
-            self.u = waves.pack(self.rho * init + p)
-            self.du = waves.synthesize(self.u)
-            self.s = waves.synthesize(waves.pack(self.rho * init - p))
+            self._warm_start(init, waves.embed(problem.residual(init)))
         self.q = self._invert()
 
-    def _first_rho(self) -> Tensor:
+    def _warm_start(self, init: Tensor, residual: Tensor) -> None:
+        """u and p that have ``init`` as their code, and stay there if it is a solution."""
+        self.u, self.residual, spectrum = self.waves.pack(init), residual, self.waves.fft(residual)
+        reflected = torch.empty_like(self.u)
+        for block in self.blocks:
+            z = torch.view_as_real(self.u[:, block])
+            p = self._clip(torch.view_as_real(self.waves.analyze_block(spectrum, block)), block)
+            p = torch.where(z == 0, p, self._lam(block) * z.sign())
+            z.mul_(self.rho[..., None])
+            torch.view_as_real(reflected[:, block]).copy_(z - p)
+            z.add_(p)
+        self.du, self.s = self.waves.synthesize(self.u), self.waves.synthesize(reflected)
+
+    def _first_rho(self, lam: float | Tensor) -> Tensor:
         """rho ``(N,)`` as if half of the correlations were at their limit, and the code as large as the signal."""
-        lam = torch.as_tensor(self.lam).to(self.energy)
-        level = lam.square().flatten(1).mean(1).sqrt() if lam.ndim else lam
+        square = torch.as_tensor(lam).to(self.energy).square()
+        level = (square.flatten(1).mean(1) if square.ndim == self.x.ndim else square.mean()).sqrt()
         clipped = 0.3 * level * (self.waves.count * math.prod(self.waves.code_size)) ** 0.5
         return self._balanced_rho(clipped, (2 * self.energy).sqrt(), self.waves.gram.mean())
 
@@ -240,7 +265,7 @@ class _Run:
     def _energy(self, s: Tensor) -> Tensor:
         return _square(torch.view_as_real(s)) / math.prod(self.waves.grid)
 
-    def _lam(self, block: slice) -> float | Tensor:
+    def _lam(self, block: slice) -> Any:
         lam = self.lam
         return lam[:, block] if isinstance(lam, Tensor) and lam.shape[1] > 1 else lam
 
@@ -254,10 +279,10 @@ class _Run:
 
     def _excess(self, y: Tensor, block: slice) -> Tensor:
         """Largest correlation over its weight, ``(N,)``."""
-        lam, y = self._lam(block), self.waves.inside(y)
+        lam = self._lam(block)
         if isinstance(lam, Tensor):
-            y = torch.where(y == 0, 0, y / (self.waves.inside(lam) if lam.shape[2] > 1 else lam))
-        low, high = torch.aminmax(y.flatten(1), dim=1)
+            y = torch.where(y == 0, 0, y / lam)
+        low, high = torch.aminmax(self.waves.inside(y).flatten(1), dim=1)
         top = high if self.nonneg else torch.maximum(-low, high)
         return top if isinstance(lam, Tensor) else torch.where(top > 0, top / lam, 0)
 
@@ -267,19 +292,19 @@ class _Run:
         b = self.rho * self.x - self.rho / shift * self.s
         if self.observed is None:
             return self.waves.gram_solve(b, shift)
-        waves, m = self.waves, self.observed
+        waves, m, tiny = self.waves, self.observed, torch.finfo(b.real.dtype).tiny
         restrict = lambda s: m * waves.ifft(s).real  # noqa: E731
         r = restrict(b)
-        q = getattr(self, "residual", torch.zeros_like(r))
+        q = self.residual
         r -= restrict(waves.gram_times(waves.fft(q))) + shift * q
         limit = 0.01 * _square(r)  # errors shrink with the steps that they are made in
-        inner = direction = None
+        direction, inner = torch.zeros_like(r), torch.ones_like(shift)
         for _ in range(20):
-            v = restrict(waves.gram_solve(waves.fft(r), shift))
-            last, inner = inner, _sum(r * v).to(r).view_as(self.rho)
-            direction = v if last is None else v + inner / last.clamp_min(torch.finfo(r.dtype).tiny) * direction
+            v, last = restrict(waves.gram_solve(waves.fft(r), shift)), inner
+            inner = _sum(r * v).to(r).view_as(shift)
+            direction = v + inner / last.clamp_min(tiny) * direction
             image = restrict(waves.gram_times(waves.fft(direction))) + shift * direction
-            length = inner / _sum(direction * image).to(r).view_as(inner).clamp_min(torch.finfo(r.dtype).tiny)
+            length = inner / _sum(direction * image).to(r).view_as(shift).clamp_min(tiny)
             q = q + length * direction
             r = r - length * image
             if bool((_square(r) <= limit).all()):
