@@ -44,12 +44,15 @@ class _Dictionary(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draws Gaussian atoms, uniform on the sphere, and computes the spectral bound afresh."""
+        """Draws atoms uniformly on the sphere, and computes the spectral bound afresh.
+
+        Trained tensors start at norm 1. A step turns an atom by its length over the norm of the tensor, the gradient
+        itself goes with one over the norm: Gaussian tensors, of norm :math:`\\sqrt{C K}`, would hardly turn.
+        """
         free = not parametrize.is_parametrized(self)
         weight = self.get_parameter("weight" if free else "parametrizations.weight.original")
         nn.init.normal_(weight)
-        if free:
-            weight.data.copy_(unit_norm(weight.data))
+        weight.data.copy_(unit_norm(weight.data))
         self.refresh()
 
     def analysis(

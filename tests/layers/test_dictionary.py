@@ -47,6 +47,20 @@ def test_atoms_stay_on_the_sphere_through_an_optimiser_step_and_an_assignment():
     torch.testing.assert_close(dictionary.weight, atoms / atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
 
 
+def test_a_first_step_of_gradient_descent_is_the_projected_one():
+    """Trained tensors start on the sphere, where the chain rule through the norm is the projection on its tangents."""
+    dictionary = Dictionary2d(3, 8, 3, dtype=torch.float64)
+    x = torch.randn(2, 3, 6, 6, dtype=torch.float64)
+    plain = dictionary.weight.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(torch.nn.functional.conv2d(x, plain).pow(4).sum(), plain)
+    along = (gradient * plain).sum((1, 2, 3), keepdim=True) * plain
+    expected = (plain - 0.01 * (gradient - along)).detach()
+    optimizer = torch.optim.SGD(dictionary.parameters(), lr=0.01)
+    dictionary.analysis(x).pow(4).sum().backward()
+    optimizer.step()
+    torch.testing.assert_close(dictionary.weight, expected / expected.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+
+
 def test_refresh_after_atoms_were_set_by_hand():
     dictionary = Dictionary2d(1, 6, 3, padding=1).eval()
     dictionary.weight = torch.ones(6, 1, 3, 3)  # six copies of a box filter: norm^2 = 6 * 9 at frequency 0
