@@ -230,11 +230,11 @@ def test_a_run_that_stopped_before_its_first_checkpoint_starts_again(tmp_path):
 
 
 def test_a_sweep_leaves_a_folder_for_each_job(tmp_path):
-    jobs = program("train.py", "-m", *TINY, "debug=fast", "model.steps=1,2", cwd=tmp_path)
+    jobs = program("train.py", "-m", *TINY, "debug=fast", "model=csc_small,invertible_cnn", "name=both", cwd=tmp_path)
     finished(jobs)
-    (sweep,) = tmp_path.glob("runs/csc_small-digits/*")
-    steps = sorted(load(folder).model_args["steps"] for folder in sweep.iterdir() if folder.is_dir())
-    assert steps == [1, 2]
+    (sweep,) = tmp_path.glob("runs/both-digits/*")
+    names = sorted(load(folder).model_name for folder in sweep.iterdir() if folder.is_dir())
+    assert names == ["csc_small", "invertible_cnn"]
 
 
 ERRORS = {
