@@ -9,6 +9,7 @@ are over those that finished.
 
 import argparse
 import json
+import re
 import statistics
 from collections import defaultdict
 from pathlib import Path
@@ -40,7 +41,7 @@ def main() -> None:
     labels = {group: label(config) for group, config in configs.items()}
     width = max(len(chosen.key), *map(len, labels.values()))
     print(f"{chosen.key:{width}}  runs  collapsed    mean     min     max  seconds")
-    for group, runs in sorted(found.items(), key=lambda item: (labels[item[0]], batch_size(configs[item[0]]))):
+    for group, runs in sorted(found.items(), key=lambda item: naturally(labels[item[0]])):
         finished = [numbers for numbers in runs if not numbers.get("collapsed")]
         row = f"{labels[group]:{width}}  {len(runs):4}  {len(runs) - len(finished):9}"
         if finished:
@@ -52,14 +53,14 @@ def main() -> None:
 
 def label(config: dict[str, Any]) -> str:
     """What a row is called."""
-    model = " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in config["model"].items())
-    data = f"{config['data']['name']} {model} batch={batch_size(config)}"
-    return f"{data} lr={config['task']['lr']} {config['trainer']['max_epochs']} ep."
+    data, model = config["data"], " ".join(str(v) if k == "name" else f"{k}={v}" for k, v in config["model"].items())
+    lr, epochs = config["task"]["lr"], config["trainer"]["max_epochs"]
+    return f"{data['name']} {model} batch={data['batch_size']} lr={lr} {epochs} ep."
 
 
-def batch_size(config: dict[str, Any]) -> int:
-    """Images that make one step."""
-    return config["data"]["batch_size"]
+def naturally(text: str) -> list[tuple[float, str]]:
+    """Key to sort by, under which 50 comes before 200."""
+    return [(float(part), "") if part.isdigit() else (-1.0, part) for part in re.split(r"(\d+)", text)]
 
 
 if __name__ == "__main__":
