@@ -52,6 +52,8 @@ class TranscriptionTask(AutoencodingTask):
         objective: ``"binary"``, without labels, or ``"multi"``, with them.
         eps: precision of the rates.
         encoder_steps: steps of the encoder for one of the decoder.
+        reduction_steps: steps before them in which the encoder only sets the classes of the images apart, climbing
+            their rate reduction; with ``"multi"``. (CTRL on CIFAR-10 takes one.)
         micro_batch: images that pass the networks at once; None for the whole batch. The rates need all features of a
             batch together, images do not: with smaller parts features are computed first, then the gradient of the
             rates, then each part a second time with its share of the gradient. It is the same gradient but for the
@@ -73,6 +75,7 @@ class TranscriptionTask(AutoencodingTask):
         objective: str = "binary",
         eps: float = 0.5,
         encoder_steps: int = 1,
+        reduction_steps: int = 0,
         micro_batch: int | None = None,
         collapse_steps: int = 200,
         collapse_dimension: float = 1.5,
@@ -90,12 +93,17 @@ class TranscriptionTask(AutoencodingTask):
         for name, value in wholes.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        if isinstance(reduction_steps, bool) or not isinstance(reduction_steps, int) or reduction_steps < 0:
+            raise ValueError(f"reduction_steps must be an int >= 0, got {reduction_steps!r}")
+        if reduction_steps and objective != "multi":
+            raise ValueError(f"reduction_steps={reduction_steps} needs objective='multi', got {objective!r}")
         if micro_batch is not None and micro_batch < 2:
             raise ValueError(f"micro_batch must be None or an int >= 2, for batch norms, got {micro_batch!r}")
         if not 0 <= collapse_dimension < math.inf:
             raise ValueError(f"collapse_dimension must be a finite number >= 0, got {collapse_dimension!r}")
         self.automatic_optimization = False
-        self.objective, self.eps, self.encoder_steps, self.micro_batch = objective, eps, encoder_steps, micro_batch
+        self.objective, self.eps, self.micro_batch = objective, eps, micro_batch
+        self.encoder_steps, self.reduction_steps = encoder_steps, reduction_steps
         self.collapse_steps, self.collapse_dimension = collapse_steps, collapse_dimension
         self.collapsed: Tensor
         self.register_buffer("collapsed", torch.zeros((), dtype=torch.int64))  # batches in a row, for a resumed run
@@ -126,9 +134,9 @@ class TranscriptionTask(AutoencodingTask):
         images, labels = batch
         players: Any = self.optimizers()
         encoder, decoder = players
-        for _ in range(self.encoder_steps):
+        for player in ["reduction"] * self.reduction_steps + ["encoder"] * self.encoder_steps:
             encoder.zero_grad()
-            self.play(images, labels, "encoder")
+            self.play(images, labels, player)
             encoder.step()
         decoder.zero_grad()
         with _frozen(self.model.players()[0]):  # type: ignore[operator]
@@ -148,7 +156,7 @@ class TranscriptionTask(AutoencodingTask):
         Args:
             images: ``(N, C, H, W)``.
             labels: ``(N,)``.
-            player: ``"encoder"`` or ``"decoder"``.
+            player: ``"encoder"``, ``"decoder"``, or ``"reduction"`` for an encoder that sees the images alone.
 
         Returns:
             Features of the images and of their transcriptions, ``(N, d)`` in float32, without gradient, and T, under
@@ -162,8 +170,8 @@ class TranscriptionTask(AutoencodingTask):
         with torch.set_grad_enabled(whole):
             passed = [self._transcribe(part, player) for part in parts]
         z, z_hat = (_exact(torch.cat(features).detach()) for features in zip(*passed, strict=True))
-        terms, gradients = self._rates(z, z_hat, labels)
-        sign = -1.0 if player == "encoder" else 1.0
+        terms, gradients = self._rates(z, z_hat, labels, player)
+        sign = 1.0 if player == "decoder" else -1.0
         shares = [gradient.split([len(part) for part in parts]) for gradient in gradients]
         with self._without_reduction():
             for i, part in enumerate(parts):
@@ -191,15 +199,19 @@ class TranscriptionTask(AutoencodingTask):
     def _transcribe(self, x: Tensor, player: str) -> tuple[Tensor, Tensor]:
         """Features of images and of their transcriptions, with the gradient of one player."""
         model: Any = self.model
-        encoding = player == "encoder" and torch.is_grad_enabled()
+        encoding = player != "decoder" and torch.is_grad_enabled()
         decoding = player == "decoder" and torch.is_grad_enabled()
         with torch.set_grad_enabled(encoding):
             z = model.encode(x)
+        if player == "reduction":
+            return z, z.detach()
         with torch.set_grad_enabled(decoding):
             x_hat = model.decode(z.detach(), x.shape[2:])
         return z, model.encode(x_hat)
 
-    def _rates(self, z: Tensor, z_hat: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
+    def _rates(
+        self, z: Tensor, z_hat: Tensor, labels: Tensor, player: str
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:
         """What is logged of the batch of all processes, and T's gradient with respect to the features of this one."""
         with torch.enable_grad():
             leaves = z.requires_grad_(), z_hat.requires_grad_()
@@ -211,9 +223,8 @@ class TranscriptionTask(AutoencodingTask):
                 )
             classes = self._everyone(labels) if self.objective == "multi" else None
             terms = ctrl_terms(every[0], every[1], classes, self.eps)
-            value = terms["distance"]
-            if self.objective == "multi":
-                value = value + terms["reduction"] + terms["reduction_hat"]
+            chosen = ["reduction"] if player == "reduction" else ["distance", "reduction", "reduction_hat"]
+            value = torch.stack([terms[name] for name in chosen if name in terms]).sum()
             gradients = torch.autograd.grad(value, leaves)
         z.requires_grad_(False), z_hat.requires_grad_(False)
         terms = {"loss": value, **terms, "dimension": _dimension(every[0]), "dimension_hat": _dimension(every[1])}

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.functional import coding_rate, ctrl_binary, ctrl_multi
+from csc_nets.functional import coding_rate, ctrl_binary, ctrl_multi, rate_reduction
 from csc_nets.models import create_model
 from csc_nets.tasks import create_task
 
@@ -73,6 +73,28 @@ def test_each_player_has_the_gradient_of_the_game(name, objective, batch):
     played(model, (x, labels), "decoder", objective=objective)
     for a, b in zip(gradients(model, decoder), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("micro_batch", [None, 5])
+def test_a_step_on_the_rate_reduction_sees_the_images_alone(micro_batch, batch):
+    x, labels = batch[0].double(), batch[1]
+    model = settled()
+    value = rate_reduction(model.encode(x), labels)
+    expected = torch.autograd.grad(-value, model.parameters(), allow_unused=True)
+    found, (_, _, terms) = played(model, (x, labels), "reduction", objective="multi", micro_batch=micro_batch)
+    torch.testing.assert_close(terms["loss"], value.detach(), rtol=1e-10, atol=0)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-8, atol=1e-10)
+
+
+def test_steps_on_the_rate_reduction_come_before_those_of_the_game(batch, monkeypatch):
+    game, turns = task(objective="multi", reduction_steps=2), []
+    play = game.play
+    monkeypatch.setattr(
+        game, "play", lambda images, labels, player: turns.append(player) or play(images, labels, player)
+    )
+    trainer = fit(game, batch)
+    assert turns == ["reduction", "reduction", "encoder", "decoder"] * 2 and trainer.global_step == 8
 
 
 @pytest.mark.parametrize("player", ["encoder", "decoder"])
@@ -239,6 +261,8 @@ def test_rates_are_exact_in_bfloat16(batch):
         ({"objective": "ternary"}, "objective must be 'binary' or 'multi', got 'ternary'"),
         ({"eps": 0}, "eps must be a finite number > 0, got 0"),
         ({"encoder_steps": 0}, "encoder_steps must be an int >= 1, got 0"),
+        ({"reduction_steps": -1}, "reduction_steps must be an int >= 0, got -1"),
+        ({"reduction_steps": 1}, "reduction_steps=1 needs objective='multi', got 'binary'"),
         ({"micro_batch": 1}, "micro_batch must be None or an int >= 2, for batch norms, got 1"),
         ({"collapse_steps": 0}, "collapse_steps must be an int >= 1, got 0"),
         ({"collapse_dimension": -1}, "collapse_dimension must be a finite number >= 0, got -1"),
