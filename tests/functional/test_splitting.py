@@ -176,17 +176,17 @@ def test_solve_takes_it_for_images_and_agrees_with_fista():
 
 def test_rho_is_near_the_best_of_a_grid():
     """At most 1.6 times the steps of the best of a grid of factor two."""
-    noise = torch.randn(1, 1, 20, 20, dtype=torch.float64)
+    noise = torch.randn(1, 1, 16, 16, dtype=torch.float64)
     x = torch.nn.functional.avg_pool2d(noise, 3, 1, 1)
     for scale, lam in ((1.0, 0.05), (7.0, 2.0)):
         dictionary, trace = Dictionary2d(1, 12, 5, **CIRCULAR).double(), []
-        douglas_rachford(scale * x, dictionary, lam, steps=600, trace=trace)
+        douglas_rachford(scale * x, dictionary, lam, steps=300, trace=trace)
         best, counts = trace[-1], {}
-        for rho in (None, *(0.1 * 2**i for i in range(7))):
+        for rho in (None, 0.2, 0.4, 0.8, 1.6, 3.2):
             trace = []
-            douglas_rachford(scale * x, dictionary, lam, steps=150, rho=rho, trace=trace)
-            counts[rho] = next((k for k, v in enumerate(trace, 1) if v <= best * (1 + 1e-4)), 150)
-        assert counts.pop(None) <= 1.6 * min(counts.values()) < 150
+            douglas_rachford(scale * x, dictionary, lam, steps=120, rho=rho, trace=trace)
+            counts[rho] = next((k for k, v in enumerate(trace, 1) if v <= best * (1 + 1e-4)), 120)
+        assert counts.pop(None) <= 1.6 * min(counts.values()) < 120
 
 
 @pytest.mark.parametrize(
