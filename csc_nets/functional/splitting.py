@@ -70,6 +70,8 @@ def douglas_rachford(
 ) -> Tensor:
     """Codes by Douglas-Rachford splitting in the Fourier domain, without gradient; see the top of this file.
 
+    Memory per signal: twice its code, and a cache's worth of work space (on an accelerator 2 GB in all).
+
     Args:
         x: signals ``(N, C, *S)``, float32 or float64.
         dictionary: weights ``(M, C, *K)`` or a convolutional dictionary layer with zero padding, or with circular
@@ -168,7 +170,7 @@ class _Run:
         self.du, self.s = self.waves.synthesize(self.u), self.waves.synthesize(reflected)
 
     def _first_rho(self, lam: float | Tensor) -> Tensor:
-        """rho ``(N,)`` as if half of the correlations were at their limit, and the code as large as the signal."""
+        """rho ``(N,)`` as if p were 0.3 lam in the quadratic mean, and the code as large as the signal."""
         square = torch.as_tensor(lam).to(self.energy).square()
         level = (square.flatten(1).mean(1) if square.ndim == self.x.ndim else square.mean()).sqrt()
         clipped = 0.3 * level * (self.waves.count * math.prod(self.waves.code_size)) ** 0.5
@@ -240,11 +242,14 @@ class _Run:
 
     def code(self) -> Tensor:
         """The code z ``(N, M, *S')``."""
-        parts = []
+        count = self.waves.count
+        z = self.rho.new_empty(len(self.u), count, *self.waves.code_size)
         for block in self.blocks:
             u = torch.view_as_real(self.u[:, block])
-            parts.append(self.waves.unpack((u - self._clip(u, block)) / self.rho[..., None]))
-        return torch.cat(parts, 1)[:, : self.waves.count]
+            part = self.waves.unpack((u - self._clip(u, block)) / self.rho[..., None])
+            atoms = slice(2 * block.start, min(2 * block.stop, count))
+            z[:, atoms] = part[:, : len(range(count)[atoms])]
+        return z
 
     def objective(self) -> Tensor:
         """F(z) per sample ``(N,)``, float64."""
