@@ -119,7 +119,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     Returns:
         Test numbers. They are written to ``metrics.json`` in the run folder; with another ``lam`` or ``steps`` than in
         training, or on another data set, to a file beside it whose name says so. With ``report``, none: a report goes
-        to the folder's ``reports``, and there to a folder of its own on another data set.
+        to the folder's ``reports``, and there to a folder of its own in these cases.
 
     Raises:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
@@ -133,17 +133,16 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
     data = build_data(config, options["data"])
-    other = _label(options["data"])
+    label = "-".join(f"{key}={value}" for key, value in {**_named(options["data"]), **changed}.items())
     if options["report"] is not None:
-        reports = folder.path / "reports" / other
+        reports = folder.path / "reports" / label
         print(save_report(options["report"], model.eval(), data, reports, options["images"], options["network"]))
         print(f"\nwritten to {reports}")
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
-    named = {"data": other, **changed} if other else changed
-    name = "-".join(["metrics", *(f"{key}={value}" for key, value in named.items())])
+    name = f"metrics-{label}" if label else "metrics"
     _finish(results, folder, folder.path / f"{name}.json")
     return results
 
@@ -161,26 +160,37 @@ def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
 
 
 def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataModule:
-    """The data of a run with changes; with a ``name``, another data set, shown to the network as its own was.
+    """The data of a run, to evaluate on: with changes, no augmentation, and no image left out of the last batch.
 
-    That is normalised alike, and brought to the same size and number of channels where the data set can be. No image is
-    left out of the last batch.
+    With a ``name`` among the changes it is another data set, shown to the network as its own was: normalised alike, and
+    brought to the same size and number of channels where the data set can be. A ``root`` alone is where the run's own
+    data are now.
+
+    Raises:
+        ValueError: images of another number of channels.
     """
-    changes = {"drop_last": False, **changes}
+    plainly: dict[str, Any] = {"drop_last": False, "crop_padding": 0, "flip": False, "cutout": 0}
+    if changes.get("name", config["data"]["name"]) in ("image_folder", "imagenet"):
+        plainly["crop_scale"] = None
     if "name" not in changes:
-        return _datamodule({**config, "data": {**config["data"], **changes}})
+        return _datamodule({**config, "data": {**config["data"], **plainly, **changes}})
     own = _datamodule(config)
-    kept: dict[str, Any] = {"mean": list(own.mean), "std": list(own.std)}
-    kept |= {key: config["data"][key] for key in ("batch_size", "eval_batch_size") if key in config["data"]}
+    kept = {key: config["data"][key] for key in ("batch_size", "eval_batch_size") if key in config["data"]}
     if changes["name"] == "image_folder":
         kept |= {"image_size": own.image_size, "in_chans": own.in_chans}
-    return _datamodule({**config, "data": {**kept, **changes}})
+    other = _datamodule({**config, "data": {**kept, **plainly, **changes}})
+    if other.in_chans != own.in_chans:
+        raise ValueError(f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}")
+    alike = {"mean": list(own.mean), "std": list(own.std)}
+    return _datamodule({**config, "data": {**alike, **kept, **plainly, **changes}})
 
 
-def _label(changes: Mapping[str, Any]) -> str:
-    """What files about another data set are called; nothing for the run's own."""
-    name = changes.get("name", "")
-    return Path(changes["root"]).absolute().name if name == "image_folder" and "root" in changes else name
+def _named(changes: Mapping[str, Any]) -> dict[str, str]:
+    """What files about another data set are called by; nothing for the run's own."""
+    if "name" not in changes:
+        return {}
+    root = Path(changes["root"]).resolve().name if changes["name"] == "image_folder" and "root" in changes else ""
+    return {"data": root or changes["name"]}
 
 
 def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None = None) -> None:

@@ -12,6 +12,9 @@ import json
 from pathlib import Path
 
 import yaml
+from table_of_runs import label
+
+COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999", "#8C564B", "#BCBD22"]
 
 
 def main() -> None:
@@ -27,24 +30,26 @@ def main() -> None:
     labels: dict[str, str] = {}
     for table in sorted(path for folder in chosen.folders for path in folder.rglob("metrics.csv")):
         config = yaml.safe_load((table.parent / "config.yaml").read_text())
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        curves = [[(int(row["step"]) + 1, float(row[key])) for row in rows if row.get(key)] for key in chosen.keys]
+        if not all(curves):
+            print(f"left out: {table} lacks one of {', '.join(chosen.keys)}")
+            continue
         for name in ("seed", "run_dir", "resume"):
             config.pop(name, None)
         group = json.dumps(config, sort_keys=True)
-        label = None if group in labels else f"{config['model']['name']}, batches of {config['data']['batch_size']}"
-        labels.setdefault(group, label or "")
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        for axis, key in zip(axes, chosen.keys, strict=True):
-            points = [(int(row["step"]) + 1, float(row[key])) for row in rows if row.get(key)]
-            if not points:
-                raise SystemExit(f"{table} has no {key}; it has {', '.join(rows[0])}")
-            axis.plot(*zip(*points, strict=True), color=f"C{list(labels).index(group)}", label=label, linewidth=1)
+        name = None if group in labels else label(config)  # once in the legend
+        labels.setdefault(group, name or "")
+        colour = COLOURS[list(labels).index(group) % len(COLOURS)]
+        for axis, points in zip(axes, curves, strict=True):
+            axis.plot(*zip(*points, strict=True), color=colour, label=name, linewidth=1)
     if not labels:
         raise SystemExit(f"no run under {', '.join(map(str, chosen.folders))}")
     for axis, key in zip(axes, chosen.keys, strict=True):
         axis.set(xlabel="batches", title=key)
         axis.grid(alpha=0.3)
-    axes[0].legend()
+    axes[0].legend(fontsize=7)
     figure.savefig(chosen.out, dpi=110)
     print(f"{chosen.out}: {', '.join(labels.values())}")
 

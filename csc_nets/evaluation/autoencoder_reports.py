@@ -1,18 +1,17 @@
 """Reports on autoencoders: what comes back, what noise does, what classes look like, how natural images are."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from csc_nets.data import ImageDataModule
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.features import extract_features
 from csc_nets.evaluation.generation import feature_space, frechet_distance, kernel_distance
-from csc_nets.evaluation.reconstruction import reconstruct_images, sweep_noise
+from csc_nets.evaluation.reconstruction import GROUP, reconstruct_images, sweep_noise
 from csc_nets.evaluation.structure import decode_classes, sample_images
-from csc_nets.evaluation.subject import IMAGES, Result, Subject
+from csc_nets.evaluation.subject import Result, Subject
 from csc_nets.models import ClosedLoop
 from csc_nets.tasks import csc_layers
 from csc_nets.tasks.image_quality import psnr
@@ -27,10 +26,9 @@ FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
 def reconstruction(subject: Subject) -> Result:
     """PSNR, SSIM, relative error, alignment, recognition, densities; a picture of images above what came back."""
     model, data = subject.model, subject.data
-    data.setup()
-    found = reconstruct_images(model, data.test_dataloader(), data.denormalize, IMAGES)
-    mean = _mean_image(data)
-    flat = torch.cat([psnr(mean.expand(len(x), -1, -1, -1), x) for x in _pixels(data.test_dataloader(), data)])
+    found = reconstruct_images(model, subject.batches("test"), data.denormalize)
+    mean = _mean(subject.pixels("train"))
+    flat = torch.cat([psnr(mean.expand_as(pixels), pixels) for pixels in subject.pixels("test")])
     measured = {"PSNR": (found.psnr, 0.05), "SSIM": (found.ssim, 0.05)}
     measured |= {"relative error": (found.error, 0.95), "alignment": (found.alignment, 0.05)}
     rows: list[dict[str, Any]] = [
@@ -43,8 +41,8 @@ def reconstruction(subject: Subject) -> Result:
     lines = [f"{'':34}{'mean':>9}{'worst 5 %':>11}"]
     for row in rows:
         lines.append(f"{row['name']:34}{row['value']:>9.4g}" + (f"{row['worst']:>11.4g}" if "worst" in row else ""))
-    lines += ["", f"{len(found.psnr)} test images of {data.name}; recognised among up to 100"]
-    images = data.test_images(subject.images)
+    lines += ["", f"{len(found.psnr)} test images of {data.name}; recognised among {GROUP}"]
+    images = subject.shown()
     with torch.no_grad():
         back = model(images).float()
     subject.save(torch.stack([data.denormalize(images), data.denormalize(back)]))
@@ -55,7 +53,7 @@ def noise(subject: Subject) -> Result:
     """PSNR to the clean image, noise by sparsity; a picture of the first image: as fed, and as it came back."""
     model, data = subject.model, subject.data
     factors = FACTORS if csc_layers(model) else (1.0,)
-    images = data.test_images(NOISY_IMAGES)
+    images = torch.cat([images for images, _ in subject.batches("test", NOISY_IMAGES)])
     rows, tiles = sweep_noise(model, images, data.denormalize, data.std, sigmas=SIGMAS, factors=factors)
     subject.save(tiles)
     lines = ["sigma   noisy" + "".join(f"{f'lam x {factor:g}':>11}" for factor in factors)]
@@ -99,16 +97,17 @@ def generation(subject: Subject) -> Result:
     judge = feature_space(subject.network)
     features, labels = _training_features(subject)
     subspaces = ClassSubspaces.fit(features, labels, subject.components(features))
-    real = judge.features(_pixels(data.test_dataloader(), data))
+    real = judge.features(subject.pixels("test"))
+    shown = 8 * len(subspaces.classes)
     with torch.no_grad():
-        back = (data.denormalize(model(x).float()) for x, _ in _some(data.test_dataloader()))
-        drawn = data.denormalize(sample_images(model, subspaces, len(real)))
+        back = (data.denormalize(model(images).float()) for images, _ in subject.batches("test"))
+        drawn = data.denormalize(sample_images(model, subspaces, max(len(real), shown)))
         sets = {
-            "training images": judge.features(_pixels(data.train_dataloader(), data)),
+            "training images": judge.features(subject.pixels("train")),
             "reconstructions": judge.features(back),
-            "draws": judge.features(drawn.split(500)),
+            "draws": judge.features(drawn[: len(real)].split(500)),
         }
-    subject.save(drawn[: 8 * len(subspaces.classes)].unflatten(0, (-1, len(subspaces.classes))).transpose(0, 1))
+    subject.save(drawn[:shown].unflatten(0, (8, -1)).transpose(0, 1))
     rows = [
         {"name": name, "images": len(f), "fid": frechet_distance(real, f), "kid": kernel_distance(real, f)}
         for name, f in sets.items()
@@ -129,27 +128,11 @@ def _closed_loop(subject: Subject) -> ClosedLoop:
 
 
 def _training_features(subject: Subject) -> tuple[Tensor, Tensor]:
-    subject.data.setup()
-    return extract_features(subject.model, subject.data.train_dataloader(), IMAGES)
+    return extract_features(subject.model, subject.batches("train"))
 
 
-def _some(batches: Any) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches until there are enough images."""
-    done = 0
-    for images, labels in batches:
-        keep = min(len(images), IMAGES - done)
-        yield images[:keep], labels[:keep]
-        done += keep
-        if done == IMAGES:
-            return
-
-
-def _pixels(batches: Any, data: ImageDataModule) -> Iterator[Tensor]:
-    return (data.denormalize(images) for images, _ in _some(batches))
-
-
-def _mean_image(data: ImageDataModule) -> Tensor:
+def _mean(batches: Iterable[Tensor]) -> Tensor:
     total, count = torch.zeros(()), 0
-    for pixels in _pixels(data.train_dataloader(), data):
-        total, count = total + pixels.sum(0), count + len(pixels)
+    for pixels in batches:
+        total, count = total.to(pixels) + pixels.sum(0), count + len(pixels)
     return total / count

@@ -54,13 +54,13 @@ def feature_space(network: str | Path) -> FeatureSpace:
         raise ValueError(
             f"network must be a run folder of a classifier, {folder.path} is one of {config['task']['name']}"
         )
-    facts = config["data"]
-    if facts.get("mean") is None or facts.get("std") is None:
-        data = create_datamodule(**facts)
-        facts = {"mean": data.mean, "std": data.std}
-    mean, std = (torch.tensor(list(facts[key])).view(-1, 1, 1) for key in ("mean", "std"))
+    data = create_datamodule(**config["data"])
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
+    seen = (data.in_chans, data.image_size, data.image_size)
 
     def extract(pixels: Tensor) -> Tensor:
+        if pixels.shape[1:] != seen:
+            raise ValueError(f"network {folder.path} was trained on images {seen}, got {tuple(pixels.shape[1:])}")
         images = (pixels - mean.to(pixels)) / std.to(pixels)
         return extract_features(model, [(images, torch.zeros(len(images)))])[0]
 
@@ -98,11 +98,13 @@ def kernel_distance(first: Tensor, second: Tensor, *, subsets: int = 100, size: 
         first: ``(n, d)``, n >= 2.
         second: ``(m, d)``, m >= 2.
         subsets: random subsets over which the estimate is averaged.
-        size: features in a subset; where a set has no more, one subset takes all that both can give.
+        size: features in a subset, at least 2; where a set has no more, one subset takes all that both can give.
         seed: of the subsets.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 
+    if size < 2:
+        raise ValueError(f"kernel_distance: size must be at least 2, got {size}")
     fits = min(len(first), len(second))
     given = _Given(_checked(first, second))
     with torch.random.fork_rng(devices=[]):

@@ -1,5 +1,6 @@
 """How well each image comes back from an autoencoder, also from noise and with sparser codes."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from csc_nets.tasks.image_quality import psnr, ssim
 __all__ = ["Reconstructions", "reconstruct_images", "scaled_lam", "sweep_noise"]
 
 GROUP = 100
+"""Images among which one is to be recognised."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Reconstructions:
         ssim: structural similarity.
         error: ``||x - x_hat||^2 / ||x||^2`` of what the network is fed.
         alignment: cosine of the features of an image and of what came back.
-        recognised: whether what came back is nearer to its own image than to all others of its group of up to 100:
-            chance is 1 %, a network that returns a typical image of the class has no more than the share of classes.
+        recognised: whether what came back is nearer to its own image than to all others of its group of 100 in a row
+            (the last group may be smaller). Chance is 1 %; images that are typical of one of ten classes reach 10 %.
         density: share of non-zero coefficients of each CSC layer, by name, over all images.
     """
 
@@ -59,6 +61,7 @@ def reconstruct_images(
     names = list(csc_layers(model))
     rows: dict[str, list[Tensor]] = {name: [] for name in ("psnr", "ssim", "error", "alignment", "recognised")}
     densities: list[Tensor] = []
+    waiting: list[Tensor] = []  # for enough images to be recognised among
     done = 0
     for images, _ in batches:
         x = images[: None if limit is None else limit - done].to(device)
@@ -69,24 +72,22 @@ def reconstruct_images(
             densities.append(len(x) * torch.stack([code.density for code in codes]).double().cpu())
         pixels, back = denormalize(x), denormalize(x_hat)
         energy = x.square().flatten(1).sum(1).clamp_min(torch.finfo(x.dtype).tiny)
-        nearest = torch.cat(
-            [
-                torch.cdist(b.flatten(1), p.flatten(1)).argmin(1) == torch.arange(len(p), device=device)
-                for b, p in zip(back.split(GROUP), pixels.split(GROUP), strict=True)
-            ]
-        )
+        waiting.append(torch.stack([back, pixels]))
         values = {
             "psnr": psnr(back, pixels),
             "ssim": ssim(back, pixels),
             "error": (x - x_hat).square().flatten(1).sum(1) / energy,
             "alignment": cosine_similarity(network.encode(x).flatten(1), network.encode(x_hat).flatten(1)),
-            "recognised": nearest.float(),
         }
         for name, value in values.items():
             rows[name].append(value.cpu())
+        together = torch.cat(waiting, 1).split(GROUP, 1)
+        waiting = [group for group in together if group.shape[1] < GROUP]
+        rows["recognised"] += [_recognised(*group) for group in together if group.shape[1] == GROUP]
         done += len(x)
         if limit is not None and done >= limit:
             break
+    rows["recognised"] += [_recognised(*group) for group in waiting]
     if not done:
         raise ValueError("reconstruct_images: no images")
     density = dict(zip(names, (torch.stack(densities).sum(0) / done).tolist(), strict=True)) if densities else {}
@@ -124,7 +125,7 @@ def sweep_noise(
         ValueError: a sigma or factor is negative, or a factor other than 1 for a network without CSC layers.
     """
     network = _autoencoder(model)
-    if not sigmas or not factors or min(*sigmas, *factors, 0) < 0:
+    if not sigmas or not factors or not all(0 <= value < math.inf for value in [*sigmas, *factors]):
         raise ValueError(f"sigmas and factors must be lists of numbers >= 0, got {list(sigmas)} and {list(factors)}")
     pixels = denormalize(images)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(seed)) / torch.tensor(std).view(-1, 1, 1)
@@ -156,14 +157,23 @@ def scaled_lam(model: nn.Module, factor: float) -> Iterator[None]:
     layers: list[Any] = list(csc_layers(model).values())
     if factor != 1 and not layers:
         raise ValueError(f"{type(model).__name__} has no CSC layers, whose lam could be multiplied by {factor}")
-    own = [layer.lam.detach().clone() for layer in layers]
+    if factor == 1:
+        yield
+        return
+    own = [layer.lam for layer in layers]
     try:
         for layer, lam in zip(layers, own, strict=True):
-            layer.lam = factor * lam
+            # Several dictionaries have a weight each.
+            layer.lam = tuple(factor * part for part in lam) if isinstance(lam, tuple) else factor * lam
         yield
     finally:
         for layer, lam in zip(layers, own, strict=True):
             layer.lam = lam
+
+
+def _recognised(back: Tensor, pixels: Tensor) -> Tensor:
+    nearest = torch.cdist(back.flatten(1), pixels.flatten(1)).argmin(1).cpu()
+    return (nearest == torch.arange(len(nearest))).float()
 
 
 def _autoencoder(model: nn.Module) -> Any:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from csc_nets.data import ImageDataModule
@@ -21,7 +22,7 @@ from csc_nets.evaluation.features import (
 )
 from csc_nets.evaluation.layer_inversion import invert_layers
 from csc_nets.evaluation.structure import class_structure
-from csc_nets.evaluation.subject import IMAGES, Result, Subject
+from csc_nets.evaluation.subject import Result, Subject
 from csc_nets.theory import energy_profile, report
 
 __all__ = ["list_reports", "save_report"]
@@ -88,12 +89,12 @@ def list_reports() -> list[str]:
 
 
 def _theory(subject: Subject) -> Result:
-    found = report(subject.model, subject.data.test_images(subject.images))
+    found = report(subject.model, subject.shown())
     return str(found), found.rows
 
 
 def _energy(subject: Subject) -> Result:
-    profile = energy_profile(subject.model, subject.data.test_images(subject.images))
+    profile = energy_profile(subject.model, subject.shown())
     if find_spec("matplotlib"):
         from matplotlib.figure import Figure
 
@@ -104,16 +105,14 @@ def _energy(subject: Subject) -> Result:
 
 
 def _inversion(subject: Subject) -> Result:
-    found = invert_layers(subject.model, subject.data.test_images(subject.images))
+    found = invert_layers(subject.model, subject.shown())
     subject.save(subject.data.denormalize(found.grid()))
     return str(found), found.rows
 
 
 def _features(subject: Subject) -> Result:
-    model, data = subject.model, subject.data
-    data.setup()
-    train, labels = extract_features(model, data.train_dataloader(), IMAGES)
-    test, truth = extract_features(model, data.test_dataloader(), IMAGES)
+    train, labels = extract_features(subject.model, subject.batches("train"))
+    test, truth = extract_features(subject.model, subject.batches("test"))
     rules = {
         "nearest subspace": lambda: nearest_subspace(train, labels, test, components=subject.components(train)),
         "nearest neighbours": lambda: nearest_neighbours(train, labels, test, k=min(5, len(train))),
@@ -124,13 +123,13 @@ def _features(subject: Subject) -> Result:
     ]
     lines = [f"{row['name']:<20}{row['value']:.2%}" for row in rows]
     structure = class_structure(test, truth)
-    subject.save(structure.cosines[None, None, None].float())
-    mean = {name: sum(values) / len(values) for name, values in vars(structure).items() if isinstance(values, list)}
+    subject.save(structure.cosines[None, None, None])
+    means = {name: torch.tensor(getattr(structure, name)).nanmean().item() for name in ("ranks", "within", "between")}
     numbers = {
         "effective rank": effective_rank(test),
-        "of a class": mean["ranks"],
-        "cosine within": mean["within"],
-        "cosine between": mean["between"],
+        "of a class": means["ranks"],
+        "cosine within": means["within"],
+        "cosine between": means["between"],
     }
     rows += [{"name": name, "value": value} for name, value in numbers.items()]
     of = f" of {test.shape[1]} dimensions"

@@ -20,7 +20,7 @@ class ClassStructure:
 
     Attributes:
         classes: labels, ``(k,)``.
-        ranks: effective rank of each class.
+        ranks: effective rank of each class; 0 where all its features are zero.
         within: mean absolute cosine of two different features of a class, for each class; NaN for a class of one.
         between: mean absolute cosine of a feature of a class and one of another, for each class; NaN without another.
         cosines: absolute cosines of up to 50 features a class, sorted by class, ``(n, n)``; blocks on the diagonal
@@ -48,10 +48,9 @@ def class_structure(features: Tensor, labels: Tensor) -> ClassStructure:
     ranks, within, between, shown = [], [], [], []
     for label, count in zip(classes, counts.tolist(), strict=True):
         own = z[labels == label]
-        cosines = _mean_cosine(own, own)
-        ranks.append(effective_rank(own))
-        # Without each one's cosine with itself, which is 1.
-        within.append((cosines * count - 1) / (count - 1) if count > 1 else math.nan)
+        ranks.append(effective_rank(own) if own.any() else 0.0)
+        others = _mean_cosine(own, own) * count**2 - own.square().sum().item()  # without each one's with itself
+        within.append(others / (count * (count - 1)) if count > 1 else math.nan)
         between.append(_mean_cosine(own, z[labels != label]) if len(classes) > 1 else math.nan)
         shown.append(own[:50])
     order = torch.cat(shown)
@@ -70,7 +69,7 @@ def decode_classes(
     """What a closed loop's decoder makes of the directions of each class.
 
     Args:
-        model: a :class:`~csc_nets.models.ClosedLoop`, on the CPU.
+        model: a :class:`~csc_nets.models.ClosedLoop`.
         subspaces: of its features.
         components: directions of each class, strongest first.
         reach: how far to go along each from the mean, both ways, in its deviations.
@@ -96,7 +95,7 @@ def sample_images(model: Any, subspaces: ClassSubspaces, count: int, seed: int =
     """Images of a closed loop that answer no image: features drawn from each class in turn, put on the sphere, decoded.
 
     Args:
-        model: a :class:`~csc_nets.models.ClosedLoop`, on the CPU.
+        model: a :class:`~csc_nets.models.ClosedLoop`.
         subspaces: of its features.
         count: images.
         seed: of the draws.

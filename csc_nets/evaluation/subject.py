@@ -1,14 +1,17 @@
 """What a report is on, and what it comes to."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 from torchvision.utils import save_image
 
 from csc_nets.data import ImageDataModule
+from csc_nets.data.module import FileSplit
 
 __all__ = ["IMAGES", "Result", "Subject"]
 
@@ -37,11 +40,39 @@ class Subject:
     picture: Path
     network: str | Path | None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.model.parameters()).device
+
+    def batches(self, split: str, limit: int = IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images and labels of ``"train"`` or ``"test"`` on the network's device.
+
+        Where a split has more than ``limit`` they are spread over it: folders are sorted by class.
+        """
+        self.data.setup()
+        stored = self.data.split(split)
+        total = stored.length if isinstance(stored, FileSplit) else len(stored.labels)
+        step, seen = -(-total // limit), 0
+        for images, labels in self.data.train_dataloader() if split == "train" else self.data.test_dataloader():
+            first = -seen % step
+            seen += len(labels)
+            if first < len(labels):
+                yield images[first::step].to(self.device), labels[first::step]
+
+    def pixels(self, split: str) -> Iterator[Tensor]:
+        """The same images as pixels in [0, 1]."""
+        return (self.data.denormalize(images) for images, _ in self.batches(split))
+
+    def shown(self) -> Tensor:
+        """A few test images to look at."""
+        return self.data.test_images(self.images).to(self.device)
+
     def components(self, features: Tensor) -> int:
         """Directions of a class of features ``(n, d)``: 10 in the literature, for 128 dimensions."""
         return max(1, min(10, features.shape[1] // 4))
 
     def save(self, tiles: Tensor) -> None:
         """A picture of tiles ``(rows, columns, C, H, W)`` in [0, 1], small ones enlarged."""
-        flat = interpolate(tiles.flatten(0, 1), scale_factor=max(1, -(-64 // tiles.shape[-1])))
+        flat = interpolate(tiles.flatten(0, 1).float().cpu(), scale_factor=max(1, -(-64 // tiles.shape[-1])))
         save_image(flat, self.picture, nrow=tiles.shape[1], padding=4, pad_value=1)

@@ -46,16 +46,19 @@ class TrainingPictures(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         folder = self.folder / f"epoch_{epoch:04}"
         modes = [(module, module.training) for module in model.modules()]
-        device = pl_module.device
+        device, model_dtype = pl_module.device, next(model.parameters()).dtype
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             if self.images is None:
                 self.images = data.test_images(_IMAGES).to(device)
             try:
-                save_pictures(model.eval(), self.images, data.denormalize, folder)
+                # Compiled code may skip the hooks that look at codes.
+                with torch.compiler.set_stance("force_eager"):
+                    save_pictures(model.eval(), self.images.to(model_dtype), data.denormalize, folder)
             finally:
                 for module, training in modes:
                     module.training = training
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # that of the numbers of this epoch
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 for file in sorted(folder.glob("*.png")):
-                    logger.log_image(f"pictures/{file.stem}", [str(file)], step=trainer.global_step)
+                    logger.log_image(f"pictures/{file.stem}", [str(file)], step=step)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from csc_nets.functional import ctrl_terms
+from csc_nets.functional import ctrl_terms, rate_reduction
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.optimization import build_optimizer
 
@@ -222,10 +222,14 @@ class TranscriptionTask(AutoencodingTask):
                     "task.lr, task.warmup_epochs=1, or trainer.precision=32-true"
                 )
             classes = self._everyone(labels) if self.objective == "multi" else None
-            terms = ctrl_terms(every[0], every[1], classes, self.eps)
-            chosen = ["reduction"] if player == "reduction" else ["distance", "reduction", "reduction_hat"]
-            value = torch.stack([terms[name] for name in chosen if name in terms]).sum()
-            gradients = torch.autograd.grad(value, leaves)
+            if player == "reduction" and classes is not None:
+                terms = {"reduction": rate_reduction(every[0], classes, self.eps)}
+            else:
+                terms = ctrl_terms(every[0], every[1], classes, self.eps)
+            value = torch.stack(
+                [terms[name] for name in ("distance", "reduction", "reduction_hat") if name in terms]
+            ).sum()
+            gradients = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
         z.requires_grad_(False), z_hat.requires_grad_(False)
         terms = {"loss": value, **terms, "dimension": _dimension(every[0]), "dimension_hat": _dimension(every[1])}
         return {name: term.detach() for name, term in terms.items()}, gradients

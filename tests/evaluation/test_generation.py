@@ -60,6 +60,8 @@ def test_sets_that_cannot_be_compared_are_refused(sets):
             distance(sets[0], sets[1][:, :3])
         with pytest.raises(ValueError, match="n and m >= 2"):
             distance(sets[0], sets[1][:1])
+    with pytest.raises(ValueError, match="size must be at least 2, got 1"):
+        kernel_distance(*sets, size=1)
 
 
 def test_a_network_must_be_a_run_folder(tmp_path):

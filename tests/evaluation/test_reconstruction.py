@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from csc_nets.evaluation import reconstruct_images, scaled_lam, sweep_noise
+from csc_nets.layers import MultiLayerCSC
 from csc_nets.models import create_model
 
 
@@ -52,6 +53,19 @@ def test_other_images_are_not_recognised(images):
     assert reconstruct_images(Rolled(by=1), [(images, None)], half).recognised.sum() == 0
 
 
+@pytest.mark.parametrize("size", [1, 30, 130])
+def test_groups_to_be_recognised_in_do_not_depend_on_batches(images, size):
+    """What comes back is the next image: not recognised but, by chance, where that is in another group of 100."""
+
+    class Next(Rolled):
+        def forward(self, x):
+            places = (images[None] == x[:, None]).flatten(2).all(2).int().argmax(1)
+            return images[(places + 1) % len(images)]
+
+    found = reconstruct_images(Next(), [(part, None) for part in images.split(size)], half).recognised
+    assert found.shape == (130,) and not found[:99].any() and not found[100:129].any()
+
+
 def test_densities_are_means_over_images_of_batches_of_any_size():
     torch.manual_seed(0)
     model = create_model("csc_autoencoder", in_chans=1, widths=[4, 6]).eval()
@@ -95,5 +109,15 @@ def test_the_sweep_multiplies_lam_and_puts_it_back():
 def test_bad_sweeps_are_refused(images):
     with pytest.raises(ValueError, match="has no CSC layers, whose lam could be multiplied by 2"):
         sweep_noise(Rolled(), images, half, [0.5], sigmas=[0.1], factors=[2])
-    with pytest.raises(ValueError, match="must be lists of numbers >= 0"):
-        sweep_noise(Rolled(), images, half, [0.5], sigmas=[-0.1])
+    for sigma in (-0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match="must be lists of numbers >= 0"):
+            sweep_noise(Rolled(), images, half, [0.5], sigmas=[0.1, sigma])
+
+
+def test_lam_of_several_dictionaries_is_scaled_too():
+    model = create_model("ml_csc_mnist", in_chans=1)
+    (layer,) = (module for module in model.modules() if isinstance(module, MultiLayerCSC))
+    own = layer.lam
+    with scaled_lam(model, 2.0):
+        torch.testing.assert_close(layer.lam, tuple(2 * part for part in own))
+    torch.testing.assert_close(layer.lam, own)

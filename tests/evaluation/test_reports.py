@@ -7,8 +7,9 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from csc_nets.cli import train
-from csc_nets.data import create_datamodule
-from csc_nets.evaluation import list_reports, save_report
+from csc_nets.data import TensorDataModule, create_datamodule
+from csc_nets.evaluation import feature_space, list_reports, save_report
+from csc_nets.evaluation.subject import Subject
 from csc_nets.models import create_model
 
 
@@ -73,6 +74,34 @@ def test_reports_on_a_closed_loop(name, loop, data, classifier, tmp_path):
         assert picture == (8 * 68 + 4, 10 * 68 + 4) and "csc_small trained on digits" in text
         fid = {label: row["fid"] for label, row in values.items()}
         assert fid["training images"] < min(fid["reconstructions"], fid["draws"]) / 5
+
+
+def few(count):
+    """Digits with only so many test images."""
+    whole = create_datamodule("digits", crop_padding=0)
+    parts = {name: whole.split(name) for name in ("train", "val", "test")}
+    test = tuple(part[:count] for part in parts["test"])
+    facts = {"class_names": whole.class_names, "mean": whole.mean, "std": whole.std, "name": "few"}
+    return TensorDataModule(*parts["train"], val=tuple(parts["val"]), test=test, **facts)
+
+
+@pytest.mark.parametrize("count", [7, 75])
+def test_any_number_of_test_images_will_do(count, loop, classifier, tmp_path):
+    for name in ("reconstruction", "noise", "classes", "generation"):
+        text, rows = saved(name, loop, few(count), tmp_path, network=classifier)
+    assert rows[1]["images"] == rows[2]["images"] == count and f"{count} test images" in text
+
+
+def test_images_are_spread_over_a_split_that_is_too_large(loop, data, tmp_path):
+    subject = Subject(loop, data, 8, tmp_path / "picture.png", None)
+    every = torch.cat([labels for _, labels in subject.batches("test")])
+    assert torch.equal(torch.cat([labels for _, labels in subject.batches("test", 100)]), every[::4])  # of 359
+    assert len(every) == 359
+
+
+def test_images_that_the_judge_does_not_know_are_refused(classifier):
+    with pytest.raises(ValueError, match=r"was trained on images \(1, 8, 8\), got \(1, 28, 28\)"):
+        feature_space(classifier).features([torch.zeros(2, 1, 28, 28)])
 
 
 def test_what_a_report_cannot_be_on_is_refused(loop, data, classifier, tmp_path):

@@ -31,6 +31,11 @@ def test_a_class_of_one_image_and_a_single_class_have_no_such_number():
     assert math.isnan(class_structure(torch.eye(3), torch.zeros(3)).between[0])
 
 
+def test_features_of_zero_have_no_direction():
+    found = class_structure(torch.tensor([[1.0, 0], [0, 0], [0, 0], [0, 0]]), torch.tensor([0, 0, 0, 1]))
+    assert found.within[0] == 0 and found.ranks == pytest.approx([1, 0]) and found.between == [0, 0]
+
+
 @pytest.fixture
 def loop():
     torch.manual_seed(0)

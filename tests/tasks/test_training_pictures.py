@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class RandomStates(L.Callback):
         self.states.append(torch.get_rng_state())
 
 
-def trained(name, model, callbacks, epochs=4, logger=False):
+def trained(name, model, callbacks, epochs=4, logger=False, precision="32-true"):
     torch.manual_seed(0)
     task = create_task(name, model(), optimizer="adamw", lr=1e-3)
     trainer = L.Trainer(
@@ -51,6 +52,7 @@ def trained(name, model, callbacks, epochs=4, logger=False):
         limit_val_batches=1,
         callbacks=callbacks,
         logger=logger,
+        precision=precision,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -102,3 +104,16 @@ cli.run(cli.train, Path({str(CONFIGS)!r}), "train")
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=300, cwd=tmp_path)
     sent = {path.name.rsplit("_", 2)[0] for path in (tmp_path / "run").glob("wandb/offline-run-*/files/media/**/*.png")}
     assert sent == {name.removesuffix(".png") for name in PICTURES}
+
+
+def test_compiled_networks_and_other_precisions_have_pictures(tmp_path):
+    def compiled():
+        model = create_model("csc_ctrl_32", **LOOP)
+        model.compile(backend="eager")
+        return model
+
+    trained("transcription", compiled, [TrainingPictures(tmp_path / "compiled", 1)], epochs=1)
+    plain = partial(create_model, "csc_ctrl_32", **LOOP)
+    trained("transcription", plain, [TrainingPictures(tmp_path / "double", 1)], epochs=1, precision="64-true")
+    for folder in ("compiled", "double"):
+        assert {path.name for path in (tmp_path / folder / "epoch_0001").iterdir()} == PICTURES
