@@ -73,7 +73,6 @@ class FourierDictionary:
                 f"size is a multiple of the stride, in float32 or float64; got {pair!r} on a signal of size {size}"
             )
         weight, geometry = pair.weight.detach(), pair.geometry  # type: ignore[attr-defined]
-        atoms = weight.new_zeros(*weight.shape[:2], *circle)
         for axis, (k, d, (lo, _), n) in enumerate(
             zip(geometry.kernel_size, geometry.dilation, geometry.padding, circle, strict=True), start=2
         ):
@@ -126,7 +125,9 @@ class FourierDictionary:
 
     def pack(self, z: Tensor) -> Tensor:
         """Codes ``(N, M, *S')`` as pairs on the grid, ``(N, pairs, *grid)`` complex."""
-        return torch.view_as_complex(_pair_up(_fill(z, self.grid), 0).contiguous())
+        pairs = _pair_up(_fill(z, self.grid), 0)
+        # Runs write in place, so it must be a copy in every memory format.
+        return torch.view_as_complex(pairs.clone(memory_format=torch.contiguous_format))
 
     def unpack(self, u: Tensor) -> Tensor:
         """Pairs on the grid, ``(N, pairs, *grid, 2)`` real, as codes ``(N, 2 pairs, *S')``."""
@@ -209,6 +210,8 @@ def circle_size(pair: AdjointPair, signal_size: Sequence[int]) -> tuple[int, ...
         return None
     if weight.dtype not in (torch.float32, torch.float64) or geometry.padding_mode == "reflect":
         return None
+    if len(signal_size) != geometry.dims:
+        return None
     circle = []
     code = geometry.code_size(signal_size)
     for n, count, k, s, d, (lo, hi) in zip(
@@ -228,13 +231,17 @@ def circle_size(pair: AdjointPair, signal_size: Sequence[int]) -> tuple[int, ...
 def prefers_fourier(pair: AdjointPair, x: Tensor) -> bool:
     """Whether Douglas-Rachford in the Fourier domain is the faster way to codes of signals like ``x``.
 
-    A rule of thumb from ``benchmarks/solve.py``.
+    A rule of thumb from ``benchmarks/solve.py``, for dictionaries with more atoms than channels: others are solved in a
+    few steps anyway.
     """
-    if x.ndim < 3 or circle_size(pair, x.shape[2:]) is None:
+    if not len(x) or circle_size(pair, x.shape[2:]) is None:
         return False
     geometry: ConvGeometry = pair.geometry  # type: ignore[attr-defined]
+    weight: Tensor = pair.weight  # type: ignore[attr-defined]
+    if x.shape[1] != weight.shape[1] or x.dtype != weight.dtype:
+        return False
     channels = x.shape[1] * math.prod(geometry.stride)
-    return channels <= 8 and math.prod(x.shape[2:]) >= 256
+    return channels <= 8 and channels < len(weight) and math.prod(x.shape[2:]) >= 256
 
 
 def _fast_size(least: int, step: int) -> int:

@@ -1,5 +1,6 @@
 """Douglas-Rachford against scikit-learn, FISTA, optimality conditions and its own definition with explicit matrices."""
 
+import copy
 import itertools
 import re
 
@@ -12,8 +13,10 @@ from csc_nets.functional import (
     Problem,
     douglas_rachford,
     duality_gap,
+    fista,
     fourier,
     lam_max,
+    objective,
     soft_threshold,
     solve,
     splitting,
@@ -214,3 +217,62 @@ def test_solve_refuses_what_it_cannot_reach():
     with pytest.raises(ValueError, match="is a convolution with"):
         solve(x, Dictionary2d(1, 4, 3, padding=1, padding_mode="reflect"), 0.1, method="douglas_rachford")
     assert duality_gap(x, weight, solve(x, weight, 0.1, tol=1e-3, method="fista"), 0.1) <= 1e-3 * x.square().sum() / 2
+
+
+@pytest.mark.parametrize("ridge", [1.0, 1e2, 1e4])
+def test_a_strong_ridge_takes_few_steps(ridge):
+    d = Dictionary2d(1, 8, 5, padding="same", dtype=torch.float64)
+    x, trace = torch.randn(1, 1, 32, 32, dtype=torch.float64), []
+    z = douglas_rachford(x, d, 0.01, ridge=ridge, tol=1e-4, steps=200, trace=trace)
+    assert len(trace) <= 40
+    best = objective(x, d, fista(x, d, 0.01, ridge=ridge, steps=500), 0.01, ridge=ridge)
+    assert (trace[-1] - best <= 1e-4 * x.square().sum() / 2).all() and z.shape == (1, 8, 32, 32)
+
+
+@pytest.mark.parametrize(
+    "d, init",
+    [
+        (Dictionary2d(1, 2, 3, padding="same", padding_mode="circular"), torch.ones(1, 2, 16, 16)),
+        (Dictionary2d(1, 4, 8, stride=8), torch.ones(1, 4, 2, 2)),
+    ],
+)
+def test_a_warm_start_is_left_as_it_was_and_broadcast(d, init):
+    init = init.to(memory_format=torch.channels_last)
+    x = torch.randn(3, 1, 16, 16)
+    z = douglas_rachford(x, d, 0.1, steps=3, init=init)
+    assert (init == 1).all() and z.shape == (3, *init.shape[1:])
+    torch.testing.assert_close(z, douglas_rachford(x, d, 0.1, steps=3, init=init.repeat(3, 1, 1, 1)))
+
+
+def test_no_signals_have_no_codes():
+    d = Dictionary2d(1, 6, 5, padding="same")
+    for method in ("auto", "douglas_rachford", "fista"):
+        assert solve(torch.zeros(0, 1, 20, 20), d, 0.1, method=method).shape == (0, 6, 20, 20)
+
+
+def test_signals_that_are_not_the_dictionarys_are_refused():
+    d = Dictionary2d(1, 6, 5)
+    with pytest.raises(ValueError, match=r"expected signals \(N, 1, ...\) of torch.float32.*got \(1, 3, 20, 20\)"):
+        douglas_rachford(torch.zeros(1, 3, 20, 20), d, 0.1)
+    with pytest.raises(ValueError, match=r"of torch.float32, as the dictionary, got .* of torch.float64"):
+        douglas_rachford(torch.zeros(1, 1, 20, 20, dtype=torch.float64), d, 0.1)
+    with pytest.raises(ValueError, match="on a signal of size"):
+        douglas_rachford(torch.zeros(1, 20, 20), d, 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+def test_certificate_holds_with_missing_data_and_weights_of_their_own(mode, dtype):
+    d = Dictionary2d(1, 6, 3, padding="same", padding_mode=mode, dtype=dtype)
+    x, mask = torch.randn(2, 1, 18, 18, dtype=dtype), (torch.rand(2, 1, 18, 18) > 0.3).to(dtype)
+    x[mask == 0] = float("nan")
+    lam = 0.05 + 0.2 * torch.rand(2, 6, 1, 1, dtype=dtype)
+    exact, facts = copy.deepcopy(d).double(), {"mask": mask.double()}
+    solution = fista(x.double(), exact, lam.double(), steps=2000, restart=True, **facts)
+    best = objective(x.double(), exact, solution, lam.double(), **facts)
+    energy = x.nan_to_num().double().square().flatten(1).sum(1) / 2
+    for steps in (5, 20, 80):
+        z, gap = splitting.split(Problem(x, d, lam, 0.0, False, mask), steps, tol=1e-12)
+        truth = (objective(x.double(), exact, z.double(), lam.double(), **facts) - best) / energy
+        rounding = 1e-9 if dtype == torch.float64 else 1e-6  # of the atoms' norms
+        assert (truth <= gap + rounding).all() and (gap < 2).all()
