@@ -49,7 +49,10 @@ def main() -> None:
     for axis, key in zip(axes, chosen.keys, strict=True):
         axis.set(xlabel="batches", title=key)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=7)
+    lines, names = axes[0].get_legend_handles_labels()
+    shared = set.intersection(*(set(name.split()) for name in names)) if len(names) > 1 else set()
+    names = [" ".join(word for word in name.split() if word not in shared) for name in names]
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names))
     figure.savefig(chosen.out, dpi=110)
     print(f"{chosen.out}: {', '.join(labels.values())}")
 

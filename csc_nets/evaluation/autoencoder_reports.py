@@ -112,8 +112,8 @@ def generation(subject: Subject) -> Result:
         {"name": name, "images": len(f), "fid": frechet_distance(real, f), "kid": kernel_distance(real, f)}
         for name, f in sets.items()
     ]
-    lines = [f"{'':18}{'images':>8}{'FID':>10}{'1000 KID':>11}"]
-    lines += [f"{r['name']:18}{r['images']:>8}{r['fid']:>10.3f}{1000 * r['kid']:>11.3f}" for r in rows]  # type: ignore[operator]
+    lines = [f"{'':18}{'images':>8}{'FID':>11}{'1000 KID':>11}"]
+    lines += [f"{r['name']:18}{r['images']:>8}{r['fid']:>11.4g}{1000 * r['kid']:>11.4g}" for r in rows]  # type: ignore[operator]
     lines += ["", f"to {len(real)} test images, in {real.shape[1]} features of {judge.name}"]
     if len(real) <= real.shape[1]:
         lines.append("with fewer images than features, FID means little")
