@@ -1,6 +1,6 @@
 """Draws how numbers of several runs went, epoch by epoch: one line a run, one colour for runs that differ in the seed.
 
-    python train.py -m experiment=digits_csc_ctrl model=csc_ctrl_32,conv_ctrl_32 seed=0,1,2
+    python train.py -m experiment=digits_csc_ctrl model=csc_ctrl_32,conv_ctrl_32 seed=0,1,2 trainer.max_epochs=500
     python docs/curves_of_runs.py runs/digits_csc_ctrl-digits --keys val/psnr train/loss [--out curves.png]
 
 Every folder below the given ones that holds config.yaml and metrics.csv is a run.
