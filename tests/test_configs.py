@@ -32,7 +32,7 @@ def imagenet(tmp_path):
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_can_be_built(experiment, imagenet, tmp_path):
-    root = [f"data.root={imagenet}"] if "imagenet" in experiment else []
+    root = [f"data.root={imagenet}"] if experiment.startswith(("imagenet", "image_folder")) else []
     config = config_of(f"experiment={experiment}", *root)
     assert config["name"] == experiment
     embedded = config["data"]["name"] in ("digits", "sample_images")  # their images are made at once

@@ -275,3 +275,14 @@ def test_bad_arguments_are_refused(options, message):
         task(**options)
     with pytest.raises(ValueError, match="needs a closed loop, got CSCSmall"):
         task(create_model("csc_small"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("player", ["reduction", "encoder", "decoder"])
+def test_the_game_on_a_gpu_is_that_on_a_cpu(player, batch):
+    batch = batch[0].double(), batch[1]
+    here, (_, _, terms) = played(settled(), batch, player, objective="multi")
+    there, (_, _, seen) = played(settled().cuda(), tuple(part.cuda() for part in batch), player, objective="multi")
+    torch.testing.assert_close({name: term.cpu() for name, term in seen.items()}, terms, rtol=1e-8, atol=1e-10)
+    for a, b in zip(there, here, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-6, atol=1e-8)
