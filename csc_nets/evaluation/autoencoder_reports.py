@@ -71,7 +71,6 @@ def classes(subject: Subject) -> Result:
     model, data = _closed_loop(subject), subject.data
     features, labels = _training_features(subject)
     subspaces = ClassSubspaces.fit(features, labels, subject.components(features))
-    # Outside the range of tanh there are no pixels: what comes out is as the network is fed.
     subject.save(data.denormalize(decode_classes(model, subspaces)))
     rows: list[dict[str, Any]] = []
     for label, mean, deviations in zip(subspaces.classes, subspaces.means, subspaces.deviations, strict=True):

@@ -13,6 +13,8 @@ from csc_nets.evaluation.features import effective_rank
 
 __all__ = ["ClassStructure", "class_structure", "decode_classes", "sample_images"]
 
+SHOWN = 500
+
 
 @dataclass(frozen=True)
 class ClassStructure:
@@ -23,8 +25,8 @@ class ClassStructure:
         ranks: effective rank of each class; 0 where all its features are zero.
         within: mean absolute cosine of two different features of a class, for each class; NaN for a class of one.
         between: mean absolute cosine of a feature of a class and one of another, for each class; NaN without another.
-        cosines: absolute cosines of up to 50 features a class, sorted by class, ``(n, n)``; blocks on the diagonal
-            where classes lie in subspaces of their own.
+        cosines: absolute cosines of some 500 features, at least one a class, sorted by class, ``(n, n)``; blocks on
+            the diagonal where classes lie in subspaces of their own.
     """
 
     classes: Tensor
@@ -52,7 +54,7 @@ def class_structure(features: Tensor, labels: Tensor) -> ClassStructure:
         others = _mean_cosine(own, own) * count**2 - own.square().sum().item()  # without each one's with itself
         within.append(others / (count * (count - 1)) if count > 1 else math.nan)
         between.append(_mean_cosine(own, z[labels != label]) if len(classes) > 1 else math.nan)
-        shown.append(own[:50])
+        shown.append(own[: max(1, SHOWN // len(classes))])
     order = torch.cat(shown)
     return ClassStructure(classes, ranks, within, between, (order @ order.T).abs())
 

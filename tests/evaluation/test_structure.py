@@ -22,7 +22,7 @@ def test_a_class_without_structure_looks_the_same_inside_and_outside():
     assert found.within == pytest.approx([expected] * 2, rel=0.02) and found.between == pytest.approx(
         found.within, rel=0.01
     )
-    assert found.ranks[0] > 31 and found.cosines.shape == (100, 100)
+    assert found.ranks[0] > 31 and found.cosines.shape == (500, 500)
 
 
 def test_a_class_of_one_image_and_a_single_class_have_no_such_number():
