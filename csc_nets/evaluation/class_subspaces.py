@@ -63,7 +63,7 @@ class ClassSubspaces:
         return torch.stack(found, 1)
 
     def along(self, index: int, steps: Tensor) -> Tensor:
-        r"""Points :math:`m_j + s_i \sigma_i u_i` for all but a few coordinates: ``(r_j, S, d)``.
+        r"""Points :math:`m_j + s \sigma_i u_i` for every direction i of class j and every step s, ``(r_j, S, d)``.
 
         Args:
             index: class, by its place in ``classes``.
