@@ -1,0 +1,180 @@
+"""Whole networks against the public code of SDNet and against ResNet-18 of the same memory layout.
+
+    python benchmarks/networks.py [--public PATH] [--batch 32] [--quick] [--json FILE] [--threads N] [--device cuda]
+
+PATH is a clone of github.com/Delay-Xili/SDNet (it needs ``pip install yacs``). Images of 32 x 32, two steps, same
+weights; that the logits agree is checked first. Public code runs as published, in float32 and torch's default layout,
+ours in channels_last, in float32 and under bfloat16 autocast. A training step is forward, loss, backward and SGD with
+momentum, with the public code's ``update_stepsize`` before it as its training loop has it. Its evaluation loop calls
+that too, but here evaluation is the forward pass alone. "Saved" are the bytes that the forward pass keeps for the
+backward pass, in distinct storages that are no parameters.
+"""
+
+import contextlib
+import io
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import timing
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import csc_nets
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers import CSC2d
+
+# Names of our parameters and buffers, and of theirs. The networks with all layers coded nest their blocks once more.
+NAMES = [
+    (r"dictionary\.parametrizations\.weight\.original", "dn.weight"),
+    (r"stages\.(\d)\.", r"layer\1."),
+    (r"(layer[1-9]\.)", r"\1layers."),
+    (r"body\.0\.", "conv1."),
+    (r"body\.1\.", "bn1."),
+    (r"body\.3\.", "conv2."),
+    (r"body\.4\.", "bn2."),
+    (r"^fc\.", "linear."),
+]
+
+
+def public_network(folder: Path, name: str, ours: nn.Module) -> nn.Module:
+    """The public network of this name with the weights of ours, and its step sizes in ours."""
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    from Lib.config import config
+    from Lib.models import sdnet, sdnet_inverse
+
+    config.DATASET.DATASET = "cifar10"
+    config.MODEL.NUM_LAYERS = 2
+    everywhere = name.endswith("_all")
+    theirs = (sdnet_inverse.SDNet18_all if everywhere else sdnet.SDNet18)(10, config)
+    with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
+        theirs(torch.zeros(1, 3, 32, 32))  # layers remember the size of their signals
+    state = theirs.state_dict()
+    for key, value in ours.state_dict().items():
+        for mine, public in NAMES:
+            if everywhere or "layers" not in public:
+                key = re.sub(mine, public, key)
+        if key in state:
+            state[key] = value
+        elif not key.endswith((".lam", ".direction", ".lipschitz")):
+            raise KeyError(f"{key} is not in the public network")
+    theirs.load_state_dict(state)
+    theirs.update_stepsize()
+    steps = [module.step_size for module in theirs.modules() if hasattr(module, "update_stepsize") and module != theirs]
+    layers = [module for module in ours.modules() if isinstance(module, CSC2d)]
+    for layer, step in zip(layers, steps, strict=True):
+        layer.dictionary.lipschitz.copy_(SAFETY / step)
+    return theirs
+
+
+def logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Public networks return a pair."""
+    out = model(x)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def training(model: nn.Module, x: Tensor, target: Tensor, precision: torch.dtype) -> Callable[[], None]:
+    """One step of training."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    update_step_sizes = getattr(model, "update_stepsize", lambda: None)
+
+    def step() -> None:
+        model.train()
+        update_step_sizes()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            out = logits(model, x)
+        loss = F.cross_entropy(out.float(), target)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step
+
+
+def evaluation(model: nn.Module, x: Tensor, precision: torch.dtype) -> Callable[[], Tensor]:
+    """One forward pass."""
+
+    @torch.inference_mode()
+    def step() -> Tensor:
+        model.eval()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == torch.bfloat16):
+            return logits(model, x)
+
+    return step
+
+
+def saved(model: nn.Module, x: Tensor, precision: torch.dtype) -> int:
+    """Bytes that a forward pass keeps for its backward pass."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    model.train()
+    autocast = torch.autocast(x.device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast:
+        out = logits(model, x)  # keeps all of it alive, so that no address is used twice
+    del out
+    return sum(size for address, size in kept.items() if address not in parameters)
+
+
+def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
+    """One of our networks against the public one in float32 and against ResNet-18 in the same precision."""
+    batch, rounds = (2, 1) if options.quick else (options.batch, options.rounds)
+    device, single, half = options.device, torch.float32, torch.bfloat16
+    torch.manual_seed(0)
+    x, target = torch.randn(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    ours, resnet = (
+        csc_nets.create_model(model).to(device, memory_format=torch.channels_last) for model in (name, "resnet18")
+    )
+    runs = {(name, precision): (ours, channels_last, precision) for precision in (single, half)}
+    runs |= {("resnet18", precision): (resnet, channels_last, precision) for precision in (single, half)}
+    pairs = [((name, precision), ("resnet18", precision)) for precision in (single, half)]
+    if options.public is not None:
+        public = public_network(options.public, name, ours).to(device)
+        runs["public", single] = (public, x, single)
+        pairs = [((name, precision), ("public", single)) for precision in (single, half)] + pairs
+        a, b = evaluation(ours, channels_last, single)(), evaluation(public, x, single)()
+        print(f"{name}: logits differ from those of the public code by {(a - b).norm() / b.norm():.1e} of their norm")
+
+    kept = {key: saved(*run) / 2**20 for key, run in runs.items()}
+    modes = {
+        "train": [training(model, images, target, precision) for model, images, precision in runs.values()],
+        "eval": [evaluation(*run) for run in runs.values()],
+    }
+    for mode, candidates in modes.items():
+        seconds = dict(zip(runs, timing.interleaved(candidates, rounds, device), strict=True))
+        for mine, rival in pairs:
+            yield timing.row(label(mine, rival, mode), seconds[mine], seconds[rival])
+    for mine, rival in pairs:
+        ratio = kept[mine] / kept[rival]
+        row = {"name": label(mine, rival, "saved"), "ours": kept[mine], "reference": kept[rival], "ratio": ratio}
+        yield row | {"unit": "MiB"}
+
+
+def label(mine: tuple[str, torch.dtype], rival: tuple[str, torch.dtype], what: str) -> str:
+    """Such as ``sdnet18 bf16 / public, train``."""
+    precision = {torch.float32: "", torch.bfloat16: " bf16"}
+    return f"{mine[0]}{precision[mine[1]]} / {rival[0]}{precision[rival[1]]}, {what}"
+
+
+def main() -> None:
+    parser = timing.parser(__doc__.splitlines()[0])
+    parser.add_argument("--public", type=Path, help="a clone of github.com/Delay-Xili/SDNet")
+    parser.add_argument("--networks", nargs="+", default=["sdnet18_all", "sdnet18"], help="ours to time")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    timing.report([row for name in options.networks for row in rows(name, options)], options.json, "reference")
+
+
+if __name__ == "__main__":
+    main()
