@@ -44,6 +44,7 @@ from csc_nets.functional.rates import (
 )
 from csc_nets.functional.recovery import sparse_code_recovery
 from csc_nets.functional.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
+from csc_nets.functional.sparse_code import SparseCode
 from csc_nets.functional.splitting import douglas_rachford
 
 __all__ = [
@@ -54,6 +55,7 @@ __all__ = [
     "Problem",
     "Scattering",
     "ScatteringEnergy",
+    "SparseCode",
     "absolute_pool",
     "as_adjoint_pair",
     "as_weight",

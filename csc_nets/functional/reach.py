@@ -76,11 +76,12 @@ def window(geometry: ConvGeometry, axis: int, size: int, steps: int, first: int,
     wrong = -(-(lo + max(0, folded[0] - spread * stride)) // stride) + (steps - 1) * spread
     start = (near - wrong) * stride
     stop = (far - 1 + (steps - 1) * spread) * stride + extent - lo + max(0, folded[1] - spread * stride)
-    stop = max(stop, start + extent + max(lo, hi) + 1)  # enough for an atom and a border to be copied
+    least = extent + (0 if mode == "zeros" else max(lo, hi) + 1)  # holds an atom, and its border can be copied from it
+    stop = max(stop, start + least)
     if mode == "circular":
         stop += -(stop - start) % stride
         return Window(0, size, first) if stop - start >= size else Window(start, stop, first - start // stride)
     start, stop = max(start, 0), max(min(stop, size), 0)
-    stop = min(size, max(stop, start + extent + max(lo, hi) + 1))
-    start = min(start, max(0, stop - extent - max(lo, hi) - 1) // stride * stride)
+    stop = min(size, max(stop, start + least))
+    start = min(start, max(0, stop - least) // stride * stride)
     return Window(start, stop, first - start // stride)

@@ -7,6 +7,7 @@ from csc_nets.layers.multi_layer import MultiLayerCSC
 from csc_nets.layers.pooled_csc import PooledCSC2d
 from csc_nets.layers.scattering import Scattering2d
 from csc_nets.layers.sparse_prior import SparsePriorConv2d
+from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles
 
 __all__ = [
     "CSC1d",
@@ -22,4 +23,7 @@ __all__ = [
     "Scattering2d",
     "SparseCoding",
     "SparsePriorConv2d",
+    "encode",
+    "encode_tiles",
+    "synthesize_tiles",
 ]

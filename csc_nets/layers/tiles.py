@@ -13,14 +13,14 @@ from csc_nets.functional.problem import as_weight
 from csc_nets.functional.reach import Window, window
 from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 
-__all__ = ["encode", "encode_tiles", "synthesize_tiles", "tile_bytes", "tile_size"]
+__all__ = ["chain", "encode", "encode_tiles", "synthesize_tiles", "tile_bytes", "tile_size"]
 
 Where = tuple[slice, ...]
 CSC = CSC1d | CSC2d | CSC3d
 
-BUDGET = 256 * 2**20
+BUDGET = 96 * 2**20  # codes of a tile then stay in the cache of a processor: faster than the whole at once
 # Arrays of the size of a tile's signal and code that are alive at once; measured by benchmarks/tiles.py.
-SIGNALS, CODES = 4, 4
+SIGNALS, CODES = 4, 5
 PURSUITS = ("fista", "ista", "threshold")
 POINTWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.Identity, nn.Dropout)
 
@@ -66,7 +66,7 @@ def encode_tiles(
         >>> torch.allclose(z, layer(x), atol=1e-5)
         True
     """
-    modules = _modules(layer)
+    modules = chain(layer)
     layers = [m for m in modules if isinstance(m, CSC)]
     if lam is not None:
         if len(layers) > 1:
@@ -80,11 +80,13 @@ def encode_tiles(
     grid = [[slice(i, min(i + t, n)) for i in range(0, n, t)] for n, t in zip(sizes[-1], shape, strict=True)]
     plans = [(where, _plan(layers, sizes, where)) for where in itertools.product(*grid)]
 
+    atoms = layers[-1].dictionary.out_channels
+
     def tiles() -> Iterator[tuple[Where, Tensor]]:
         for i in range(0, len(x), together):
             batch = slice(i, min(i + together, len(x)))
             for where, plan in plans:
-                yield (batch, slice(None), *where), _code(modules, x, batch, plan, lam, mask)
+                yield (batch, slice(0, atoms), *where), _code(modules, x, batch, plan, lam, mask)
 
     return tiles()
 
@@ -100,7 +102,7 @@ def encode(layer: nn.Module, x: Tensor, *, out: Tensor | None = None, **options:
     Raises:
         ValueError: ``out`` of another shape; as for :func:`encode_tiles`.
     """
-    layers = [m for m in _modules(layer) if isinstance(m, CSC)]
+    layers = [m for m in chain(layer) if isinstance(m, CSC)]
     shape = (len(x), layers[-1].dictionary.out_channels, *_sizes(layers, x)[-1])
     if out is None:
         out = torch.empty(shape, dtype=layers[-1].dictionary.lipschitz.dtype, device=x.device)
@@ -141,7 +143,7 @@ def tile_size(layer: nn.Module, x: Tensor, budget: float) -> tuple[int, ...]:
     Raises:
         ValueError: a single position takes more.
     """
-    whole = _sizes([m for m in _modules(layer) if isinstance(m, CSC)], x)[-1]
+    whole = _sizes([m for m in chain(layer) if isinstance(m, CSC)], x)[-1]
 
     def cost(side: int) -> int:
         return tile_bytes(layer, x, [min(side, n) for n in whole])
@@ -160,10 +162,10 @@ def tile_size(layer: nn.Module, x: Tensor, budget: float) -> tuple[int, ...]:
 def tile_bytes(layer: nn.Module, x: Tensor, tile: Sequence[int]) -> int:
     """Bytes that coding a tile of one signal takes at most, its surroundings included.
 
-    Counted are the arrays of a pursuit in evaluation mode: two iterates, one that the convolution may rearrange, and
-    the tile before, which a caller still holds; and four signals.
+    Counted are the arrays of a pursuit in evaluation mode: two iterates, two that convolutions rearrange, and the tile
+    before, which a caller still holds; and four signals. torch's own kernels, some 100 MB, come once on top.
     """
-    layers = [m for m in _modules(layer) if isinstance(m, CSC)]
+    layers = [m for m in chain(layer) if isinstance(m, CSC)]
     sizes = _sizes(layers, x)
     centre = [slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(sizes[-1], tile, strict=True)]
     bytes_of_stage = []
@@ -173,6 +175,35 @@ def tile_bytes(layer: nn.Module, x: Tensor, tile: Sequence[int]) -> int:
         numbers += CODES * stage.dictionary.out_channels * math.prod(stage.dictionary.geometry.code_size(signal))
         bytes_of_stage.append(numbers * stage.dictionary.lipschitz.element_size())
     return max(bytes_of_stage)
+
+
+def chain(layer: nn.Module) -> list[nn.Module]:
+    """The modules that :func:`encode_tiles` runs one after the other.
+
+    Raises:
+        ValueError: one that is not in evaluation mode or cannot be cut, or no CSC layer among them.
+    """
+    if isinstance(layer, nn.Sequential | nn.ModuleList):
+        modules = [m for child in layer for m in chain(child)]
+        if not any(isinstance(m, CSC) for m in modules):
+            raise ValueError("encode_tiles: the chain has no CSC layer")
+        return modules
+    if not isinstance(layer, (CSC1d, CSC2d, CSC3d, *POINTWISE)):
+        kinds = ", ".join(kind.__name__ for kind in (CSC1d, CSC2d, CSC3d, *POINTWISE))
+        raise ValueError(f"encode_tiles: layer must be one of {kinds} or a chain of them, got {type(layer).__name__}")
+    if layer.training:
+        raise ValueError(f"encode_tiles: {type(layer).__name__} must be in evaluation mode: call layer.eval()")
+    if isinstance(layer, CSC):
+        if layer.tol is not None:
+            raise ValueError(
+                f"encode_tiles: tol must be None, where to stop is decided by the whole signal, got {layer.tol}"
+            )
+        if layer.pursuit not in PURSUITS or not isinstance(layer.steps, int):
+            raise ValueError(
+                f"encode_tiles: pursuit must be one of {', '.join(PURSUITS)} with a number of steps, "
+                f"got {layer.pursuit!r} with steps={layer.steps}"
+            )
+    return [layer]
 
 
 Plan = list[tuple[list[Window], list[slice]]]
@@ -199,7 +230,7 @@ def _code(
     """One tile."""
     code = _cut(x[batch], [(w.start, w.stop) for w in plan[0][0]])
     # The pass that is fused with the convolution wants its channels together.
-    code = code.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else code.contiguous()
+    code = code.clone(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
     missing = None if mask is None else _cut(mask[batch], [(w.start, w.stop) for w in plan[0][0]])
     stages = iter(plan)
     for module in modules:
@@ -237,28 +268,6 @@ def _cut(t: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
     return t
 
 
-def _modules(layer: nn.Module) -> list[nn.Module]:
-    """The modules of a chain; says no to what cannot be cut."""
-    if isinstance(layer, nn.Sequential | nn.ModuleList):
-        modules = [m for child in layer for m in _modules(child)]
-        if not any(isinstance(m, CSC) for m in modules):
-            raise ValueError("encode_tiles: the chain has no CSC layer")
-        return modules
-    if not isinstance(layer, (CSC1d, CSC2d, CSC3d, *POINTWISE)):
-        kinds = ", ".join(kind.__name__ for kind in (CSC1d, CSC2d, CSC3d, *POINTWISE))
-        raise ValueError(f"encode_tiles: layer must be one of {kinds} or a chain of them, got {type(layer).__name__}")
-    if layer.training:
-        raise ValueError(f"encode_tiles: {type(layer).__name__} must be in evaluation mode: call layer.eval()")
-    if isinstance(layer, CSC):
-        if layer.tol is not None:
-            raise ValueError(
-                f"encode_tiles: tol must be None, where to stop is decided by the whole signal, got {layer.tol}"
-            )
-        if layer.pursuit not in PURSUITS:
-            raise ValueError(f"encode_tiles: pursuit must be one of {', '.join(PURSUITS)}, got {layer.pursuit!r}")
-    return [layer]
-
-
 def _sizes(layers: Sequence[CSC], x: Tensor) -> list[tuple[int, ...]]:
     """Spatial sizes of the signal and of every layer's code."""
     dictionary = layers[0].dictionary
@@ -272,7 +281,7 @@ def _sizes(layers: Sequence[CSC], x: Tensor) -> list[tuple[int, ...]]:
 
 
 def _per_axis(tile: int | Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:
-    shape = (tile,) * len(whole) if isinstance(tile, int) else tuple(tile)
+    shape = tuple(tile) if isinstance(tile, Sequence) else (tile,) * len(whole)
     if len(shape) != len(whole) or any(isinstance(t, bool) or not isinstance(t, int) or t < 1 for t in shape):
         raise ValueError(f"encode_tiles: tile must be an int >= 1 or {len(whole)} of them, got {tile!r}")
     return tuple(min(t, n) for t, n in zip(shape, whole, strict=True))
