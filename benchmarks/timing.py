@@ -2,14 +2,17 @@
 
 import argparse
 import json
+import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
+import csc_nets
 from csc_nets.memory import reuse_memory
 
 reuse_memory()  # or page faults are what is measured
@@ -73,6 +76,36 @@ def row(name: str, ours: list[float], reference: list[float], unit: str = "ms") 
     }
 
 
+def machine() -> dict[str, object]:
+    """What a figure depends on besides the code that is timed: hardware, versions, git revision, date (UTC)."""
+    try:
+        cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        cpu = cpu.partition(": ")[2]
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        revision = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        revision = ""
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "csc_nets": csc_nets.__version__,
+        "revision": revision,
+        "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def write(rows: list[dict[str, object]], file: Path) -> None:
+    """Writes rows as JSON, each with the machine that it was measured on, so that rows of many files can be mixed."""
+    where = machine()
+    file.write_text(json.dumps([r | {"machine": where} for r in rows], indent=2) + "\n")
+
+
 def report(rows: list[dict[str, object]], file: Path | None, reference: str) -> None:
     """Prints the table and, if asked, writes the rows as JSON."""
     width = max(len(str(r["name"])) for r in rows)
@@ -80,8 +113,9 @@ def report(rows: list[dict[str, object]], file: Path | None, reference: str) -> 
     for r in rows:
         span = f"({r['ratio_min']:.2f} to {r['ratio_max']:.2f})" if "ratio_min" in r else ""
         print(f"{r['name']:{width}}  {r['ours']:10.3f}  {r['reference']:10.3f}  {r['ratio']:6.3f}  {span}")
+    where = machine()
     print(
-        f"\n{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+        f"\n{where['cpu']}, {where['threads']} of {where['cores']} cores, torch {where['torch']}, {where['revision']}"
     )
     if file is not None:
-        file.write_text(json.dumps(rows, indent=2) + "\n")
+        write(rows, file)

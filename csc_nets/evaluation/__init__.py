@@ -1,6 +1,7 @@
 """What a network keeps and how well it does what it is for, measured on images."""
 
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
+from csc_nets.evaluation.encoding import encode_folder, read_codes
 from csc_nets.evaluation.features import (
     effective_rank,
     extract_features,
@@ -25,6 +26,7 @@ __all__ = [
     "class_structure",
     "decode_classes",
     "effective_rank",
+    "encode_folder",
     "extract_features",
     "feature_space",
     "frechet_distance",
@@ -35,6 +37,7 @@ __all__ = [
     "list_reports",
     "nearest_neighbours",
     "nearest_subspace",
+    "read_codes",
     "reconstruct_images",
     "relative_error",
     "sample_images",
