@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from csc_nets.functional import hard_threshold, soft_threshold
@@ -18,9 +19,15 @@ class ProximalStep:
     Step size, shrinkage and threshold go into the filters of the analysis and their bias, so that a step is one
     synthesis and one analysis with a few in-place passes over their fresh outputs, and the first step one analysis.
 
+    Under autocast the convolutions take what they read in half precision, so codes, estimates and thresholds as they
+    are added are in it, too. Atoms, their normalisation, :math:`\eta`, :math:`\kappa` and the product that is the
+    threshold are computed in float32 and rounded once; a signal in float32 is subtracted from in float32.
+
     Args:
         dictionary: the layer's dictionary.
-        gain: filters of the analysis, ``(M, C, *K)``: the atoms times :math:`\eta\kappa`.
+        gain: filters of the analysis, ``(M, C, *K)``: the atoms times :math:`\eta\kappa`. Or that factor, 0-d: then it
+            goes into the signals instead where these are the smaller tensor, as in the last layers of a network, where
+            a copy of the filters is most of what a step reads and keeps.
         threshold: t, a 0-d tensor, ``(M, 1, ...)`` or per sample ``(N, 1, ...)``. The non-negative map takes any sign.
         prox: ``"nonneg"``, ``"soft"`` or ``"hard"``.
         keep: factor :math:`\kappa` of the code, below 1 with a ridge; None for 1.
@@ -40,18 +47,18 @@ class ProximalStep:
         missing: Tensor | None = None,
     ) -> None:
         self.dictionary, self.gain, self.threshold, self.prox = dictionary, gain, threshold, prox
-        self.descent = -gain
         self.keep, self.missing = keep, missing
         self.atoms = dictionary.weight if atoms is None else atoms
         # A non-negative threshold that is the same for all samples is the bias of the analysis.
-        per_sample = threshold.ndim == gain.ndim
-        self.bias = -threshold.flatten().expand(len(gain)) if prox == "nonneg" and not per_sample else None
+        per_sample = threshold.ndim == self.atoms.ndim
+        self.bias = -threshold.flatten().expand(len(self.atoms)) if prox == "nonneg" and not per_sample else None
 
     def start(self, x: Tensor) -> Tensor:
         """The step from the zero code, ``(N, M, *S')``, for signals ``x (N, C, *S)`` without missing entries."""
+        filters, x = self._weighted(x)
         if self.bias is not None and self._fuses(x):
-            return self.dictionary.analysis_relu(x, self.gain, self.bias)
-        return self._shrink(self.dictionary.analysis(x, self.gain, self.bias))
+            return self.dictionary.analysis_relu(x, filters, self.bias)
+        return self._shrink(self.dictionary.analysis(x, filters, self.bias))
 
     def update(
         self,
@@ -75,27 +82,35 @@ class ProximalStep:
         Returns:
             The next code ``(N, M, *S')``.
         """
-        if estimate is None:
-            surplus = self.synthesis(y, x.shape[2:])
-            surplus = surplus - x if foreign else surplus.sub_(x)
-        else:
-            surplus = estimate - x
+        # Out of place, because a sign that the filters take costs a second copy of them.
+        residual = x - (self.synthesis(y, x.shape[2:]) if estimate is None else estimate)
         if self.missing is not None:
-            surplus = surplus.masked_fill_(self.missing, 0)
-        if disposable and self.bias is not None and self._fuses(x):
-            return self.dictionary.analysis_relu(surplus, self.descent, self.bias, onto=y)
-        v = self.dictionary.analysis(surplus, self.descent, self.bias, exact=False)
+            residual = residual.masked_fill_(self.missing, 0)
+        filters, residual = self._weighted(residual)
+        if disposable and self.bias is not None and self._fuses(residual):
+            return self.dictionary.analysis_relu(residual, filters, self.bias, onto=y)
+        v = self.dictionary.analysis(residual, filters, self.bias, exact=False)
         return self._shrink(v.add_(y if self.keep is None else y * self.keep))
 
     def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code."""
         return self.dictionary.synthesis(z, output_size, self.atoms)
 
+    def _weighted(self, signal: Tensor) -> tuple[Tensor, Tensor]:
+        """Filters and signal, one of them times the gain."""
+        if self.gain.ndim:
+            return self.gain, signal
+        # A compiler would take the answer for a promise on the size of the batch.
+        if not torch.compiler.is_compiling() and 2 * signal.numel() < self.atoms.numel():
+            return self.atoms, signal * self.gain
+        self.gain = self.atoms * self.gain
+        return self.gain, signal
+
     def _shrink(self, v: Tensor) -> Tensor:
         """The proximal map of a fresh tensor."""
         if self.prox == "nonneg":
             # Not in place: under vmap over weights per sample v has fewer batch axes than they.
-            return (v if self.bias is not None else v - self.threshold).relu_()
+            return (v if self.bias is not None else v - self.threshold.to(v.dtype)).relu_()
         return _SHRINK[self.prox](v, self.threshold.to(v.dtype))
 
     def _fuses(self, x: Tensor) -> bool:
