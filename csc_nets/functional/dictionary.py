@@ -175,15 +175,74 @@ class ConvGeometry:
         if self.is_matrix(size):
             return (z.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
         native = self.native_padding
-        pads = ((0, 0),) * self.dims if native is None else self.padding
-        # What the strides of the analysis skipped at the end of the signal: the published rule "1 if the stride is 2"
-        # is wrong for even kernels and odd sizes.
-        skipped = [
-            n + sum(self.padding[i]) - (code_size[i] - 1) * self.stride[i] - self._extents[i]
-            for i, n in enumerate(size)
-        ]
-        z = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, [lo for lo, _ in pads], skipped, 1, self.dilation)
+        pads = (0,) * self.dims if native is None else native
+        skipped = self._skipped(size, code_size)
+        z = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, skipped, 1, self.dilation)
         return z if native is not None else self._fold(z)
+
+    def analysis_gradients(
+        self, code: Tensor, x: Tensor, weight: Tensor, *, signal: bool = True, atoms: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        r"""Gradients of :math:`\langle c, D^T x \rangle` in one pass: of the signal, :math:`D c`, and of the atoms.
+
+        The gradient of the atoms is the correlation of signal and code, bilinear in the two and the same for
+        :meth:`synthesis_gradients`: both inner products are one function of the atoms, because the pair is adjoint.
+
+        Args:
+            code: c, ``(N, M, *S')``.
+            x: signal ``(N, C, *S)``.
+            weight: atoms ``(M, C, *K)``.
+            signal: whether the first is wanted.
+            atoms: whether the second is wanted; only the size of ``x`` counts else.
+
+        Returns:
+            ``(N, C, *S)`` and ``(M, C, *K)``; None for what is not wanted.
+        """
+        if self.is_matrix(x.shape[2:]):
+            rows = code.flatten(1)
+            of_atoms = (rows.T @ x.flatten(1)).view_as(weight) if atoms else None
+            return (rows @ weight.flatten(1)).view_as(x) if signal else None, of_atoms
+        native = self.native_padding
+        padded = (x if native is not None else self._pad(x)).to(weight.dtype)  # autocast pads in full precision
+        pads, none = (0,) * self.dims if native is None else native, [0] * self.dims
+        of_signal, of_atoms, _ = torch.ops.aten.convolution_backward(
+            code, padded, weight, None, self.stride, pads, self.dilation, False, none, 1, [signal, atoms, False]
+        )
+        return of_signal if native is not None or not signal else self._fold(of_signal), of_atoms
+
+    def synthesis_gradients(
+        self, signal: Tensor, z: Tensor, weight: Tensor, *, atoms: bool = True
+    ) -> tuple[Tensor, Tensor | None]:
+        r"""Gradients of :math:`\langle s, D z \rangle` in one pass: of the code, :math:`D^T s`, and of the atoms.
+
+        Args:
+            signal: s, ``(N, C, *S)``.
+            z: code ``(N, M, *S')``.
+            weight: atoms ``(M, C, *K)``.
+            atoms: whether the second is wanted; only the size of ``z`` counts else.
+
+        Returns:
+            ``(N, M, *S')`` and ``(M, C, *K)``; None for what is not wanted.
+        """
+        size = signal.shape[2:]
+        if self.is_matrix(size):
+            rows = signal.flatten(1)
+            of_atoms = (z.flatten(1).T @ rows).view_as(weight) if atoms else None
+            return F.linear(rows, weight.flatten(1)).view_as(z), of_atoms
+        native = self.native_padding
+        padded = (signal if native is not None else self._pad(signal)).to(weight.dtype)
+        pads, skipped = (0,) * self.dims if native is None else native, self._skipped(size, z.shape[2:])
+        return torch.ops.aten.convolution_backward(
+            padded, z, weight, None, self.stride, pads, self.dilation, True, skipped, 1, [True, atoms, False]
+        )[:2]
+
+    def _skipped(self, size: Sequence[int], code_size: Sequence[int]) -> list[int]:
+        """What the strides of the analysis skipped at the end of the signal, per axis: the published rule "1 if the
+        stride is 2" is wrong for even kernels and odd sizes."""
+        return [
+            n + sum(pads) - (m - 1) * s - extent
+            for n, m, s, extent, pads in zip(size, code_size, self.stride, self._extents, self.padding, strict=True)
+        ]
 
     @property
     def native_padding(self) -> tuple[int, ...] | None:

@@ -19,6 +19,7 @@ from csc_nets.functional.splitting import split
 
 __all__ = [
     "duality_gap",
+    "extrapolations",
     "fista",
     "ista",
     "iterate",
@@ -33,6 +34,20 @@ __all__ = [
 # Step size times Lipschitz constant. Estimates of the constant approach it from below, by 10 % for a single wave in two
 # dimensions (see ConvGeometry.probe).
 SAFETY = 0.9
+
+
+def extrapolations(steps: int, momentum: bool) -> list[float]:
+    r"""Weights :math:`(t_k - 1) / t_{k+1}` of :func:`iterate` at the points where its steps take their gradients.
+
+    >>> extrapolations(4, momentum=True)
+    [0.0, 0.0, 0.2817535251253208, 0.4340426938131251]
+    """
+    t, weights = 1.0, [0.0]
+    for _ in range(steps - 1):
+        t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
+        weights.append((t - 1) / t_next if momentum else 0.0)
+        t = t_next
+    return weights
 
 
 def iterate(
@@ -78,9 +93,10 @@ def iterate(
     if trace is not None:
         trace(z)
     # Buffers are reused where nobody can look back at them: no gradient, no candidate that was refused.
-    reuse = not (torch.is_grad_enabled() or restart or objective or stop or trace)
+    unseen = not (torch.is_grad_enabled() or restart)
+    reuse = not (not unseen or objective or stop or trace)
     for k in range(2, steps + 1):
-        candidate = new = update(y, reuse and (y is not z or k == steps or not momentum))
+        candidate = new = update(y, unseen if y is not z else reuse and (k == steps or not momentum))
         if objective is not None:
             new = torch.where(_per_sample(objective(candidate) > objective(z), z), z, candidate)
         if done is not None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import Problem, as_weight, iterate, stop_rule
-from csc_nets.functional.problem import align
+from csc_nets.functional import ConvGeometry, Problem, as_weight, stop_rule
+from csc_nets.functional.problem import align, is_transformed
 from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional.recompute import Pursuit, recompute
 from csc_nets.layers.dictionary import (
     DenseDictionary,
     Dictionary1d,
@@ -23,6 +24,7 @@ from csc_nets.layers.proximal_step import ProximalStep
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
 
 PURSUITS = ("fista", "ista", "threshold")
+BACKWARDS = ("unroll", "recompute")
 
 
 class Positive(nn.Module):
@@ -51,9 +53,14 @@ class _SparseCode(nn.Module):
         ridge: float,
         learn_lam: bool,
         tol: float | None,
+        backward: str = "unroll",
     ) -> None:
         super().__init__()
         name = self._get_name()
+        if backward not in BACKWARDS:
+            raise ValueError(f"{name}: backward must be one of {', '.join(BACKWARDS)}, got {backward!r}")
+        if backward == "recompute" and tol is not None:
+            raise ValueError(f"{name}: backward='recompute' takes a fixed number of steps, got tol={tol!r}")
         if pursuit not in PURSUITS:
             raise ValueError(f"{name}: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -64,6 +71,7 @@ class _SparseCode(nn.Module):
             raise ValueError(f"{name}: tol must be greater than 0, got {tol!r}")
         self.dictionary = dictionary
         self.steps, self.pursuit, self.nonneg, self.ridge, self.tol = steps, pursuit, nonneg, ridge, tol
+        self.backward = backward
         value = self._as_lam(lam)
         if learn_lam:
             if not bool((value > 0).all()):
@@ -123,32 +131,40 @@ class _SparseCode(nn.Module):
         """Runs the pursuit on signals ``(N, C, *S)`` or ``(N, F)``."""
         dictionary, weight = self.dictionary, self.dictionary.weight
         dictionary.update_lipschitz(weight)
-        steps = 1 if self.pursuit == "threshold" else self.steps
-        eta = 1.0 if self.pursuit == "threshold" else SAFETY / dictionary.bound(x.shape[2:])
+        once = self.pursuit == "threshold"
+        eta = 1.0 if once else SAFETY / dictionary.bound(x.shape[2:])
         keep = 1 / (1 + self.ridge * eta)
         lam = align(self.lam, x.ndim) if lam is None else as_weight(lam, x.ndim, f"{self._get_name()}: lam")
+        step_size = torch.as_tensor(eta * keep, dtype=weight.dtype, device=weight.device)
+        shrinkage = torch.as_tensor(keep) if self.ridge else None
         missing = None if mask is None else mask == 0
-        observed = x if missing is None else x.masked_fill(missing, 0)
-        step = ProximalStep(
-            dictionary,
-            weight * (eta * keep),
-            torch.as_tensor(eta * keep * lam, dtype=weight.dtype, device=weight.device),
-            prox="nonneg" if self.nonneg else "soft",
-            keep=torch.as_tensor(keep) if self.ridge else None,
-            atoms=weight,
-            missing=missing,
-        )
 
-        def update(y: Tensor, disposable: bool = False) -> Tensor:
-            return step.update(y, observed, disposable=disposable, foreign=y is init)
+        def step(weight: Tensor, threshold: Tensor) -> ProximalStep:
+            prox, gain = "nonneg" if self.nonneg else "soft", weight * step_size
+            return ProximalStep(dictionary, gain, threshold, prox=prox, keep=shrinkage, atoms=weight, missing=missing)
 
-        return iterate(
-            update,
-            step.start(observed) if init is None else update(init),
-            steps,
+        pursuit = Pursuit(
+            step,
+            self._geometry,
+            steps=1 if once else self.steps,
             momentum=self.pursuit == "fista",
+            step_size=step_size,
+            nonneg=self.nonneg,
+            keep=shrinkage,
+            missing=missing,
             stop=None if self.tol is None else stop_rule(self.problem(x, lam, mask), self.tol),
         )
+        threshold = torch.as_tensor(step_size * lam, dtype=weight.dtype, device=weight.device)
+        inputs = (x if missing is None else x.masked_fill(missing, 0), weight, threshold, init)
+        differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        if self.backward == "recompute" and differentiated and not is_transformed():
+            return recompute(pursuit, *inputs)
+        return pursuit(*inputs)
+
+    @property
+    def _geometry(self) -> ConvGeometry:
+        """How the atoms are laid over a signal."""
+        return self.dictionary.geometry  # type: ignore[return-value]
 
     def __repr__(self) -> str:
         return f"{self._get_name()}({self.dictionary.extra_repr()}, {self.extra_repr()})"
@@ -170,7 +186,7 @@ class SparseCoding(_SparseCode):
     Args:
         in_features: length F of a vector.
         atoms: number M of atoms.
-        lam, steps, pursuit, nonneg, ridge, learn_lam, tol: as for :class:`CSC2d`.
+        lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward: as for :class:`CSC2d`.
 
     Shape:
         ``(..., F)`` to ``(..., M)``.
@@ -188,11 +204,16 @@ class SparseCoding(_SparseCode):
         ridge: float = 0.0,
         learn_lam: bool = False,
         tol: float | None = None,
+        backward: str = "unroll",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         dictionary = DenseDictionary(in_features, atoms, device, dtype)
-        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol)
+        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward)
+
+    @property
+    def _geometry(self) -> ConvGeometry:
+        return ConvGeometry.create(0, ())  # one atom covers the signal: a matrix
 
     def forward(
         self,
@@ -263,6 +284,9 @@ class _ConvSparseCode(_SparseCode):
         learn_lam: train ``lam``, kept positive by a softplus.
         tol: stop each sample when its duality gap falls below ``tol`` times half its squared norm, after ``steps``
             steps at the latest.
+        backward: ``"unroll"`` differentiates the steps automatically; ``"recompute"`` finds the same gradient from
+            less than half of the memory, see :mod:`csc_nets.functional.recompute` (automatically under transforms of
+            ``torch.func`` and compilers).
 
     Shape:
         ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.
@@ -294,13 +318,14 @@ class _ConvSparseCode(_SparseCode):
         ridge: float = 0.0,
         learn_lam: bool = False,
         tol: float | None = None,
+        backward: str = "unroll",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         dictionary = self.dictionary_class(
             in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, device, dtype
         )
-        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol)
+        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward)
 
     def forward(
         self,
