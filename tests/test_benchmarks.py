@@ -1,0 +1,127 @@
+"""What the benchmarks share: rows that say where they come from, exponents, pictures, two revisions side by side."""
+
+import importlib
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def _path(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def row(name, ours, ratio=1.0, **more):
+    return {"name": name, "ours": ours, "reference": ours / ratio, "ratio": ratio, "unit": "ms"} | more
+
+
+def test_rows_say_where_they_were_measured(tmp_path):
+    timing = importlib.import_module("timing")
+    timing.report([timing.row("a", [2e-3, 4e-3, 3e-3], [1e-3, 1e-3, 2e-3])], tmp_path / "rows.json", "floor")
+    (written,) = json.loads((tmp_path / "rows.json").read_text())
+    assert {"name", "ours", "reference", "ratio", "unit"} <= set(written)
+    assert (written["ours"], written["reference"], written["ratio"]) == (3.0, 1.0, 2.0)
+    assert {"cpu", "cores", "threads", "torch", "csc_nets", "revision", "date"} <= set(written["machine"])
+
+
+def test_the_exponent_is_the_slope_of_the_upper_half():
+    scale = importlib.import_module("scale")
+    assert scale.exponent([(x, 5 * x**1.7) for x in (8, 1, 2, 4)]) == pytest.approx(1.7)
+    # An overhead that small sizes pay does not count.
+    assert scale.exponent([(x, max(100, x**2)) for x in (1, 2, 5, 10, 20, 40)]) == pytest.approx(2)
+
+
+def test_bytes_of_a_pass():
+    scale = importlib.import_module("scale")
+    x = torch.ones(1000, requires_grad=True)
+    # Both exponentials keep their results, the sine keeps the first of them, which counts once.
+    assert scale.saved_bytes(lambda: x.exp().sin().exp(), [x]) == 2 * 4000
+    assert scale.saved_bytes(lambda: x.square(), [x]) == 0
+    peak = scale.peak_bytes(lambda: torch.ones(1000).add(1).mul(2), "cpu")
+    assert 2 * 4000 <= peak < 2.2 * 4000  # the ones are gone when the product is made
+
+
+@pytest.mark.parametrize("kind", ["curves", "bars"])
+def test_pictures(kind, tmp_path):
+    pytest.importorskip("matplotlib")
+    if kind == "curves":
+        rows = [
+            row(f"{axis} {x}, {mode}", x**2, axis=axis, mode=mode, x=x, peak=x * 100)
+            for axis in ("atoms", "steps")
+            for mode in ("eval", "train")
+            for x in (1, 2, 4)
+        ]
+        rows.append({**row("exponent of time in atoms, eval", 2.0), "unit": "exponent"})
+    else:
+        rows = [row("one", 3.0, 1.5, ratio_min=1.2, ratio_max=2.0), row("two", 3.0, 0.5)]
+    file = tmp_path / "rows.json"
+    file.write_text(json.dumps(rows))
+    picture = importlib.import_module("plot").main([str(file)])
+    assert picture == tmp_path / "rows.png" and picture.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_merged_rows_are_medians_of_quotients_round_by_round():
+    compare = importlib.import_module("compare")
+    a = [[row("x", 2.0, 2.0), row("gone", 1.0)], [row("x", 4.0, 2.0)], [row("x", 8.0, 2.0)]]
+    b = [[row("new", 1.0), row("x", 1.0, 1.0)], [row("x", 4.0, 3.0)], [row("x", 2.0, 1.0)]]
+    (merged,) = compare.merge(a, b)
+    assert merged["name"] == "x" and (merged["reference"], merged["ours"]) == (4.0, 2.0)
+    assert (merged["ratio"], merged["ratio_min"], merged["ratio_max"]) == (0.5, 0.25, 1.0)
+    assert (merged["relative"], merged["relative_min"], merged["relative_max"]) == (0.5, 0.5, 1.5)
+
+
+PROGRAM = """
+import json, sys, pace
+print(sys.argv)
+options = sys.argv[1:]
+rows = [{"name": "a", "ours": pace.PACE, "reference": 1, "ratio": pace.PACE, "unit": options[-1]}]
+open(options[options.index("--json") + 1], "w").write(json.dumps(rows))
+"""
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """Two commits of a benchmark whose figure is 2 in the first and 6 in the second."""
+    folder = tmp_path / "repository"
+    (folder / "benchmarks").mkdir(parents=True)
+    (folder / "benchmarks" / "tiny.py").write_text(PROGRAM)
+
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    for pace in (2, 6):
+        (folder / "pace.py").write_text(f"PACE = {pace}\n")
+        git("add", ".")
+        git("commit", "-m", f"Go at {pace}")
+    return folder
+
+
+def test_two_revisions_of_a_repository(repository, tmp_path, capsys):
+    compare = importlib.import_module("compare")
+    arguments = ["HEAD~1", "HEAD", "--benchmark", "tiny", "--rounds", "2", "--repository", str(repository)]
+    (merged,) = compare.main([*arguments, "--json", str(tmp_path / "rows.json"), "--", "--unit", "ms"])
+    assert (merged["reference"], merged["ours"], merged["ratio"], merged["unit"]) == (2, 6, 3, "ms")
+    assert merged["revision_a"] != merged["revision_b"]
+    assert json.loads((tmp_path / "rows.json").read_text()) == [merged]
+    assert "3.000 (3.00 to 3.00)" in capsys.readouterr().out
+    left = subprocess.run(["git", "-C", str(repository), "worktree", "list"], capture_output=True, text=True).stdout
+    assert len(left.splitlines()) == 1  # checkouts are gone
+    with pytest.raises(SystemExit, match=r"has no benchmarks/other\.py"):
+        compare.main(["HEAD", "HEAD", "--benchmark", "other", "--repository", str(repository)])
+    with pytest.raises(SystemExit, match="nothing"):
+        compare.main(["nothing", "HEAD", "--repository", str(repository)])
+
+
+def test_every_benchmark_tells_its_options():
+    for program in sorted(BENCHMARKS.glob("*.py")):
+        if program.stem in ("timing", "plot", "compare"):
+            continue
+        text = program.read_text()
+        assert "timing.parser(" in text or ("--quick" in text and "--json" in text), program.name
