@@ -14,9 +14,10 @@ An exponent is the slope of the least-squares line through the upper half of a c
 the cost doubles with the number.
 """
 
+import contextlib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import timing
@@ -25,8 +26,6 @@ from layer import floor, trained
 from torch import Tensor
 
 from csc_nets.layers import CSC2d
-
-os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler is chatty
 
 BASE = {"atoms": 64, "size": 32, "steps": 4, "batch": 8}
 AXES = {
@@ -61,7 +60,7 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
         call()
         return torch.cuda.max_memory_allocated() - before
     activity = [torch.profiler.ProfilerActivity.CPU]
-    with torch.profiler.profile(activities=activity, profile_memory=True, acc_events=True) as profile:
+    with _silent(), torch.profiler.profile(activities=activity, profile_memory=True, acc_events=True) as profile:
         call()
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
@@ -70,6 +69,19 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
         now += change
         most = max(most, now)
     return most
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Without what the profiler's library writes to stderr."""
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def measure(numbers: dict[str, int], train: bool, device: str, rounds: int) -> dict[str, Any]:

@@ -213,7 +213,7 @@ def _plan(layers: Sequence[CSC], sizes: Sequence[tuple[int, ...]], wanted: Seque
     """What every layer of a chain is shown and which positions of its code are kept, for those wanted of the last."""
     plan: Plan = []
     for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
-        steps = 1 if layer.pursuit == "threshold" else layer.steps
+        steps = 1 if layer.pursuit == "threshold" or layer.steps is None else layer.steps
         geometry = layer.dictionary.geometry
         windows = [
             window(geometry, i, n, steps, w.start, w.stop) for i, (n, w) in enumerate(zip(size, wanted, strict=True))
