@@ -46,9 +46,10 @@ class ProximalStep:
         atoms: Tensor | None = None,
         missing: Tensor | None = None,
     ) -> None:
-        self.dictionary, self.gain, self.threshold, self.prox = dictionary, gain, threshold, prox
+        self.dictionary, self.threshold, self.prox = dictionary, threshold, prox
         self.keep, self.missing = keep, missing
-        self.atoms = dictionary.weight if atoms is None else atoms
+        self._exact = dictionary.weight if atoms is None else atoms
+        self.atoms, self.gain = _rounded(self._exact), _rounded(gain) if gain.ndim else gain
         # A non-negative threshold that is the same for all samples is the bias of the analysis.
         per_sample = threshold.ndim == self.atoms.ndim
         self.bias = -threshold.flatten().expand(len(self.atoms)) if prox == "nonneg" and not per_sample else None
@@ -103,7 +104,7 @@ class ProximalStep:
         # A compiler would take the answer for a promise on the size of the batch.
         if not torch.compiler.is_compiling() and 2 * signal.numel() < self.atoms.numel():
             return self.atoms, signal * self.gain
-        self.gain = self.atoms * self.gain
+        self.gain = _rounded(self._exact * self.gain)
         return self.gain, signal
 
     def _shrink(self, v: Tensor) -> Tensor:
@@ -115,3 +116,11 @@ class ProximalStep:
 
     def _fuses(self, x: Tensor) -> bool:
         return self.bias is not None and self.keep is None and self.dictionary.can_fuse(x)
+
+
+def _rounded(weight: Tensor) -> Tensor:
+    """What autocast makes of a weight, once: it would make a copy, and keep it, for every convolution."""
+    device = weight.device.type
+    if weight.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return weight
+    return weight.to(torch.get_autocast_dtype(device))
