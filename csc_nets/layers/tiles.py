@@ -51,7 +51,7 @@ def encode_tiles(
         mask: as for the layer.
 
     Yields:
-        ``where`` and the code there, so that ``z[where] = code`` fills ``z (N, M, *S')``; row by row, samples last.
+        ``where`` and the code there, so that ``z[where] = code`` fills ``z (N, M, *S')``; row by row.
 
     Raises:
         ValueError: a layer in training mode, or one whose code is not decided nearby (``tol``, other pursuits), a
@@ -183,11 +183,15 @@ def chain(layer: nn.Module) -> list[nn.Module]:
     Raises:
         ValueError: one that is not in evaluation mode or cannot be cut, or no CSC layer among them.
     """
+    modules = _modules(layer)
+    if not any(isinstance(m, CSC) for m in modules):
+        raise ValueError("encode_tiles: the chain has no CSC layer")
+    return modules
+
+
+def _modules(layer: nn.Module) -> list[nn.Module]:
     if isinstance(layer, nn.Sequential | nn.ModuleList):
-        modules = [m for child in layer for m in chain(child)]
-        if not any(isinstance(m, CSC) for m in modules):
-            raise ValueError("encode_tiles: the chain has no CSC layer")
-        return modules
+        return [m for child in layer for m in _modules(child)]
     if not isinstance(layer, (CSC1d, CSC2d, CSC3d, *POINTWISE)):
         kinds = ", ".join(kind.__name__ for kind in (CSC1d, CSC2d, CSC3d, *POINTWISE))
         raise ValueError(f"encode_tiles: layer must be one of {kinds} or a chain of them, got {type(layer).__name__}")
@@ -228,14 +232,15 @@ def _code(
     modules: Sequence[nn.Module], x: Tensor, batch: slice, plan: Plan, lam: float | Tensor | None, mask: Tensor | None
 ) -> Tensor:
     """One tile."""
-    code = _cut(x[batch], [(w.start, w.stop) for w in plan[0][0]])
-    # The pass that is fused with the convolution wants its channels together.
-    code = code.clone(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
-    missing = None if mask is None else _cut(mask[batch], [(w.start, w.stop) for w in plan[0][0]])
+    ranges = [(w.start, w.stop) for w in plan[0][0]]
+    code, missing = _cut(x[batch], ranges), None if mask is None else _cut(mask[batch], ranges)
     stages = iter(plan)
+    # The fused pass wants channels together. Only a clone gets there: a single channel counts as either layout.
+    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     for module in modules:
         if isinstance(module, CSC):
             windows, kept = next(stages)
+            code = code.clone(memory_format=layout)
             code = module(code, lam=_weight(lam, module, batch, windows, code), mask=missing)
             missing = None
             for axis, (w, k) in enumerate(zip(windows, kept, strict=True), start=2):

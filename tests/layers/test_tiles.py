@@ -87,7 +87,7 @@ def test_weights_and_masks(kind):
     torch.testing.assert_close(encode(layer, spoiled, tile=6, lam=lam, mask=mask), whole, **EXACT)
     # One signal at a time: each has its own weight.
     least = tile_bytes(layer, x, (6, 6))
-    code = encode(layer, spoiled, tile=6, budget=least, lam=lam, mask=mask[:, :, :, :])
+    code = encode(layer, spoiled, tile=6, budget=least, lam=lam, mask=mask)
     torch.testing.assert_close(code, whole, **EXACT)
 
 
@@ -102,7 +102,7 @@ def test_a_chain_with_batch_norm():
     torch.manual_seed(0)
     chain = nn.Sequential(
         nn.Sequential(CSC2d(2, 6, 3, 1, 1, steps=3, lam=0.05), nn.BatchNorm2d(6)),
-        nn.Sequential(CSC2d(6, 5, 4, 2, 1, steps=2, lam=0.05), nn.BatchNorm2d(5), nn.ReLU()),
+        nn.Sequential(CSC2d(6, 5, 4, 2, 1, steps=2, lam=0.05), nn.Sequential(nn.BatchNorm2d(5), nn.ReLU())),
         CSC2d(5, 4, 3, 2, 0, dilation=2, steps=2, lam=0.05),
     ).double()
     x = torch.randn(2, 2, 45, 38, dtype=torch.float64)
@@ -178,6 +178,7 @@ def test_codes_of_a_large_image_stay_sparse():
         (lambda layer: SparseCoding(4, 5).eval(), "must be one of CSC1d"),
         (lambda layer: nn.Sequential(nn.Conv2d(2, 4, 3)).eval(), "got Conv2d"),
         (lambda layer: nn.Sequential(nn.ReLU()).eval(), "no CSC layer"),
+        (lambda layer: nn.ReLU().eval(), "no CSC layer"),
         (lambda layer: CSC2d(3, 4, 3).eval(), "expected 3 input channels"),
         (lambda layer: CSC2d(2, 4, 3, 2, 1, padding_mode="circular").eval(), "cannot be cut along axis 0"),
     ],
