@@ -70,7 +70,7 @@ def alone(channels: int, atoms: int, kernel: int, size: int) -> None:
     code = SparseCode.of(encode_tiles(csc, x))
     seconds, encoded = time.process_time() - start, peak()
     start = time.process_time()
-    error = (synthesize_tiles(csc, code, x.shape) - x).norm() / x.norm()
+    error = synthesize_tiles(csc, code, x.shape).sub_(x).norm() / x.norm()
     figures = {"imported": imported, "encoded": encoded, "synthesised": peak(), "encode_seconds": seconds}
     figures |= {"synthesis_seconds": time.process_time() - start, "density": code.density, "error": error.item()}
     print(json.dumps(figures | {"code": code.nbytes, "dense": 4 * atoms * size**2}))

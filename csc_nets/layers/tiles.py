@@ -123,7 +123,6 @@ def synthesize_tiles(layer: CSC, tiles: Iterable[tuple[Where, Tensor]], shape: S
         shape: of the signal, ``(N, C, *S)``.
     """
     geometry, atoms = layer.dictionary.geometry, layer.atoms
-    one = (1,) * geometry.dims
     plain = replace(geometry, padding=((0, 0),) * geometry.dims, padding_mode="zeros")
     canvas = atoms.new_zeros(*shape[:2], *(n + sum(pads) for n, pads in zip(shape[2:], geometry.padding, strict=True)))
     for where, code in tiles:
@@ -132,7 +131,11 @@ def synthesize_tiles(layer: CSC, tiles: Iterable[tuple[Where, Tensor]], shape: S
             places.append(slice(w.start * s, (w.stop - 1) * s + d * (k - 1) + 1))
         size = [p.stop - p.start for p in places]
         canvas[(where[0], slice(None), *places)] += plain.synthesis(code, atoms, size)
+    if geometry.padding_mode == "zeros":
+        inside = [slice(lo, lo + n) for n, (lo, _) in zip(shape[2:], geometry.padding, strict=True)]
+        return canvas[(slice(None), slice(None), *inside)]
     # Padding is an analysis with an atom of one sample per channel: its adjoint brings the borders home.
+    one = (1,) * geometry.dims
     border = replace(geometry, kernel_size=one, stride=one, dilation=one)
     return border.synthesis(canvas, torch.eye(shape[1]).to(atoms).view(shape[1], shape[1], *one), tuple(shape[2:]))
 
