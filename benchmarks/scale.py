@@ -1,7 +1,6 @@
 """How the cost of a layer grows with atoms, image size, steps and batch, beside its floor; with fitted exponents.
 
-    python benchmarks/scale.py [--quick] [--json FILE] [--threads N] [--device cuda]
-    python benchmarks/plot.py FILE --out docs/images/scale.png
+    python benchmarks/scale.py [--quick] [--json FILE] [--picture docs/images/scale.png] [--threads N] [--device cuda]
 
 One of four numbers is varied at a time, the others stay: 3 channels, 64 atoms of 3x3, 32x32 pixels, 4 steps of FISTA, 8
 images (1 where the size is varied). The floor is that of ``layer.py``: the convolutions of the steps and nothing else.
@@ -18,6 +17,7 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import timing
@@ -132,7 +132,11 @@ def exponents(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    options = timing.parser(__doc__.splitlines()[0]).parse_args()
+    parser = timing.parser(__doc__.splitlines()[0])
+    parser.add_argument("--picture", type=Path, help="draw the curves, as plot.py does (needs matplotlib and --json)")
+    options = parser.parse_args()
+    if options.picture and not options.json:
+        parser.error("--picture needs --json: it is drawn from the rows in that file")
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
     for axis, values in AXES.items():
@@ -145,6 +149,10 @@ def main() -> None:
                 print(f"{rows[-1]['name']:<18} {row['ours']:9.2f} ms, {row['ratio']:.2f} x floor", flush=True)
     print()
     timing.report(rows + exponents(rows), options.json, "floor")
+    if options.picture:
+        import plot
+
+        plot.main([str(options.json), "--out", str(options.picture)])
 
 
 if __name__ == "__main__":
