@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import ConvGeometry, Problem, as_weight, stop_rule
+from csc_nets.functional import ConvGeometry, Problem, as_weight, solve, stop_rule
+from csc_nets.functional.implicit import Optimum, implicit
 from csc_nets.functional.problem import align, is_transformed
 from csc_nets.functional.pursuit import SAFETY
 from csc_nets.functional.recompute import Pursuit, recompute
@@ -24,7 +25,9 @@ from csc_nets.layers.proximal_step import ProximalStep
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
 
 PURSUITS = ("fista", "ista", "threshold")
-BACKWARDS = ("unroll", "recompute")
+BACKWARDS = ("unroll", "recompute", "implicit")
+# A gap in units of half the squared norm of the signal at which a fixed number of steps counts as converged.
+CONVERGED = 1e-3
 
 
 class Positive(nn.Module):
@@ -42,28 +45,38 @@ class _SparseCode(nn.Module):
 
     dictionary: _Dictionary
     lam: Tensor
+    steps: Any  # an int, or None for the equilibrium layer
 
     def __init__(
         self,
         dictionary: _Dictionary,
         lam: float | Tensor,
-        steps: int,
+        steps: int | None,
         pursuit: str,
         nonneg: bool,
         ridge: float,
         learn_lam: bool,
         tol: float | None,
-        backward: str = "unroll",
+        backward: str | None = None,
     ) -> None:
         super().__init__()
         name = self._get_name()
-        if backward not in BACKWARDS:
+        if backward not in (None, *BACKWARDS):
             raise ValueError(f"{name}: backward must be one of {', '.join(BACKWARDS)}, got {backward!r}")
         if backward == "recompute" and tol is not None:
             raise ValueError(f"{name}: backward='recompute' takes a fixed number of steps, got tol={tol!r}")
+        if pursuit == "threshold" and (steps is None or backward == "implicit"):
+            raise ValueError(
+                f"{name}: pursuit='threshold' is one step, not a solution: give steps and another backward"
+            )
+        if steps is None and (tol is None or backward not in (None, "implicit")):
+            raise ValueError(
+                f"{name}: steps=None solves to a tolerance: give tol, and backward='implicit' or none, "
+                f"got tol={tol!r}, backward={backward!r}"
+            )
         if pursuit not in PURSUITS:
             raise ValueError(f"{name}: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"{name}: ridge must be a finite number >= 0, got {ridge!r}")
@@ -71,7 +84,7 @@ class _SparseCode(nn.Module):
             raise ValueError(f"{name}: tol must be greater than 0, got {tol!r}")
         self.dictionary = dictionary
         self.steps, self.pursuit, self.nonneg, self.ridge, self.tol = steps, pursuit, nonneg, ridge, tol
-        self.backward = backward
+        self.backward = backward or ("implicit" if steps is None else "unroll")
         value = self._as_lam(lam)
         if learn_lam:
             if not bool((value > 0).all()):
@@ -146,7 +159,7 @@ class _SparseCode(nn.Module):
         pursuit = Pursuit(
             step,
             self._geometry,
-            steps=1 if once else self.steps,
+            steps=1 if once else self.steps or 0,
             momentum=self.pursuit == "fista",
             step_size=step_size,
             nonneg=self.nonneg,
@@ -157,9 +170,46 @@ class _SparseCode(nn.Module):
         threshold = torch.as_tensor(step_size * lam, dtype=weight.dtype, device=weight.device)
         inputs = (x if missing is None else x.masked_fill(missing, 0), weight, threshold, init)
         differentiated = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+        if self.steps is None or (self.backward == "implicit" and differentiated and not is_transformed()):
+            return self._solution(pursuit, inputs, lam, differentiated)
         if self.backward == "recompute" and differentiated and not is_transformed():
             return recompute(pursuit, *inputs)
         return pursuit(*inputs)
+
+    def _solution(
+        self,
+        pursuit: Pursuit,
+        inputs: tuple[Tensor, Tensor, Tensor, Tensor | None],
+        lam: float | Tensor,
+        differentiated: bool,
+    ) -> Tensor:
+        """A code that solves its problem, with the gradient of a solution; in full precision under autocast."""
+        x, weight, _, init = inputs
+        x, missing, name = x.to(weight.dtype), pursuit.missing, self._get_name()
+        if is_transformed():
+            raise RuntimeError(f"{name}: steps=None looks at its codes, not under a compiler or torch.func: give steps")
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), parametrize.cached():
+            options: dict[str, Any] = {"nonneg": self.nonneg, "ridge": self.ridge}
+            options["mask"] = None if missing is None else ~missing
+            if self.steps is None:
+                z = solve(x, self.dictionary, lam, tol=self.tol or CONVERGED, init=init, **options)
+            else:
+                z = pursuit(x, *inputs[1:])
+                problem = Problem(x, self.dictionary, lam, **options)
+                energy = problem.x.square().flatten(1).sum(1, dtype=torch.float64) / 2
+                tol, gap = self.tol or CONVERGED, problem.duality_gap(z)
+                left = ~(gap <= tol * energy)
+                if bool(left.any()):
+                    raise RuntimeError(
+                        f"{name}: backward='implicit' is the gradient of a solution, and {int(left.sum())} of {len(x)} "
+                        f"codes are none after {self.steps} steps: duality gap over half the squared norm of the "
+                        f"signal up to {float((gap / energy)[left].amax()):.1e}, allowed {tol:.1e}. Raise steps or "
+                        "tol, or use backward='recompute'"
+                    )
+        if not differentiated:
+            return z
+        optimum = Optimum(pursuit.geometry, self.ridge, missing, self.dictionary.bound(x.shape[2:]))
+        return implicit(optimum, z, x, weight, torch.as_tensor(lam, dtype=weight.dtype, device=weight.device))
 
     @property
     def _geometry(self) -> ConvGeometry:
@@ -198,13 +248,13 @@ class SparseCoding(_SparseCode):
         atoms: int,
         *,
         lam: float | Tensor = 0.1,
-        steps: int = 2,
+        steps: int | None = 2,
         pursuit: str = "fista",
         nonneg: bool = True,
         ridge: float = 0.0,
         learn_lam: bool = False,
         tol: float | None = None,
-        backward: str = "unroll",
+        backward: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -266,8 +316,8 @@ class _ConvSparseCode(_SparseCode):
 
     .. math:: z \leftarrow \max\bigl(y + \eta D^T (x - D y) - \eta \lambda, 0\bigr)
 
-    One step is a convolution with bias and a ReLU. The gradient is that of the unrolled steps; the step size counts as
-    a constant. Xili Dai et al., `"Revisiting Sparse Convolutional Model for Visual Recognition"
+    One step is a convolution with bias and a ReLU. The gradient is that of the unrolled steps (see ``backward``); the
+    step size counts as a constant. Xili Dai et al., `"Revisiting Sparse Convolutional Model for Visual Recognition"
     <https://arxiv.org/abs/2210.12945>`_, use two steps (where FISTA and ISTA agree).
 
     Args:
@@ -277,16 +327,19 @@ class _ConvSparseCode(_SparseCode):
             ``"circular"`` or ``"reflect"``.
         lam: sparsity weight, a number or one per atom ``(M,)``, in units of the signal (atoms have unit norm).
             A buffer: assign ``layer.lam = 0.2`` at any time.
-        steps: steps of the pursuit.
+        steps: steps of the pursuit. None, with a ``tol``, is the equilibrium layer: codes as by
+            :func:`csc_nets.solve`, with ``backward="implicit"``.
         pursuit: ``"fista"``, ``"ista"``, or ``"threshold"``: :math:`\max(D^T x - \lambda, 0)`, one convolution.
         nonneg: codes are non-negative; False uses the signed soft threshold.
         ridge: weight :math:`\mu` of half the squared norm of the code.
         learn_lam: train ``lam``, kept positive by a softplus.
         tol: stop each sample when its duality gap falls below ``tol`` times half its squared norm, after ``steps``
             steps at the latest.
-        backward: ``"unroll"`` differentiates the steps automatically; ``"recompute"`` finds the same gradient from
-            less than half of the memory, see :mod:`csc_nets.functional.recompute` (automatically under transforms of
-            ``torch.func`` and compilers).
+        backward: ``"unroll"`` (default) differentiates the steps automatically. ``"recompute"`` finds the same gradient
+            from less than half of the memory, see :mod:`csc_nets.functional.recompute`. ``"implicit"`` takes the
+            gradient of a solution, from one code whatever the steps; the code must be one, to ``tol`` or else 1e-3, or
+            a forward pass with gradient is a RuntimeError: see :mod:`csc_nets.functional.implicit`. With a number of
+            steps, transforms of ``torch.func`` and compilers see the steps.
 
     Shape:
         ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.
@@ -312,13 +365,13 @@ class _ConvSparseCode(_SparseCode):
         padding_mode: str = "zeros",
         *,
         lam: float | Tensor = 0.1,
-        steps: int = 2,
+        steps: int | None = 2,
         pursuit: str = "fista",
         nonneg: bool = True,
         ridge: float = 0.0,
         learn_lam: bool = False,
         tol: float | None = None,
-        backward: str = "unroll",
+        backward: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:

@@ -1,0 +1,158 @@
+r"""The gradient of a sparse code that solves its problem, however it was found.
+
+At a solution with support S and signs :math:`\sigma` a small change of the problem leaves both alone (where no
+correlation off the support is at its weight), so that the code follows from the optimality conditions on S
+
+.. math:: D_S^T m (x - D_S z_S) - \lambda \sigma - \mu z_S = 0 .
+
+Derivation: differentiating them, and with g the gradient at the code,
+
+.. math:: (D_S^T m D_S + \mu) u = g_S, \quad \partial x = m \odot D u, \quad
+          \partial W = r \star u - (m \odot D u) \star z, \quad \partial \lambda = - u \odot \sigma
+
+where r is the observed residual and :math:`\star` the correlation of :mod:`csc_nets.functional.recompute`. Nothing of
+the iterations is kept. Sources: Bai, Kolter, Koltun, `"Deep Equilibrium Models" <https://arxiv.org/abs/1909.01377>`_,
+2019, Theorem 1; Bertrand et al., `"Implicit differentiation of Lasso-type models"
+<https://arxiv.org/abs/2002.08943>`_, 2020, for the restriction to the support.
+
+**What the duality gap says.** With G the gap, :math:`\|D(z - z^*)\| \le \sqrt{2G}`, because F grows that fast from its
+minimum. So a unit atom whose correlation is more than :math:`\sqrt{2G}` below its weight is off the support of the
+solution. Once the support and signs are right, u is that of the solution and so is the gradient of x; that of the atoms
+errs, with :math:`|K|` samples in an atom and :math:`s` the least singular value of :math:`m D_S`, by at most
+
+.. math:: \sqrt{2 G |K|}\, (\|u\| + \|D u\| / s)
+
+(Derivation: each entry of a correlation is an inner product of a signal and a shifted code.) With a wrong support the
+error has no bound: entries of g are missing or in excess.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional.dictionary import ConvGeometry
+
+__all__ = ["Optimum", "implicit", "least_solution"]
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """What is constant in the optimality conditions of a code.
+
+    Args:
+        geometry: how the atoms are laid; of no axes for a matrix.
+        ridge: :math:`\\mu`.
+        missing: True where the signal is not known.
+        bound: of the largest eigenvalue of :math:`D^T D`, 0-d.
+        steps: of the linear solver, at most.
+    """
+
+    geometry: ConvGeometry
+    ridge: float
+    missing: Tensor | None
+    bound: Tensor
+    steps: int = 200
+
+    def observed(self, signal: Tensor) -> Tensor:
+        """The known part of a fresh signal."""
+        return signal if self.missing is None else signal.masked_fill_(self.missing, 0)
+
+
+def implicit(optimum: Optimum, z: Tensor, x: Tensor, weight: Tensor, lam: Tensor) -> Tensor:
+    """The code ``z``, with the gradient above.
+
+    Args:
+        optimum: the problem.
+        z: a code ``(N, M, *S')`` that solves it, without gradient; nobody but the caller knows how well.
+        x: signal ``(N, C, *S)``, 0 where it is missing.
+        weight: atoms ``(M, C, *K)``.
+        lam: sparsity weight; broadcasts against the code.
+
+    Returns:
+        ``z``, whose gradient is taken once: differentiating it again is a RuntimeError.
+    """
+    return _Implicit.apply(optimum, z, x, weight, lam)
+
+
+def least_solution(
+    apply: Callable[[Tensor], Tensor], b: Tensor, scale: Tensor, tol: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    r"""The solution of least norm of :math:`A u = b` per sample, for a positive semi-definite A.
+
+    Conjugate residuals: of the Krylov space they take the vector of least residual, so that an equation that cannot be
+    fulfilled is solved in the sense of least squares, where conjugate gradients would diverge. What then remains is in
+    the null space, and taking its direction out of u leaves the least solution (Liu, Milzarek, Roosta, "Obtaining
+    pseudo-inverse solutions with MINRES", 2023, the lifting step).
+
+    Args:
+        apply: :math:`u \mapsto A u`, sample by sample.
+        b: ``(N, ...)``.
+        scale: of the eigenvalues of A, 0-d; those 1e-5 (float32; 2e-12 in float64) of it count as 0.
+        tol: the norm of the residual in units of that of b at which a sample is done.
+        steps: applications of A, at most.
+
+    Returns:
+        u ``(N, ...)``, and the norm of the residual over that of b, ``(N,)``.
+    """
+    axes = tuple(range(1, b.ndim))
+    dot = lambda s, t: (s * t).sum(axes, keepdim=True)  # noqa: E731
+    null = torch.finfo(b.dtype).eps ** 0.75 * scale
+    u, r, p = torch.zeros_like(b), b.clone(), b.clone()
+    image = of_r = apply(r)
+    size = norm = dot(b, b)
+    rho, singular, done = dot(r, of_r), torch.zeros_like(norm, dtype=torch.bool), norm == 0
+    for k in range(steps):
+        if k % 4 == 0 and bool(done.all()):
+            break
+        length = torch.where(done, 0, rho / dot(image, image))
+        u.addcmul_(length, p)
+        r.addcmul_(length, image, value=-1)
+        of_r = apply(r)
+        before, rho, norm = rho, dot(r, of_r), dot(r, r)
+        singular = (norm > tol**2 * size) & (dot(of_r, of_r) <= null**2 * norm)
+        done = done | singular | (norm <= tol**2 * size)
+        share = torch.where(done, 0, rho / before)
+        p = torch.addcmul(r, share, p)
+        image = torch.addcmul(of_r, share, image)
+    u = torch.where(singular, u - dot(u, r) / norm * r, u)
+    return u, torch.where(size > 0, norm / size, 0).sqrt().flatten()
+
+
+class _Implicit(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, optimum: Optimum, z: Tensor, x: Tensor, weight: Tensor, lam: Tensor) -> Tensor:
+        ctx.optimum = optimum
+        ctx.save_for_backward(z, x, weight, lam)
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("backward='implicit' has no second derivatives: use backward='unroll'")
+        z, x, weight, lam = ctx.saved_tensors
+        _, _, wants_x, wants_weight, wants_lam = ctx.needs_input_grad
+        optimum: Optimum = ctx.optimum
+        geometry, size, off = optimum.geometry, x.shape[2:], z == 0
+
+        def apply(u: Tensor) -> Tensor:
+            signal = optimum.observed(geometry.synthesis(u, weight, size))
+            v = geometry.analysis(signal, weight, exact=False).masked_fill_(off, 0)
+            return v.add_(u, alpha=optimum.ridge) if optimum.ridge else v
+
+        with torch.autocast(z.device.type, enabled=False):
+            tol = torch.finfo(z.dtype).eps ** 0.5
+            u, _ = least_solution(apply, gradient.masked_fill(off, 0), optimum.bound, tol, optimum.steps)
+            of_x = of_weight = of_lam = None
+            if wants_x or wants_weight:
+                residual = optimum.observed(x - geometry.synthesis(z, weight, size))
+                of_x, of_weight = geometry.analysis_gradients(u, residual, weight, atoms=wants_weight)
+                assert of_x is not None
+                of_x = optimum.observed(of_x)
+            if of_weight is not None and of_x is not None:
+                of_weight = of_weight - geometry.analysis_gradients(z, of_x, weight, signal=False)[1]
+            if wants_lam:
+                of_lam = -(u * z.sign()).sum_to_size(lam.shape)
+        return None, None, of_x if wants_x else None, of_weight, of_lam
