@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from csc_nets.functional import hard_threshold, soft_threshold
-from csc_nets.layers.dictionary import _Dictionary
+from csc_nets.functional import few_channels, hard_threshold, soft_threshold
+from csc_nets.layers.dictionary import _ConvDictionary, _Dictionary
 
 __all__ = ["ProximalStep"]
 
@@ -59,7 +59,7 @@ class ProximalStep:
         filters, x = self._weighted(x)
         if self.bias is not None and self._fuses(x):
             return self.dictionary.analysis_relu(x, filters, self.bias)
-        return self._shrink(self.dictionary.analysis(x, filters, self.bias))
+        return self._shrink(self._analysis(x, filters))
 
     def update(
         self,
@@ -90,12 +90,24 @@ class ProximalStep:
         filters, residual = self._weighted(residual)
         if disposable and self.bias is not None and self._fuses(residual):
             return self.dictionary.analysis_relu(residual, filters, self.bias, onto=y)
-        v = self.dictionary.analysis(residual, filters, self.bias, exact=False)
+        v = self._analysis(residual, filters, like=y)
         return self._shrink(v.add_(y if self.keep is None else y * self.keep))
 
     def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code."""
+        if isinstance(self.dictionary, _ConvDictionary):
+            geometry = self.dictionary.geometry
+            if few_channels.applies(z, self.atoms, geometry, output_size):
+                return few_channels.synthesis(z, self.atoms, geometry, output_size)
         return self.dictionary.synthesis(z, output_size, self.atoms)
+
+    def _analysis(self, signal: Tensor, filters: Tensor, like: Tensor | None = None) -> Tensor:
+        """Correlations plus the bias, exact in the first step, where there is no code that they are ``like``."""
+        if like is not None and signal.requires_grad and isinstance(self.dictionary, _ConvDictionary):
+            geometry = self.dictionary.geometry
+            if few_channels.applies(like, filters, geometry, signal.shape[2:]):
+                return few_channels.analysis(signal, filters, self.bias, geometry)
+        return self.dictionary.analysis(signal, filters, self.bias, exact=like is None)
 
     def _weighted(self, signal: Tensor) -> tuple[Tensor, Tensor]:
         """Filters and signal, one of them times the gain."""
