@@ -88,22 +88,21 @@ def least_solution(
     pseudo-inverse solutions with MINRES", 2023, the lifting step).
 
     Args:
-        apply: :math:`u \mapsto A u`, sample by sample.
-        b: ``(N, ...)``.
-        scale: of the eigenvalues of A, 0-d; those 1e-5 (float32; 2e-12 in float64) of it count as 0.
-        tol: the norm of the residual in units of that of b at which a sample is done.
+        apply: :math:`u \mapsto A u`, row by row.
+        b: ``(N, n)``.
+        scale: of the eigenvalues of A, 0-d; those 6e-6 (float32; 2e-12 in float64) of it count as 0.
+        tol: the norm of the residual in units of that of b at which a row is done.
         steps: applications of A, at most.
 
     Returns:
-        u ``(N, ...)``, and the norm of the residual over that of b, ``(N,)``.
+        u ``(N, n)``, and the norm of the residual over that of b, ``(N,)``.
     """
-    axes = tuple(range(1, b.ndim))
-    dot = lambda s, t: (s * t).sum(axes, keepdim=True)  # noqa: E731
+    dot = lambda s, t: torch.linalg.vecdot(s, t)[:, None]  # noqa: E731
     null = torch.finfo(b.dtype).eps ** 0.75 * scale
     u, r, p = torch.zeros_like(b), b.clone(), b.clone()
-    image = of_r = apply(r)
+    image = apply(r)
     size = norm = dot(b, b)
-    rho, singular, done = dot(r, of_r), torch.zeros_like(norm, dtype=torch.bool), norm == 0
+    rho, singular, done = dot(r, image), torch.zeros_like(norm, dtype=torch.bool), norm == 0
     for k in range(steps):
         if k % 4 == 0 and bool(done.all()):
             break
@@ -115,8 +114,8 @@ def least_solution(
         singular = (norm > tol**2 * size) & (dot(of_r, of_r) <= null**2 * norm)
         done = done | singular | (norm <= tol**2 * size)
         share = torch.where(done, 0, rho / before)
-        p = torch.addcmul(r, share, p)
-        image = torch.addcmul(of_r, share, image)
+        p.mul_(share).add_(r)
+        image = image.mul_(share).add_(of_r)
     u = torch.where(singular, u - dot(u, r) / norm * r, u)
     return u, torch.where(size > 0, norm / size, 0).sqrt().flatten()
 
@@ -137,22 +136,33 @@ class _Implicit(torch.autograd.Function):
         optimum: Optimum = ctx.optimum
         geometry, size, off = optimum.geometry, x.shape[2:], z == 0
 
+        # Rows in the order of memory, so that they are views.
+        atoms_last = not z.is_contiguous()
+        shape = z.movedim(1, -1).shape if atoms_last else z.shape
+
+        def as_rows(code: Tensor) -> Tensor:
+            return (code.movedim(1, -1) if atoms_last else code).reshape(len(code), -1)
+
+        def as_code(rows: Tensor) -> Tensor:
+            return rows.view(shape).movedim(-1, 1) if atoms_last else rows.view(shape)
+
         def apply(u: Tensor) -> Tensor:
-            signal = optimum.observed(geometry.synthesis(u, weight, size))
-            v = geometry.analysis(signal, weight, exact=False).masked_fill_(off, 0)
+            signal = optimum.observed(geometry.synthesis(as_code(u), weight, size))
+            v = as_rows(geometry.analysis(signal, weight, exact=False).masked_fill_(off, 0))
             return v.add_(u, alpha=optimum.ridge) if optimum.ridge else v
 
         with torch.autocast(z.device.type, enabled=False):
             tol = torch.finfo(z.dtype).eps ** 0.5
-            u, _ = least_solution(apply, gradient.masked_fill(off, 0), optimum.bound, tol, optimum.steps)
+            right = as_rows(gradient.masked_fill(off, 0))
+            u = as_code(least_solution(apply, right, optimum.bound, tol, optimum.steps)[0])
             of_x = of_weight = of_lam = None
             if wants_x or wants_weight:
                 residual = optimum.observed(x - geometry.synthesis(z, weight, size))
                 of_x, of_weight = geometry.analysis_gradients(u, residual, weight, atoms=wants_weight)
                 assert of_x is not None
                 of_x = optimum.observed(of_x)
-            if of_weight is not None and of_x is not None:
-                of_weight = of_weight - geometry.analysis_gradients(z, of_x, weight, signal=False)[1]
+                surplus = geometry.analysis_gradients(z, of_x, weight, signal=False, atoms=wants_weight)[1]
+                of_weight = None if surplus is None or of_weight is None else of_weight - surplus
             if wants_lam:
                 of_lam = -(u * z.sign()).sum_to_size(lam.shape)
         return None, None, of_x if wants_x else None, of_weight, of_lam

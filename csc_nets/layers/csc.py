@@ -1,13 +1,14 @@
 """Layers whose forward pass solves a sparse coding problem by a fixed number of steps of a pursuit."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import ConvGeometry, Problem, as_weight, solve, stop_rule
+from csc_nets.functional import ConvGeometry, Problem, as_weight, stop_rule
 from csc_nets.functional.implicit import Optimum, implicit
 from csc_nets.functional.problem import align, is_transformed
 from csc_nets.functional.pursuit import SAFETY
@@ -28,6 +29,8 @@ PURSUITS = ("fista", "ista", "threshold")
 BACKWARDS = ("unroll", "recompute", "implicit")
 # A gap in units of half the squared norm of the signal at which a fixed number of steps counts as converged.
 CONVERGED = 1e-3
+# Steps of the equilibrium layer from one look at the gap to the next, and in all.
+RUN, MOST = 16, 20_000
 
 
 class Positive(nn.Module):
@@ -165,7 +168,9 @@ class _SparseCode(nn.Module):
             nonneg=self.nonneg,
             keep=shrinkage,
             missing=missing,
-            stop=None if self.tol is None else stop_rule(self.problem(x, lam, mask), self.tol),
+            stop=None
+            if self.tol is None or self.steps is None
+            else stop_rule(self.problem(x.detach(), lam, mask), self.tol),
         )
         threshold = torch.as_tensor(step_size * lam, dtype=weight.dtype, device=weight.device)
         inputs = (x if missing is None else x.masked_fill(missing, 0), weight, threshold, init)
@@ -184,28 +189,29 @@ class _SparseCode(nn.Module):
         differentiated: bool,
     ) -> Tensor:
         """A code that solves its problem, with the gradient of a solution; in full precision under autocast."""
-        x, weight, _, init = inputs
+        x, weight, threshold, z = inputs
         x, missing, name = x.to(weight.dtype), pursuit.missing, self._get_name()
         if is_transformed():
             raise RuntimeError(f"{name}: steps=None looks at its codes, not under a compiler or torch.func: give steps")
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False), parametrize.cached():
-            options: dict[str, Any] = {"nonneg": self.nonneg, "ridge": self.ridge}
-            options["mask"] = None if missing is None else ~missing
-            if self.steps is None:
-                z = solve(x, self.dictionary, lam, tol=self.tol or CONVERGED, init=init, **options)
-            else:
-                z = pursuit(x, *inputs[1:])
-                problem = Problem(x, self.dictionary, lam, **options)
-                energy = problem.x.square().flatten(1).sum(1, dtype=torch.float64) / 2
-                tol, gap = self.tol or CONVERGED, problem.duality_gap(z)
+            mask = None if missing is None else ~missing
+            problem = Problem(x, self.dictionary, lam, self.ridge, self.nonneg, mask)
+            energy = x.square().flatten(1).sum(1, dtype=torch.float64) / 2
+            tol, run, taken = self.tol or CONVERGED, self.steps or RUN, 0
+            while True:
+                z = replace(pursuit, steps=run)(x, weight, threshold, z)
+                taken, gap = taken + run, problem.duality_gap(z)
                 left = ~(gap <= tol * energy)
-                if bool(left.any()):
+                if not bool(left.any()):
+                    break
+                if taken >= (self.steps or MOST) or not bool(gap.isfinite().all()):
                     raise RuntimeError(
-                        f"{name}: backward='implicit' is the gradient of a solution, and {int(left.sum())} of {len(x)} "
-                        f"codes are none after {self.steps} steps: duality gap over half the squared norm of the "
-                        f"signal up to {float((gap / energy)[left].amax()):.1e}, allowed {tol:.1e}. Raise steps or "
-                        "tol, or use backward='recompute'"
+                        f"{name}: {int(left.sum())} of {len(x)} codes are no solutions after {taken} steps: duality "
+                        f"gap over half the squared norm of the signal up to {float((gap / energy)[left].amax()):.1e}, "
+                        f"allowed {tol:.1e}. Raise steps or tol, or use backward='recompute'"
                     )
+                # Every run drops the momentum of the one before; longer runs suit problems that take many.
+                run *= 2 if taken >= 4 * run else 1
         if not differentiated:
             return z
         optimum = Optimum(pursuit.geometry, self.ridge, missing, self.dictionary.bound(x.shape[2:]))
@@ -327,8 +333,8 @@ class _ConvSparseCode(_SparseCode):
             ``"circular"`` or ``"reflect"``.
         lam: sparsity weight, a number or one per atom ``(M,)``, in units of the signal (atoms have unit norm).
             A buffer: assign ``layer.lam = 0.2`` at any time.
-        steps: steps of the pursuit. None, with a ``tol``, is the equilibrium layer: codes as by
-            :func:`csc_nets.solve`, with ``backward="implicit"``.
+        steps: steps of the pursuit. None, with a ``tol``, is the equilibrium layer: as many as it takes, with
+            ``backward="implicit"``.
         pursuit: ``"fista"``, ``"ista"``, or ``"threshold"``: :math:`\max(D^T x - \lambda, 0)`, one convolution.
         nonneg: codes are non-negative; False uses the signed soft threshold.
         ridge: weight :math:`\mu` of half the squared norm of the code.
