@@ -1,18 +1,24 @@
 """Whole networks against the public code of SDNet and against ResNet-18 of the same memory layout.
 
-    python benchmarks/networks.py [--public PATH] [--batch 32] [--quick] [--json FILE] [--threads N] [--device cuda]
+    python benchmarks/networks.py [--public PATH] [--batch 32] [--quick] [--json FILE] [--threads N]
+    python benchmarks/networks.py --device cuda --batch 128 --compile [--public PATH] [--json FILE]
 
-PATH is a clone of github.com/Delay-Xili/SDNet (it needs ``pip install yacs``). Images of 32 x 32, two steps, same
-weights; that the logits agree is checked first. Public code runs as published, in float32 and torch's default layout,
-ours in channels_last, in float32 and under bfloat16 autocast. A training step is forward, loss, backward and SGD with
-momentum, with the public code's ``update_stepsize`` before it as its training loop has it. Its evaluation loop calls
-that too, but here evaluation is the forward pass alone. "Saved" are the bytes that the forward pass keeps for the
-backward pass, in distinct storages that are no parameters.
+PATH is a clone of github.com/Delay-Xili/SDNet (it needs ``pip install yacs``). Images of 32 x 32, two steps, blocks
+with shortcuts, same weights; how far the logits differ is printed first. Public code runs as published, in float32 and
+torch's default layout; ours and ResNet-18 in channels_last, in float32 and under bfloat16 autocast. A training step is
+forward, loss, backward and SGD with momentum, with the public code's ``update_stepsize`` before it as its training loop
+has it. Its evaluation loop calls that too, but here evaluation is the forward pass alone. "Saved" are the bytes that
+the forward pass keeps for the backward pass, in distinct storages that are no parameters. "Once" is our network with
+``pursuit="threshold"``, one convolution a layer.
+
+JSON rows of times also tell images a second and the arithmetic of ours, in TFLOP/s, for a share of the machine's peak.
+``--compile`` compiles ours and ResNet-18 with CUDA graphs (``mode="reduce-overhead"``).
 """
 
 import contextlib
 import io
 import re
+import statistics
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator
@@ -22,6 +28,7 @@ import timing
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import csc_nets
 from csc_nets.functional.pursuit import SAFETY
@@ -40,7 +47,7 @@ NAMES = [
 ]
 
 
-def public_network(folder: Path, name: str, ours: nn.Module) -> nn.Module:
+def public_network(folder: Path, name: str, ours: nn.Module, device: str) -> nn.Module:
     """The public network of this name with the weights of ours, and its step sizes in ours."""
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
@@ -50,9 +57,9 @@ def public_network(folder: Path, name: str, ours: nn.Module) -> nn.Module:
     config.DATASET.DATASET = "cifar10"
     config.MODEL.NUM_LAYERS = 2
     everywhere = name.endswith("_all")
-    theirs = (sdnet_inverse.SDNet18_all if everywhere else sdnet.SDNet18)(10, config)
+    theirs = (sdnet_inverse.SDNet18_all if everywhere else sdnet.SDNet18)(10, config).to(device)
     with torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-        theirs(torch.zeros(1, 3, 32, 32))  # layers remember the size of their signals
+        theirs(torch.zeros(1, 3, 32, 32, device=device))  # layers remember the size of their signals
     state = theirs.state_dict()
     for key, value in ours.state_dict().items():
         for mine, public in NAMES:
@@ -124,6 +131,13 @@ def saved(model: nn.Module, x: Tensor, precision: torch.dtype) -> int:
     return sum(size for address, size in kept.items() if address not in parameters)
 
 
+def operations(step: Callable[[], object]) -> int:
+    """Floating point operations of a step, of its convolutions and products of matrices."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
 def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
     """One of our networks against the public one in float32 and against ResNet-18 in the same precision."""
     batch, rounds = (2, 1) if options.quick else (options.batch, options.rounds)
@@ -131,35 +145,56 @@ def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
     torch.manual_seed(0)
     x, target = torch.randn(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
     channels_last = x.contiguous(memory_format=torch.channels_last)
-    ours, resnet = (
-        csc_nets.create_model(model).to(device, memory_format=torch.channels_last) for model in (name, "resnet18")
+    ours, once, resnet = (
+        csc_nets.create_model(model, **settings).to(device, memory_format=torch.channels_last)
+        for model, settings in ((name, {}), (name, {"pursuit": "threshold"}), ("resnet18", {}))
     )
-    runs = {(name, precision): (ours, channels_last, precision) for precision in (single, half)}
-    runs |= {("resnet18", precision): (resnet, channels_last, precision) for precision in (single, half)}
-    pairs = [((name, precision), ("resnet18", precision)) for precision in (single, half)]
-    if options.public is not None:
-        public = public_network(options.public, name, ours).to(device)
-        runs["public", single] = (public, x, single)
-        pairs = [((name, precision), ("public", single)) for precision in (single, half)] + pairs
+    public = None if options.public is None else public_network(options.public, name, ours, device)
+    if public is not None:
         a, b = evaluation(ours, channels_last, single)(), evaluation(public, x, single)()
         print(f"{name}: logits differ from those of the public code by {(a - b).norm() / b.norm():.1e} of their norm")
 
+    runs = {}
+    models = {name: ours, f"{name} once": once, "resnet18": resnet}
+    if not name.endswith("_all"):  # one step less in one layer is nothing to see
+        del models[f"{name} once"]
+    for label, model in models.items():
+        for precision in (single, half):
+            runs[label, precision] = (model, channels_last, precision)
+    if public is not None:
+        runs["public", single] = (public, x, single)
     kept = {key: saved(*run) / 2**20 for key, run in runs.items()}
+    work = {key: operations(training(run[0], run[1], target, run[2])) for key, run in runs.items() if name in key[0]}
+    if options.compile:
+        for key, (model, images, precision) in runs.items():
+            if key[0] != "public":
+                runs[key] = (torch.compile(model, mode="reduce-overhead"), images, precision)
     modes = {
         "train": [training(model, images, target, precision) for model, images, precision in runs.values()],
         "eval": [evaluation(*run) for run in runs.values()],
     }
+    pairs = [
+        ((label, precision), rival)
+        for label in models
+        for rival_of in (lambda precision: ("public", single), lambda precision: ("resnet18", precision))
+        for precision in (single, half)
+        if label != "resnet18" and (rival := rival_of(precision)) in runs
+    ]
     for mode, candidates in modes.items():
         seconds = dict(zip(runs, timing.interleaved(candidates, rounds, device), strict=True))
         for mine, rival in pairs:
-            yield timing.row(label(mine, rival, mode), seconds[mine], seconds[rival])
+            row = timing.row(title(mine, rival, mode), seconds[mine], seconds[rival])
+            rate = batch / statistics.median(seconds[mine])
+            # A backward pass is two convolutions for each of the forward pass.
+            tera = work[mine] / (1 if mode == "train" else 3) * rate / batch / 1e12
+            yield row | {"images_per_second": rate, "tflops": tera}
     for mine, rival in pairs:
         ratio = kept[mine] / kept[rival]
-        row = {"name": label(mine, rival, "saved"), "ours": kept[mine], "reference": kept[rival], "ratio": ratio}
+        row = {"name": title(mine, rival, "saved"), "ours": kept[mine], "reference": kept[rival], "ratio": ratio}
         yield row | {"unit": "MiB"}
 
 
-def label(mine: tuple[str, torch.dtype], rival: tuple[str, torch.dtype], what: str) -> str:
+def title(mine: tuple[str, torch.dtype], rival: tuple[str, torch.dtype], what: str) -> str:
     """Such as ``sdnet18 bf16 / public, train``."""
     precision = {torch.float32: "", torch.bfloat16: " bf16"}
     return f"{mine[0]}{precision[mine[1]]} / {rival[0]}{precision[rival[1]]}, {what}"
@@ -171,6 +206,7 @@ def main() -> None:
     parser.add_argument("--networks", nargs="+", default=["sdnet18_all", "sdnet18"], help="ours to time")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--compile", action="store_true", help="compile ours and ResNet-18")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     timing.report([row for name in options.networks for row in rows(name, options)], options.json, "reference")
