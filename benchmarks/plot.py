@@ -51,7 +51,8 @@ def curves(rows: list[Row]) -> Any:
                 below.plot(x, values, line, color=colour, marker=marker, ms=4, label=label)
         for panel in (above, below):
             panel.set(xscale="log", yscale="log", xlabel=axis)
-            panel.set_xticks(x[:: max(1, len(x) // 5)], labels=x[:: max(1, len(x) // 5)])
+            ticks = x[:: -(-len(x) // 6)]
+            panel.set_xticks(ticks, labels=ticks)
             panel.minorticks_off()
             panel.grid(alpha=0.3)
             panel.legend(fontsize=7)

@@ -30,7 +30,7 @@ def test_equals_the_whole_for_every_kernel_stride_padding_and_dilation(dims, mod
         if dims == 3 and (kernel + stride + padding + dilation) % 4:
             continue  # a quarter is enough here
         layer, x = build(dims, kernel, stride, padding, dilation=dilation, padding_mode=mode)
-        torch.testing.assert_close(encode(layer, x, tile=5), layer(x), **EXACT)
+        torch.testing.assert_close(encode(layer, x, tile=8 if dims < 3 else 5), layer(x), **EXACT)
 
 
 @pytest.mark.parametrize("pursuit, steps", [("threshold", 1), ("ista", 2), ("fista", 1), ("fista", 6)])
