@@ -46,6 +46,22 @@ def test_bytes_of_a_pass():
     assert 2 * 4000 <= peak < 2.2 * 4000  # the ones are gone when the product is made
 
 
+@pytest.mark.parametrize("channels, atoms, kernel", [(1, 64, 3), (3, 32, 8)])
+def test_tiles_stay_within_their_budget(channels, atoms, kernel):
+    from csc_nets.layers import CSC2d, encode_tiles
+
+    scale = importlib.import_module("scale")
+    layer, x = CSC2d(channels, atoms, kernel, padding="same", steps=4).eval(), torch.randn(1, channels, 260, 240)
+
+    def stream():
+        for _, code in encode_tiles(layer, x, budget=budget):
+            assert code.shape[1] == atoms
+
+    whole = 4 * atoms * 260 * 240
+    budget = whole // 2
+    assert whole // 8 < scale.peak_bytes(stream, "cpu") <= budget
+
+
 @pytest.mark.parametrize("kind", ["curves", "bars"])
 def test_pictures(kind, tmp_path):
     pytest.importorskip("matplotlib")
