@@ -6,8 +6,8 @@ A step of a pursuit, with :math:`\eta` the step size times the shrinkage :math:`
           z_k = \mathrm{prox}_t(\kappa y_k + \eta D^T r_k)
 
 Automatic differentiation keeps :math:`y_k`, :math:`r_k` and :math:`z_k` of every step. The codes are enough: the
-points follow from them by one pass over memory, the residuals by a synthesis. Here seven codes of eight are kept (the
-eighth is an analysis away), and as many of the syntheses as take half the memory of the codes.
+points follow from them by one pass over memory, the residuals by a synthesis. Here three codes of four are kept (the
+fourth is an analysis away), and as many of the syntheses as take half the memory of the codes.
 
 Derivation: with g the gradient at :math:`z_k`, h that at the argument of the prox, which is g where the code is not
 zero, and :math:`u = m \odot D h`,
@@ -34,7 +34,7 @@ from csc_nets.functional.pursuit import extrapolations, iterate
 __all__ = ["Pursuit", "recompute"]
 
 # Of this many codes in a row the last one is computed again. It needs the two before it, so 3 at least.
-SEGMENT = 8
+SEGMENT = 4
 # Codes that take as much memory as one synthesis that is kept.
 SHARE = 2
 
@@ -203,14 +203,14 @@ def _gradients(
     of_init = later = None
     for k in reversed(range(pursuit.steps)):
         z, y = record.code(k), record.point(k)
-        h = torch.ops.aten.threshold_backward(g, z, 0) if pursuit.nonneg else g.masked_fill(z == 0, 0)
+        g = torch.ops.aten.threshold_backward(g, z, 0) if pursuit.nonneg else g.masked_fill(z == 0, 0)
         if wants_threshold:
-            of_threshold -= (h if pursuit.nonneg else h * z.sign()).sum_to_size(threshold.shape)
+            of_threshold -= (g if pursuit.nonneg else g * z.sign()).sum_to_size(threshold.shape)
         residual = x
         if wants_weight and y is not None:
             residual = pursuit.observed(x - record.estimate(k, y))
         u, correlation = geometry.analysis_gradients(
-            h, residual, filters, signal=wants_x or y is not None, atoms=wants_weight
+            g, residual, filters, signal=wants_x or y is not None, atoms=wants_weight
         )
         if correlation is not None:
             of_weight += correlation
@@ -223,7 +223,7 @@ def _gradients(
         of_y, correlation = geometry.synthesis_gradients(u, y.to(gain.dtype), gain, atoms=wants_weight)
         if correlation is not None:
             of_weight -= correlation
-        of_y = (h if keep is None else h.mul_(keep)).sub_(of_y)
+        of_y = (g if keep is None else g.mul_(keep)).sub_(of_y)
         if k == 0:
             of_init = of_y
         else:
