@@ -1,10 +1,12 @@
 """Time of a CSC layer over its floor: the convolutions and transposed convolutions of its steps and nothing else.
 
-    python benchmarks/layer.py [--quick] [--json FILE] [--threads N] [--device cuda]
+    python benchmarks/layer.py [--quick] [--json FILE] [--threads N] [--device cuda] [--bf16]
 
 The floor runs the same operators (first step one convolution, every further step one transposed convolution and one
 convolution), back to back on channels_last tensors, in the same run; in training it is differentiated with respect to
-input and weight, like the layer, and has no elementwise work.
+input and weight, like the layer, and has no elementwise work. With ``--bf16`` the layer runs under autocast and the
+floor on tensors in bfloat16. On a CPU the layer of few channels has another way to synthesise than torch's convolution
+(``csc_nets.functional.few_channels``), and may be below the floor.
 """
 
 from collections.abc import Callable
@@ -39,33 +41,42 @@ def trained(call: Callable[[], Tensor], cotangent: Tensor) -> Callable[[], None]
     return lambda: call().backward(cotangent)
 
 
-def case(layer: tuple, batch: int, steps: int, train: bool, device: str, rounds: int) -> dict[str, object]:
+def case(layer: tuple, batch: int, steps: int, train: bool, half: bool, device: str, rounds: int) -> dict[str, object]:
     name, channels, atoms, kernel, stride, padding, size = layer
     torch.manual_seed(0)
     csc = CSC2d(channels, atoms, kernel, stride, padding, lam=0.1, steps=steps).to(device)
     csc = csc.to(memory_format=torch.channels_last).train(train)
     x = torch.randn(batch, channels, size, size, device=device).to(memory_format=torch.channels_last)
-    weight = csc.atoms.detach().clone(memory_format=torch.channels_last)
-    mode = "train" if train else "eval"
+    precision = torch.bfloat16 if half else torch.float32
+    signal = x.to(precision, copy=True)
+    weight = csc.atoms.detach().to(precision, copy=True, memory_format=torch.channels_last)
+
+    def code() -> Tensor:
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=half):
+            return csc(x)
+
+    def convolutions() -> Tensor:
+        return floor(signal, weight, stride, padding, steps)
+
     if train:
-        x.requires_grad_(), weight.requires_grad_()
-        cotangent = torch.randn_like(csc(x))
-        ours = trained(lambda: csc(x), cotangent)
-        lower = trained(lambda: floor(x, weight, stride, padding, steps), cotangent)
-        seconds = timing.interleaved([ours, lower], rounds, device)
+        x.requires_grad_(), signal.requires_grad_(), weight.requires_grad_()
+        cotangent = torch.randn_like(code())
+        candidates: list[Callable[[], object]] = [trained(code, cotangent), trained(convolutions, cotangent)]
     else:
-        with torch.no_grad():
-            seconds = timing.interleaved(
-                [lambda: csc(x), lambda: floor(x, weight, stride, padding, steps)], rounds, device
-            )
+        candidates = [code, convolutions]
+    with torch.set_grad_enabled(train):
+        seconds = timing.interleaved(candidates, rounds, device)
+    mode = ("train" if train else "eval") + (" bf16" if half else "")
     return timing.row(f"{name}, {steps} steps, {mode}", *seconds)
 
 
 def main() -> None:
-    options = timing.parser(__doc__.splitlines()[0]).parse_args()
+    parser = timing.parser(__doc__.splitlines()[0])
+    parser.add_argument("--bf16", action="store_true", help="under autocast, over a floor in bfloat16")
+    options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [
-        case(layer, 32, steps, train, options.device, 3 if options.quick else 15)
+        case(layer, 32, steps, train, options.bf16, options.device, 3 if options.quick else 15)
         for layer in LAYERS
         for steps in ((2,) if options.quick else (2, 8))
         for train in (False, True)
