@@ -1,6 +1,6 @@
 """Two revisions against each other: the same benchmark, run in turns in a checkout of each.
 
-    python benchmarks/compare.py REV_A REV_B --benchmark layer [--rounds 3] [--json FILE] [-- OPTIONS OF THE BENCHMARK]
+    python benchmarks/compare.py REV_A REV_B --benchmark layer [--rounds 3] [--quick] [--json FILE] [-- ITS OPTIONS]
 
 Both revisions are checked out beside each other (temporary git worktrees); their own benchmark runs in turns with their
 own package, in a fresh process each time, so that a drifting machine hits both. Per row: B over A, the median of the
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> Rows:
     parser.add_argument("revisions", nargs=2, metavar=("REV_A", "REV_B"), help="anything that git takes for a commit")
     parser.add_argument("--benchmark", default="layer", help="a program of benchmarks/, without .py (default layer)")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round of the benchmark's own --quick")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     parser.add_argument("--repository", type=Path, default=Path(__file__).resolve().parents[1])
     arguments = sys.argv[1:] if argv is None else argv
@@ -99,7 +100,9 @@ def main(argv: list[str] | None = None) -> Rows:
     options = parser.parse_args(arguments[:cut])
     if options.rounds < 1:
         parser.error(f"--rounds must be at least 1, got {options.rounds}")
-    rows = compare(options.repository, options.revisions, options.benchmark, options.rounds, arguments[cut + 1 :])
+    rounds, passed = (1, ["--quick"]) if options.quick else (options.rounds, [])
+    passed += arguments[cut + 1 :]
+    rows = compare(options.repository, options.revisions, options.benchmark, rounds, passed)
     width = max((len(row["name"]) for row in rows), default=0)
     print(f"{'':{width}}  {'A':>10}  {'B':>10}  {'B / A':<22}  of the ratios")
     for row in rows:
