@@ -24,7 +24,7 @@ from csc_nets.layers import CSC2d
 STEPS, SIZE = 64, 32
 # channels of the signal, lam of the rows that need a solution, tolerance that 64 steps of FISTA come near to
 LAYERS = [(3, 1.0, 2e-2), (64, 0.5, 1e-3)]
-SPARSE = 3.0  # lam at which few steps are a solution: memory does not depend on it
+SPARSE = 4.4  # lam at which few steps are a solution: memory does not depend on it
 
 
 def build(channels: int, lam: float, device: str, **options: object) -> nn.Module:
@@ -137,7 +137,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     rows = []
     for layer in LAYERS[:1] if options.quick else LAYERS:
-        rows += cases(*layer, 2 if options.quick else 4, 3 if options.quick else 5, options.quick, options.device)
+        rows += cases(*layer, 2 if options.quick else 8, 3 if options.quick else 5, options.quick, options.device)
     timing.report(rows, options.json, "unroll")
 
 

@@ -1,7 +1,6 @@
 """Layers whose forward pass solves a sparse coding problem by a fixed number of steps of a pursuit."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, Problem, as_weight, stop_rule
-from csc_nets.functional.implicit import Optimum, implicit
+from csc_nets.functional.implicit import CONVERGED, Optimum, implicit, solution
 from csc_nets.functional.problem import align, is_transformed
 from csc_nets.functional.pursuit import SAFETY
 from csc_nets.functional.recompute import Pursuit, recompute
@@ -27,10 +26,6 @@ __all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
 
 PURSUITS = ("fista", "ista", "threshold")
 BACKWARDS = ("unroll", "recompute", "implicit")
-# A gap in units of half the squared norm of the signal at which a fixed number of steps counts as converged.
-CONVERGED = 1e-3
-# Steps of the equilibrium layer from one look at the gap to the next, and in all.
-RUN, MOST = 16, 20_000
 
 
 class Positive(nn.Module):
@@ -189,29 +184,17 @@ class _SparseCode(nn.Module):
         differentiated: bool,
     ) -> Tensor:
         """A code that solves its problem, with the gradient of a solution; in full precision under autocast."""
-        x, weight, threshold, z = inputs
-        x, missing, name = x.to(weight.dtype), pursuit.missing, self._get_name()
         if is_transformed():
-            raise RuntimeError(f"{name}: steps=None looks at its codes, not under a compiler or torch.func: give steps")
+            raise RuntimeError(
+                f"{self._get_name()}: steps=None looks at its codes, not under a compiler or torch.func: give steps"
+            )
+        missing, weight = pursuit.missing, inputs[1]
+        x, threshold = inputs[0].to(weight.dtype), inputs[2].to(weight.dtype)
+        init = None if inputs[3] is None else inputs[3].to(weight.dtype)
+        mask = None if missing is None else ~missing
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False), parametrize.cached():
-            mask = None if missing is None else ~missing
             problem = Problem(x, self.dictionary, lam, self.ridge, self.nonneg, mask)
-            energy = x.square().flatten(1).sum(1, dtype=torch.float64) / 2
-            tol, run, taken = self.tol or CONVERGED, self.steps or RUN, 0
-            while True:
-                z = replace(pursuit, steps=run)(x, weight, threshold, z)
-                taken, gap = taken + run, problem.duality_gap(z)
-                left = ~(gap <= tol * energy)
-                if not bool(left.any()):
-                    break
-                if taken >= (self.steps or MOST) or not bool(gap.isfinite().all()):
-                    raise RuntimeError(
-                        f"{name}: {int(left.sum())} of {len(x)} codes are no solutions after {taken} steps: duality "
-                        f"gap over half the squared norm of the signal up to {float((gap / energy)[left].amax()):.1e}, "
-                        f"allowed {tol:.1e}. Raise steps or tol, or use backward='recompute'"
-                    )
-                # Every run drops the momentum of the one before; longer runs suit problems that take many.
-                run *= 2 if taken >= 4 * run else 1
+            z = solution(pursuit, problem, weight, threshold, init, steps=self.steps, tol=self.tol or CONVERGED)
         if not differentiated:
             return z
         optimum = Optimum(pursuit.geometry, self.ridge, missing, self.dictionary.bound(x.shape[2:]))
