@@ -1,5 +1,6 @@
 """Pure functions on tensors: proximal maps, the adjoint pair, pursuits."""
 
+from csc_nets.functional.calibration import calibrate, calibrated, calibration_update, whitening
 from csc_nets.functional.cascade import Cascade
 from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair, power_step, unit_norm
 from csc_nets.functional.filter_bank import (
@@ -59,6 +60,9 @@ __all__ = [
     "absolute_pool",
     "as_adjoint_pair",
     "as_weight",
+    "calibrate",
+    "calibrated",
+    "calibration_update",
     "class_coding_rate",
     "coding_rate",
     "ctrl_binary",
@@ -96,4 +100,5 @@ __all__ = [
     "wavelet_bank",
     "wavelet_bank_2d",
     "weyl_heisenberg_bank",
+    "whitening",
 ]

@@ -12,6 +12,7 @@ from csc_nets.functional.implicit import CONVERGED, Optimum, implicit, solution
 from csc_nets.functional.problem import align, is_transformed
 from csc_nets.functional.pursuit import SAFETY
 from csc_nets.functional.recompute import Pursuit, recompute
+from csc_nets.layers.calibrated_steps import CalibratedSteps
 from csc_nets.layers.dictionary import (
     DenseDictionary,
     Dictionary1d,
@@ -24,7 +25,8 @@ from csc_nets.layers.proximal_step import ProximalStep
 
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
 
-PURSUITS = ("fista", "ista", "threshold")
+PURSUITS = ("fista", "ista", "threshold", "calibrated", "whitened")
+CALIBRATED = ("calibrated", "whitened")
 BACKWARDS = ("unroll", "recompute", "implicit")
 
 
@@ -76,6 +78,11 @@ class _SparseCode(nn.Module):
             raise ValueError(f"{name}: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
             raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
+        if pursuit in CALIBRATED and (steps is None or tol is not None or backward not in (None, "unroll")):
+            raise ValueError(
+                f"{name}: pursuit={pursuit!r} is a fixed number of steps with backward='unroll', "
+                f"got steps={steps}, tol={tol!r}, backward={backward!r}"
+            )
         if not 0 <= ridge < float("inf"):
             raise ValueError(f"{name}: ridge must be a finite number >= 0, got {ridge!r}")
         if tol is not None and not tol > 0:
@@ -83,6 +90,8 @@ class _SparseCode(nn.Module):
         self.dictionary = dictionary
         self.steps, self.pursuit, self.nonneg, self.ridge, self.tol = steps, pursuit, nonneg, ridge, tol
         self.backward = backward or ("implicit" if steps is None else "unroll")
+        calibrated = pursuit in CALIBRATED
+        self.calibrated = CalibratedSteps(dictionary, self.steps, pursuit == "whitened") if calibrated else None
         value = self._as_lam(lam)
         if learn_lam:
             if not bool((value > 0).all()):
@@ -138,10 +147,25 @@ class _SparseCode(nn.Module):
         """The smallest sparsity weight per sample at which the code is zero, ``(N, 1, ...)``."""
         return self.problem(x).lam_max()
 
+    def calibrate(self, x: Tensor, *, mask: Tensor | None = None, updates: int = 20) -> None:
+        """Computes the coefficients of a calibrated pursuit afresh, for signals like ``x``.
+
+        Training does without; this is for dictionaries that were not trained with the layer.
+
+        Raises:
+            ValueError: the layer's pursuit is neither ``"calibrated"`` nor ``"whitened"``.
+        """
+        if self.calibrated is None:
+            raise ValueError(f"{self._get_name()}: pursuit={self.pursuit!r} has nothing to calibrate")
+        self.calibrated.calibrate(self.problem(x, mask=mask), self.dictionary, updates)
+
     def _code(self, x: Tensor, lam: float | Tensor | None, init: Tensor | None, mask: Tensor | None) -> Tensor:
         """Runs the pursuit on signals ``(N, C, *S)`` or ``(N, F)``."""
         dictionary, weight = self.dictionary, self.dictionary.weight
         dictionary.update_lipschitz(weight)
+        if self.calibrated is not None:
+            learn = self.training and not torch._C._are_functorch_transforms_active()
+            return self.calibrated.code(self.problem(x, lam, mask), dictionary, weight, self.steps, init, learn)
         once = self.pursuit == "threshold"
         eta = 1.0 if once else SAFETY / dictionary.bound(x.shape[2:])
         keep = 1 / (1 + self.ridge * eta)
@@ -319,6 +343,10 @@ class _ConvSparseCode(_SparseCode):
         steps: steps of the pursuit. None, with a ``tol``, is the equilibrium layer: as many as it takes, with
             ``backward="implicit"``.
         pursuit: ``"fista"``, ``"ista"``, or ``"threshold"``: :math:`\max(D^T x - \lambda, 0)`, one convolution.
+            ``"calibrated"``: steps with a gain, a shift and an inertia for each atom, which follow the objective in
+            training (buffers, not trained by the loss): one or two of them code as well as four to twelve of FISTA.
+            ``"whitened"``: the same, with residuals whitened, for stride 1 and up to 8 channels. See
+            :mod:`csc_nets.functional.calibration`.
         nonneg: codes are non-negative; False uses the signed soft threshold.
         ridge: weight :math:`\mu` of half the squared norm of the code.
         learn_lam: train ``lam``, kept positive by a softplus.

@@ -1,0 +1,161 @@
+"""Steps of a layer whose coefficients are calibrated on what the layer sees in training."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional import ConvGeometry, Problem
+from csc_nets.functional.calibration import calibrate, calibration_update, whitening
+from csc_nets.functional.problem import align
+from csc_nets.functional.pursuit import SAFETY
+from csc_nets.layers.dictionary import _ConvDictionary, _Dictionary
+from csc_nets.layers.proximal_step import ProximalStep
+
+__all__ = ["CalibratedSteps"]
+
+# A training forward looks at one sample in so many, at so many positions at least, and takes this share of the update.
+_ONE_IN, _POSITIONS, _RATE = 64, 128, 0.1
+# A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
+_CHANNELS = 8
+
+
+class CalibratedSteps(nn.Module):
+    """The steps of :mod:`csc_nets.functional.calibration` for a layer, and the upkeep of their coefficients.
+
+    Args:
+        dictionary: the layer's dictionary.
+        steps: number of calibrated steps T.
+        whiten: whiten the residuals of these steps.
+
+    Attributes:
+        coefficients: ``(T, 3, M)`` buffer, so that a checkpoint holds all that inference needs. Gains are in units of
+            ISTA's step size: before any calibration, and beyond step T, a step is one of ISTA.
+
+    Raises:
+        ValueError: ``whiten`` with a stride, a dilation or more than 8 channels.
+    """
+
+    coefficients: Tensor
+
+    def __init__(self, dictionary: _Dictionary, steps: int, whiten: bool = False) -> None:
+        super().__init__()
+        if whiten:
+            geometry = dictionary.geometry if isinstance(dictionary, _ConvDictionary) else None
+            if geometry is None or max(*geometry.stride, *geometry.dilation) > 1 or dictionary.in_channels > _CHANNELS:
+                raise ValueError(
+                    f"pursuit='whitened' takes convolutions of stride 1, dilation 1 and at most {_CHANNELS} channels, "
+                    f"got {dictionary!r}; pursuit='calibrated' takes all"
+                )
+        self.whiten = whiten
+        coefficients = dictionary.lipschitz.new_zeros(steps, 3, dictionary.out_channels)
+        coefficients[:, 0] = 1
+        self.register_buffer("coefficients", coefficients)
+
+    def code(
+        self,
+        problem: Problem,
+        dictionary: _Dictionary,
+        weight: Tensor,
+        steps: int,
+        init: Tensor | None,
+        learn: bool,
+    ) -> Tensor:
+        """Runs the steps.
+
+        Args:
+            problem: what is being solved.
+            dictionary: the layer's dictionary.
+            weight: its atoms.
+            steps: number of steps.
+            init: warm start; None for the zero code.
+            learn: let the coefficients follow these signals.
+
+        Returns:
+            Codes ``(N, M, *S')``.
+        """
+        x, size = problem.masked(problem.x), problem.x.shape[2:]
+        step_size = SAFETY / dictionary.bound(size)
+        metric = self._metric(dictionary, weight) if self.whiten else None
+        if learn:
+            self._follow(problem, step_size, metric)
+        before, z = None, init
+        for k in range(steps):
+            gain, shift, inertia = (align(c, x.ndim) for c in self._step(k, step_size))
+            threshold = gain * problem.lam + shift
+            step = ProximalStep(
+                dictionary,
+                weight * gain.view(-1, *(1,) * (weight.ndim - 1)),
+                (threshold if problem.nonneg else threshold.clamp_min(0)).to(weight.dtype),
+                prox="nonneg" if problem.nonneg else "soft",
+                atoms=weight,
+            )
+            residual = x if z is None else problem.masked(x - step.synthesis(z, size))
+            if metric is not None and k < len(self.coefficients):
+                residual = metric(residual)
+            if z is None:
+                before, z = z, step.start(residual)
+                continue
+            y = z * (1 + inertia - problem.ridge * gain)
+            if before is not None:
+                y = y - inertia * before
+            before, z = z, step.update(y, residual, disposable=True, estimate=x.new_zeros(()))
+        assert z is not None
+        return z
+
+    def _step(self, k: int, step_size: Tensor) -> Tensor:
+        """Coefficients ``(3, M)`` of step ``k``."""
+        if k < len(self.coefficients):
+            return self.coefficients[k] * _units(step_size)
+        ista = torch.zeros_like(self.coefficients[0])
+        ista[0] = step_size
+        return ista
+
+    def _metric(self, dictionary: _Dictionary, weight: Tensor) -> Callable[[Tensor], Tensor]:
+        assert isinstance(dictionary, _ConvDictionary)
+        with torch.autocast(weight.device.type, enabled=False):
+            filters = whitening(weight, dictionary.lipschitz)
+        mode = "circular" if dictionary.geometry.padding_mode == "circular" else "zeros"
+        geometry = ConvGeometry.create(weight.ndim - 2, tuple(filters.shape[2:]), padding="same", padding_mode=mode)
+        return lambda residual: geometry.analysis(residual, filters)
+
+    @torch.no_grad()
+    def calibrate(self, problem: Problem, dictionary: _Dictionary, updates: int) -> None:
+        """Coefficients for the signals of a problem, from those of ISTA on."""
+        coefficients = calibrate(
+            problem.x,
+            dictionary,
+            problem.lam,
+            len(self.coefficients),
+            updates=updates,
+            metric=self._metric(dictionary, dictionary.weight) if self.whiten else None,
+            nonneg=problem.nonneg,
+            ridge=problem.ridge,
+            mask=problem.mask,
+        )
+        self.coefficients.copy_(coefficients / _units(SAFETY / dictionary.bound(problem.x.shape[2:])))
+
+    @torch.no_grad()
+    def _follow(self, problem: Problem, step_size: Tensor, metric: Callable[[Tensor], Tensor] | None) -> None:
+        """A small update on a few of the signals."""
+        count = max(-(-len(problem.x) // _ONE_IN), -(-_POSITIONS // math.prod(problem.x.shape[2:])))
+
+        def few(t: Tensor) -> Tensor:
+            return t[:count] if t.ndim == problem.x.ndim and len(t) > 1 else t
+
+        with torch.autocast(problem.x.device.type, enabled=False):
+            lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
+            mask = None if problem.mask is None else few(problem.mask)
+            x = problem.x[:count].to(self.coefficients.dtype)
+            part = Problem(x, problem.pair, lam, problem.ridge, problem.nonneg, mask)
+            units = _units(step_size)
+            self.coefficients.copy_(calibration_update(part, self.coefficients * units, _RATE, metric) / units)
+
+    def extra_repr(self) -> str:
+        return f"steps={len(self.coefficients)}" + (", whiten=True" if self.whiten else "")
+
+
+def _units(step_size: Tensor) -> Tensor:
+    """What gain, shift and inertia are multiples of, ``(3, 1)``."""
+    return torch.stack([step_size, torch.ones_like(step_size), torch.ones_like(step_size)])[:, None]
