@@ -31,6 +31,7 @@ from torch import Tensor
 
 from csc_nets.functional import prox
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair
+from csc_nets.functional.pursuit import SAFETY
 
 __all__ = ["calibrate", "calibrated", "calibration_update", "whitening"]
 
@@ -104,12 +105,12 @@ def calibrate(
     problem = Problem(x, as_adjoint_pair(dictionary), lam, **options)
     atoms = problem.pair.analysis(x[:1]).shape[1]
     now = x.new_zeros(steps, 3, atoms)
-    now[:, 0] = 0.9 / problem.lipschitz()
+    now[:, 0] = SAFETY / problem.lipschitz()
     best, least = now, math.inf
     for k in range(updates + 1):
-        value = float(problem.objective(calibrated(x, dictionary, lam, now, metric=metric, **options)).sum())
-        if value < least:
-            best, least = now, value
+        total = float(problem.objective(calibrated(x, dictionary, lam, now, metric=metric, **options)).sum())
+        if total < least:
+            best, least = now, total
         if k < updates:
             now = calibration_update(problem, now, rate, metric)
     return best

@@ -150,7 +150,8 @@ class CalibratedSteps(nn.Module):
             x = problem.x[:count].to(self.coefficients.dtype)
             part = Problem(x, problem.pair, lam, problem.ridge, problem.nonneg, mask)
             units = _units(step_size)
-            self.coefficients.copy_(calibration_update(part, self.coefficients * units, _RATE, metric) / units)
+            new = calibration_update(part, self.coefficients * units, _RATE, metric) / units
+            self.coefficients.copy_(torch.where(new.isfinite(), new, self.coefficients))
 
     def extra_repr(self) -> str:
         return f"steps={len(self.coefficients)}" + (", whiten=True" if self.whiten else "")
