@@ -108,7 +108,7 @@ def measure(numbers: dict[str, int], train: bool, device: str, rounds: int) -> d
 
 def exponent(points: list[tuple[float, float]]) -> float:
     """Slope of the least-squares line through the upper half of a curve, in logarithms."""
-    upper = [(math.log(x), math.log(y)) for x, y in sorted(points)[len(points) // 2 :]]
+    upper = [(math.log(x), math.log(y)) for x, y in sorted(points)[min(len(points) // 2, len(points) - 2) :]]
     x_mean, y_mean = (sum(values) / len(upper) for values in zip(*upper, strict=True))
     rise = sum((x - x_mean) * (y - y_mean) for x, y in upper)
     return rise / sum((x - x_mean) ** 2 for x, _ in upper)

@@ -35,6 +35,21 @@ def test_the_exponent_is_the_slope_of_the_upper_half():
     # An overhead that small sizes pay does not count.
     assert scale.exponent([(x, max(100, x**2)) for x in (1, 2, 5, 10, 20, 40)]) == pytest.approx(2)
 
+    assert scale.exponent([(1, 3), (2, 12)]) == pytest.approx(2)  # two points are a line
+
+
+def test_exponents_of_all_and_of_small_codes():
+    scale = importlib.import_module("scale")
+    # Proportional as long as the code is small, twice as dear above; bytes quadratic.
+    rows = [
+        row("", x * (1 + (x > 8)), 0.5, axis="batch", mode="eval", x=x, peak=x * x, code=scale.LARGE // 8 * x)
+        for x in (1, 2, 4, 16, 32, 64)
+    ]
+    found = {r["name"]: r for r in scale.exponents(rows)}
+    assert found["exponent of time of small codes in batch, eval"]["ours"] == pytest.approx(1)
+    assert found["exponent of peak in batch, eval"]["ours"] == pytest.approx(2)
+    assert set(found) == {f"exponent of {what} in batch, eval" for what in ("time", "time of small codes", "peak")}
+
 
 def test_bytes_of_a_pass():
     scale = importlib.import_module("scale")
