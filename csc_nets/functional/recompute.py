@@ -6,8 +6,9 @@ A step of a pursuit, with :math:`\eta` the step size times the shrinkage :math:`
           z_k = \mathrm{prox}_t(\kappa y_k + \eta D^T r_k)
 
 Automatic differentiation keeps :math:`y_k`, :math:`r_k` and :math:`z_k` of every step. The codes are enough: the
-points follow from them by one pass over memory, the residuals by a synthesis. Here three codes of four are kept (the
-fourth is an analysis away), and as many of the syntheses as take half the memory of the codes.
+points follow from them by one pass over memory, the residuals by a synthesis. Here as many of the syntheses
+are kept as take half the memory of the codes, and three codes of four, or two where all syntheses are kept: the others
+are an analysis away.
 
 Derivation: with g the gradient at :math:`z_k`, h that at the argument of the prox, which is g where the code is not
 zero, and :math:`u = m \odot D h`,
@@ -33,7 +34,7 @@ from csc_nets.functional.pursuit import extrapolations, iterate
 
 __all__ = ["Pursuit", "recompute"]
 
-# Of this many codes in a row the last one is computed again. It needs the two before it, so 3 at least.
+# Of this many codes in a row the last one or two are computed again, from the two before them.
 SEGMENT = 4
 # Codes that take as much memory as one synthesis that is kept.
 SHARE = 2
@@ -127,7 +128,9 @@ class _Record:
 
     def add_code(self, z: Tensor) -> None:
         k = len(self.codes)
-        self.codes.append(None if k % SEGMENT == SEGMENT - 1 and k < self.pursuit.steps - 1 else z)
+        # With a small signal, whose syntheses are all kept, a code costs an analysis only.
+        dropped = 2 if SHARE * self.x.numel() <= z.numel() else 1
+        self.codes.append(z if k % SEGMENT < SEGMENT - dropped or k == self.pursuit.steps - 1 else None)
 
     def add_estimate(self, estimate: Tensor, code: Tensor) -> Tensor:
         k, every = len(self.codes), max(1, -(-SHARE * estimate.numel() // max(1, code.numel())))
