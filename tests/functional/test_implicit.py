@@ -169,7 +169,7 @@ def test_trains_a_dictionary():
 def test_refused():
     x = torch.randn(2, 2, 8, 8, requires_grad=True)
     layer = CSC2d(2, 12, 3, padding=1, lam=0.01, steps=4, backward="implicit").eval()
-    with pytest.raises(RuntimeError, match=r"2 of 2 codes are no solutions after 4 steps: duality gap .* allowed 1\.0e-03"):
+    with pytest.raises(RuntimeError, match=r"2 of 2 codes are no solutions after 4 steps: .* allowed 1\.0e-03"):
         layer(x)
     with torch.no_grad():
         layer(x)  # nobody asks for a gradient
