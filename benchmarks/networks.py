@@ -9,7 +9,7 @@ torch's default layout; ours and ResNet-18 in channels_last, in float32 and unde
 forward, loss, backward and SGD with momentum, with the public code's ``update_stepsize`` before it as its training loop
 has it. Its evaluation loop calls that too, but here evaluation is the forward pass alone. "Saved" are the bytes that
 the forward pass keeps for the backward pass, in distinct storages that are no parameters. "Once" is our network with
-``pursuit="threshold"``, one convolution a layer.
+``pursuit="calibrated", steps=1``, one convolution a layer.
 
 JSON rows of times also tell images a second and the arithmetic of ours, in TFLOP/s, for a share of the machine's peak.
 ``--compile`` compiles ours and ResNet-18 with CUDA graphs (``mode="reduce-overhead"``).
@@ -147,7 +147,7 @@ def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
     channels_last = x.contiguous(memory_format=torch.channels_last)
     ours, once, resnet = (
         csc_nets.create_model(model, **settings).to(device, memory_format=torch.channels_last)
-        for model, settings in ((name, {}), (name, {"pursuit": "threshold"}), ("resnet18", {}))
+        for model, settings in ((name, {}), (name, {"pursuit": "calibrated", "steps": 1}), ("resnet18", {}))
     )
     public = None if options.public is None else public_network(options.public, name, ours, device)
     if public is not None:

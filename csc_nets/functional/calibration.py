@@ -152,7 +152,7 @@ def calibration_update(problem: Problem, coefficients: Tensor, rate: float, metr
     return torch.stack(steps)
 
 
-def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 0.1) -> Tensor:
+def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> Tensor:
     r"""Short filters that nearly invert :math:`D D^T + \rho` on signals, for stride 1.
 
     Derivation. On an unbounded signal :math:`D D^T` is a convolution, with a C x C matrix :math:`\hat D \hat D^*` at

@@ -352,5 +352,6 @@ def largest_eigenpair(apply: Callable[[Tensor], Tensor], u: Tensor, steps: int =
 
 def unit_norm(weight: Tensor) -> Tensor:
     """Atoms ``(M, ...)`` scaled to unit l2 norm; a zero atom stays zero."""
-    norm = torch.linalg.vector_norm(weight.flatten(1), dim=1)
-    return weight / norm.clamp_min(math.sqrt(torch.finfo(weight.dtype).tiny)).view(-1, *(1,) * (weight.ndim - 1))
+    # Over the axes as they are: flattening atoms in channels_last would copy them, and keep the copy.
+    norm = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
+    return weight / norm.clamp_min(math.sqrt(torch.finfo(weight.dtype).tiny))

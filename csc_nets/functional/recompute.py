@@ -49,9 +49,7 @@ class Step(Protocol):
     def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
         """Signal of a code."""
 
-    def update(
-        self, y: Tensor, x: Tensor, *, disposable: bool = False, foreign: bool = False, estimate: Tensor | None = None
-    ) -> Tensor:
+    def update(self, y: Tensor, x: Tensor, *, disposable: bool = False, estimate: Tensor | None = None) -> Tensor:
         """The step from a code, whose synthesis may be known."""
 
 
@@ -97,7 +95,7 @@ class Pursuit:
 
         def update(y: Tensor, disposable: bool = False) -> Tensor:
             estimate = None if record is None else record.add_estimate(step.synthesis(y, x.shape[2:]), y)
-            return step.update(y, x, disposable=disposable, foreign=y is init, estimate=estimate)
+            return step.update(y, x, disposable=disposable, estimate=estimate)
 
         first = step.start(x) if init is None else update(init)
         trace = None if record is None else record.add_code

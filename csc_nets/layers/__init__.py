@@ -1,11 +1,12 @@
 """Modules: dictionaries, layers that compute sparse codes, decoders that synthesise from them."""
 
-from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d, SparseCoding
+from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
 from csc_nets.layers.pooled_csc import PooledCSC2d
 from csc_nets.layers.scattering import Scattering2d
+from csc_nets.layers.sparse_coding import SparseCoding
 from csc_nets.layers.sparse_prior import SparsePriorConv2d
 from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles
 

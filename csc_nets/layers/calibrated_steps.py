@@ -100,7 +100,7 @@ class CalibratedSteps(nn.Module):
             y = z * (1 + inertia - problem.ridge * gain)
             if before is not None:
                 y = y - inertia * before
-            before, z = z, step.update(y, residual, disposable=True, estimate=x.new_zeros(()))
+            before, z = z, step.advance(y, residual, disposable=True)
         assert z is not None
         return z
 

@@ -14,7 +14,6 @@ from csc_nets.functional.pursuit import SAFETY
 from csc_nets.functional.recompute import Pursuit, recompute
 from csc_nets.layers.calibrated_steps import CalibratedSteps
 from csc_nets.layers.dictionary import (
-    DenseDictionary,
     Dictionary1d,
     Dictionary2d,
     Dictionary3d,
@@ -23,7 +22,7 @@ from csc_nets.layers.dictionary import (
 )
 from csc_nets.layers.proximal_step import ProximalStep
 
-__all__ = ["CSC1d", "CSC2d", "CSC3d", "SparseCoding"]
+__all__ = ["CSC1d", "CSC2d", "CSC3d"]
 
 PURSUITS = ("fista", "ista", "threshold", "calibrated", "whitened")
 CALIBRATED = ("calibrated", "whitened")
@@ -175,7 +174,7 @@ class _SparseCode(nn.Module):
         missing = None if mask is None else mask == 0
 
         def step(weight: Tensor, threshold: Tensor) -> ProximalStep:
-            prox, gain = "nonneg" if self.nonneg else "soft", weight * step_size
+            prox, gain = "nonneg" if self.nonneg else "soft", weight if once and not self.ridge else step_size
             return ProximalStep(dictionary, gain, threshold, prox=prox, keep=shrinkage, atoms=weight, missing=missing)
 
         pursuit = Pursuit(
@@ -239,84 +238,6 @@ class _SparseCode(nn.Module):
         lam = f"{self.lam.item():.4g}" if self.lam.numel() == 1 and not self.lam.is_meta else tuple(self.lam.shape)
         text = f"lam={lam}, pursuit={self.pursuit!r}" + ("" if self.pursuit == "threshold" else f", steps={self.steps}")
         return text + ("" if self.nonneg else ", nonneg=False") + (f", ridge={self.ridge}" if self.ridge else "")
-
-
-class SparseCoding(_SparseCode):
-    r"""Sparse code of vectors or tokens over a learned matrix of atoms.
-
-    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1, \quad z \ge 0
-
-    Args:
-        in_features: length F of a vector.
-        atoms: number M of atoms.
-        lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward: as for :class:`CSC2d`.
-
-    Shape:
-        ``(..., F)`` to ``(..., M)``.
-    """
-
-    def __init__(
-        self,
-        in_features: int,
-        atoms: int,
-        *,
-        lam: float | Tensor = 0.1,
-        steps: int | None = 2,
-        pursuit: str = "fista",
-        nonneg: bool = True,
-        ridge: float = 0.0,
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        dictionary = DenseDictionary(in_features, atoms, device, dtype)
-        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward)
-
-    @property
-    def _geometry(self) -> ConvGeometry:
-        return ConvGeometry.create(0, ())  # one atom covers the signal: a matrix
-
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        lam: float | Tensor | None = None,
-        init: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Codes ``(..., M)`` of ``x (..., F)``; keywords as for :class:`CSC2d`, with one axis per axis of ``x``."""
-        features = self.dictionary.in_channels
-        if x.ndim < 1 or x.shape[-1] != features:
-            raise ValueError(f"SparseCoding: expected {features} features (..., {features}), got {tuple(x.shape)}")
-        atoms = self.dictionary.out_channels
-        rows, lam, mask = self._rows(x, lam, mask)
-        init = None if init is None else init.reshape(len(rows), atoms)
-        return self._code(rows, lam, init, mask).view(*x.shape[:-1], atoms)
-
-    def _rows(
-        self, x: Tensor, lam: float | Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, float | Tensor | None, Tensor | None]:
-        """Vectors and what belongs to them as one batch ``(N, F)``."""
-        rows = x.reshape(-1, x.shape[-1])
-        if isinstance(lam, Tensor) and lam.ndim > 1:
-            lam = lam.expand(*x.shape[:-1], lam.shape[-1]).reshape(len(rows), lam.shape[-1])
-        return rows, lam, None if mask is None else mask.expand(x.shape).reshape(rows.shape)
-
-    def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
-        """The problem that the layer solves for the vectors of ``x``, as one batch ``(N, F)``."""
-        return super().problem(*self._rows(x, lam, mask))
-
-    def objective(
-        self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None
-    ) -> Tensor:
-        """Objective of a code per vector, ``(...)``."""
-        return self.problem(x, lam, mask).objective(z.reshape(-1, z.shape[-1])).view(x.shape[:-1])
-
-    def lam_max(self, x: Tensor) -> Tensor:
-        """The smallest sparsity weight per vector at which the code is zero, ``(..., 1)``."""
-        return self.problem(x).lam_max().view(*x.shape[:-1], 1)
 
 
 class _ConvSparseCode(_SparseCode):

@@ -61,23 +61,13 @@ class ProximalStep:
             return self.dictionary.analysis_relu(x, filters, self.bias)
         return self._shrink(self._analysis(x, filters))
 
-    def update(
-        self,
-        y: Tensor,
-        x: Tensor,
-        *,
-        disposable: bool = False,
-        foreign: bool = False,
-        estimate: Tensor | None = None,
-    ) -> Tensor:
+    def update(self, y: Tensor, x: Tensor, *, disposable: bool = False, estimate: Tensor | None = None) -> Tensor:
         """The step from a code.
 
         Args:
             y: code ``(N, M, *S')``.
             x: signal ``(N, C, *S)``.
             disposable: nobody will look at ``y`` again.
-            foreign: ``y`` was not computed from ``x``. Under vmap it may then have fewer batch axes, and nothing may be
-                written into its synthesis.
             estimate: ``D y`` where it is known; it is left as it is.
 
         Returns:
@@ -87,6 +77,10 @@ class ProximalStep:
         residual = x - (self.synthesis(y, x.shape[2:]) if estimate is None else estimate)
         if self.missing is not None:
             residual = residual.masked_fill_(self.missing, 0)
+        return self.advance(y, residual, disposable=disposable)
+
+    def advance(self, y: Tensor, residual: Tensor, *, disposable: bool = False) -> Tensor:
+        """The step from a code ``(N, M, *S')`` given a residual ``(N, C, *S)`` in the place of ``x - D y``."""
         filters, residual = self._weighted(residual)
         if disposable and self.bias is not None and self._fuses(residual):
             return self.dictionary.analysis_relu(residual, filters, self.bias, onto=y)

@@ -276,7 +276,7 @@ class SparsePriorConv2d(CSC2d):
 
         def update(y: Tensor, disposable: bool = False) -> Tensor:
             assert further is not None
-            return further.update(y, observed, disposable=disposable, foreign=y is init)
+            return further.update(y, observed, disposable=disposable)
 
         return iterate(update, step(first).start(observed) if init is None else update(init), self.steps)
 

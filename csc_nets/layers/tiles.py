@@ -21,7 +21,7 @@ CSC = CSC1d | CSC2d | CSC3d
 BUDGET = 96 * 2**20  # codes of a tile then stay in the cache of a processor: faster than the whole at once
 # Arrays of the size of a tile's signal and code that are alive at once; measured by benchmarks/tiles.py.
 SIGNALS, CODES = 4, 5
-PURSUITS = ("fista", "ista", "threshold")
+PURSUITS = ("fista", "ista", "threshold", "calibrated")
 POINTWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.Identity, nn.Dropout)
 
 

@@ -33,10 +33,14 @@ def test_equals_the_whole_for_every_kernel_stride_padding_and_dilation(dims, mod
         torch.testing.assert_close(encode(layer, x, tile=8 if dims < 3 else 5), layer(x), **EXACT)
 
 
-@pytest.mark.parametrize("pursuit, steps", [("threshold", 1), ("ista", 2), ("fista", 1), ("fista", 6)])
+@pytest.mark.parametrize(
+    "pursuit, steps", [("threshold", 1), ("ista", 2), ("fista", 1), ("fista", 6), ("calibrated", 3)]
+)
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_every_pursuit(pursuit, steps, nonneg):
     layer, x = build(pursuit=pursuit, steps=steps, nonneg=nonneg, ridge=0.1)
+    if layer.calibrated is not None:
+        layer.calibrated.coefficients.uniform_(0.1, 0.5)
     for tile in (1, (3, 50), 7):
         torch.testing.assert_close(encode(layer, x, tile=tile), layer(x), **EXACT)
 
