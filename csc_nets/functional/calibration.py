@@ -105,24 +105,30 @@ def calibrate(
     problem = Problem(x, as_adjoint_pair(dictionary), lam, **options)
     atoms = problem.pair.analysis(x[:1]).shape[1]
     now = x.new_zeros(steps, 3, atoms)
-    now[:, 0] = SAFETY / problem.lipschitz()
+    step_size = SAFETY / problem.lipschitz()
+    now[:, 0] = step_size
     best, least = now, math.inf
     for k in range(updates + 1):
         total = float(problem.objective(calibrated(x, dictionary, lam, now, metric=metric, **options)).sum())
         if total < least:
             best, least = now, total
         if k < updates:
-            now = calibration_update(problem, now, rate, metric)
+            now = calibration_update(problem, now, step_size, rate, metric)
     return best
 
 
 @torch.no_grad()
-def calibration_update(problem: Problem, coefficients: Tensor, rate: float, metric: Metric | None = None) -> Tensor:
+def calibration_update(
+    problem: Problem, coefficients: Tensor, step_size: Tensor, rate: float, metric: Metric | None = None
+) -> Tensor:
     """Better coefficients ``(T, 3, M)`` for the signals of a problem; gains stay non-negative.
 
-    Each step is improved for itself, by the objective after it.
+    Each step is improved for itself, by the objective after it. Atoms that no signal uses go back towards ISTA's
+    coefficients, of gain ``step_size``: they could not be improved, nor learn anything.
     """
     tiny = torch.finfo(coefficients.dtype).tiny
+    ista = torch.zeros_like(coefficients[0])
+    ista[0] = step_size
     before = z = None
     descent, steps = _descent(problem, None, metric), []
     for step in coefficients:
@@ -138,6 +144,7 @@ def calibration_update(problem: Problem, coefficients: Tensor, rate: float, metr
         flat, image = features.transpose(1, 2).flatten(2), e.transpose(0, 1).flatten(1)
         gram, target = torch.einsum("amp,bmp->mab", flat, flat), torch.einsum("amp,mp->ma", flat, image)
         evidence = gram.diagonal(dim1=1, dim2=2)
+        silent = evidence[:, 0] == 0
         evidence = (evidence + _PRIOR * evidence.mean(0) + tiny).rsqrt()
         scaled = evidence[:, :, None] * gram * evidence[:, None]
         scaled = scaled + torch.diag_embed(1 - scaled.diagonal(dim1=1, dim2=2))
@@ -146,8 +153,9 @@ def calibration_update(problem: Problem, coefficients: Tensor, rate: float, metr
         dz = torch.einsum("ma,amp->mp", change, flat).unflatten(1, (len(new), *new.shape[2:])).transpose(0, 1)
         signal = problem.masked(problem.pair.synthesis(dz, tuple(problem.x.shape[2:])))
         curvature = signal.square().sum() + problem.ridge * dz.square().sum()
-        step = step + rate * (dz * e).sum() / curvature.clamp_min(tiny) * change.T
-        steps.append(torch.cat([step[:1].clamp_min(0), step[1:]]))
+        better = step + rate * (dz * e).sum() / curvature.clamp_min(tiny) * change.T
+        better = torch.where(silent, step.lerp(ista, rate), better)
+        steps.append(torch.cat([better[:1].clamp_min(0), better[1:]]))
         before, z, descent = z, new, after if metric is None else _descent(problem, new, metric)
     return torch.stack(steps)
 

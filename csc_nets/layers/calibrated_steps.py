@@ -150,7 +150,7 @@ class CalibratedSteps(nn.Module):
             x = problem.x[:count].to(self.coefficients.dtype)
             part = Problem(x, problem.pair, lam, problem.ridge, problem.nonneg, mask)
             units = _units(step_size)
-            new = calibration_update(part, self.coefficients * units, _RATE, metric) / units
+            new = calibration_update(part, self.coefficients * units, step_size, _RATE, metric) / units
             self.coefficients.copy_(torch.where(new.isfinite(), new, self.coefficients))
 
     def extra_repr(self) -> str:

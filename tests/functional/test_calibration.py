@@ -53,7 +53,8 @@ def test_updates_end_where_the_objective_is_stationary(nonneg, ridge):
     """The derivative by autograd of the objective with respect to the coefficients of one step."""
     torch.manual_seed(1)
     weight = functional.unit_norm(torch.randn(6, 1, 5, dtype=torch.float64))
-    problem = Problem(smooth(20, 1, 60).double(), functional.problem.as_adjoint_pair(weight), 0.3, ridge, nonneg)
+    x = torch.randn(20, 1, 60, dtype=torch.float64)  # white, so that no atom falls silent
+    problem = Problem(x, functional.problem.as_adjoint_pair(weight), 0.3, ridge, nonneg)
 
     def derivative(coefficients: Tensor) -> float:
         leaf = coefficients.clone().requires_grad_()
@@ -61,9 +62,10 @@ def test_updates_end_where_the_objective_is_stationary(nonneg, ridge):
         problem.objective(z).sum().backward()
         return float(leaf.grad[:, :2].norm())
 
-    coefficients = start = ista_coefficients(1, 6, 0.9 / problem.lipschitz()).double()
+    step_size = 0.9 / problem.lipschitz()
+    coefficients = start = ista_coefficients(1, 6, step_size).double()
     for k in range(400):
-        coefficients = calibration_update(problem, coefficients, 0.5 if k < 200 else 0.1)
+        coefficients = calibration_update(problem, coefficients, step_size, 0.5 if k < 200 else 0.1)
     assert derivative(coefficients) < 1e-3 * derivative(start)
 
 
@@ -93,11 +95,17 @@ def test_calibration_never_ends_above_ista():
         assert functional.objective(x, weight, z, 0.2).sum() <= ista * (1 + 1e-6)
 
 
-def test_a_weight_that_gives_the_zero_code_leaves_the_coefficients_alone():
+def test_atoms_that_no_signal_uses_go_back_to_ista():
     weight, x = functional.unit_norm(torch.randn(8, 2, 3)), torch.randn(4, 2, 12)
-    problem = Problem(x, functional.problem.as_adjoint_pair(weight), 1e3, nonneg=True)
-    start = ista_coefficients(2, 8, 0.1)
-    assert torch.equal(calibration_update(problem, start, 0.5), start)
+    problem = Problem(x, functional.problem.as_adjoint_pair(weight), 0.1, nonneg=True)
+    ista = ista_coefficients(2, 8, 0.1)
+    start = ista.clone()
+    start[:, 1, 3] = 1e3  # nothing gets above this shift
+    new = calibration_update(problem, start, torch.tensor(0.1), 0.25)
+    torch.testing.assert_close(new[:, :, 3], start[:, :, 3].lerp(ista[:, :, 3], 0.25))
+    assert (new[0] != start[0]).any(0).all()
+    problem = Problem(x, problem.pair, 1e3, nonneg=True)  # the zero code
+    torch.testing.assert_close(calibration_update(problem, ista, torch.tensor(0.1), 0.5), ista)
 
 
 def test_what_a_mask_hides_does_not_count():
