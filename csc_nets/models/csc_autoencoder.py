@@ -30,7 +30,7 @@ class CSCAutoencoder(StagedEncoder):
         kernel_size, stride, padding: of every stage, or one for each.
         lam: sparsity weight of all stages.
         steps: iterations of the pursuit.
-        pursuit: ``"fista"``, ``"ista"`` or ``"threshold"``.
+        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
         learn_lam: train ``lam``, one for each stage.
         signed_code: drop the constraint :math:`z \ge 0` in the last stage (non-negative features lie in one orthant).
         decoder: ``"separate"`` dictionaries, or ``"shared"``: :math:`D'_l = D_l`.

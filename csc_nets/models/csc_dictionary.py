@@ -80,7 +80,7 @@ class CSCDictionary(StagedEncoder):
         nonzeros: non-zeros in an atom of each deeper dictionary; one for all, or a list; None leaves them dense.
         lam: sparsity weight.
         steps: iterations of the pursuit.
-        pursuit: ``"fista"``, ``"ista"`` or ``"threshold"``.
+        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
         nonneg: codes are non-negative.
         tol: stop a sample at this relative duality gap; None takes all steps.
         highpass: standard deviation in pixels of the Gaussian blur that is taken away; None for no high-pass.

@@ -24,7 +24,7 @@ class CSCSmall(ImageClassifier):
         widths: atoms of each stage.
         lam: sparsity weight of all stages.
         steps: iterations of the pursuit.
-        pursuit: ``"fista"``, ``"ista"`` or ``"threshold"``.
+        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
         learn_lam: train ``lam``, one for each stage.
         drop_rate: dropout before the classifier.
 

@@ -35,7 +35,7 @@ class SDNet(ResidualNetwork):
         depths: blocks in each stage.
         lam: sparsity weight of all coded layers.
         steps: iterations of the pursuit.
-        pursuit: ``"fista"``, ``"ista"`` or ``"threshold"``.
+        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
         learn_lam: train ``lam``, one for each layer.
         drop_rate: dropout before the classifier.
 
