@@ -150,7 +150,8 @@ def least_solution(
     u, r, p = torch.zeros_like(b), b.clone(), b.clone()
     image = apply(r)
     size = norm = dot(b, b)
-    rho, singular, done = dot(r, image), torch.zeros_like(norm, dtype=torch.bool), norm == 0
+    rho, singular = dot(r, image), (norm > 0) & (dot(image, image) <= null**2 * norm)
+    done = singular | (norm == 0)
     for k in range(steps):
         if k % 4 == 0 and bool(done.all()):
             break
@@ -189,7 +190,7 @@ class _Implicit(torch.autograd.Function):
         shape = z.movedim(1, -1).shape if atoms_last else z.shape
 
         def as_rows(code: Tensor) -> Tensor:
-            return (code.movedim(1, -1) if atoms_last else code).reshape(len(code), -1)
+            return (code.movedim(1, -1) if atoms_last else code).flatten(1)
 
         def as_code(rows: Tensor) -> Tensor:
             return rows.view(shape).movedim(-1, 1) if atoms_last else rows.view(shape)

@@ -131,6 +131,28 @@ def test_least_solution(rank):
     assert left[1] == 0 and left[2] < 1e-9 and (left[0] < 1e-9) == (rank == 6)
 
 
+def test_a_gradient_in_the_null_space_is_no_nan():
+    layer = SparseCoding(4, 6, lam=0.1, steps=None, tol=1e-6)
+    atoms = layer.atoms.detach().clone()
+    atoms[1] = atoms[0]  # twins have one code, and their difference has no gradient
+    layer.dictionary.weight = atoms
+    layer.dictionary.refresh()
+    x = (2 * atoms[:1]).requires_grad_()
+    z = layer.eval()(x)
+    assert (z[0, :2] > 0).all()
+    (z[0, 0] - z[0, 1]).backward()
+    assert not x.grad.any()
+
+
+def test_an_empty_batch(case):
+    build, x = case
+    layer, x = build(), x[:0].requires_grad_()
+    z = layer(x)
+    z.sum().backward()
+    assert len(z) == 0 and x.grad.shape == x.shape
+    assert not any(p.grad.any() for p in layer.parameters())
+
+
 def test_what_is_kept_does_not_depend_on_the_steps():
     x, held = torch.randn(2, 2, 8, 8, requires_grad=True), []
     for steps in (200, 800, None):
