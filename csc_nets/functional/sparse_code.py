@@ -8,6 +8,9 @@ from torch import Tensor
 
 __all__ = ["SparseCode"]
 
+# Entries of a tile whose positions fit int32.
+INT32 = 2**31
+
 Where = tuple[slice, ...]
 
 
@@ -18,8 +21,9 @@ class SparseCode:
     5 % density the code takes a tenth of the dense one.
 
     Args:
-        tiles: ``(where, index, value)`` each: the part of the code, positions int32 ``(n,)`` in it and values ``(n,)``.
-            Positions count atoms fastest, then the last axis, samples slowest.
+        tiles: ``(where, index, value)`` each: the part of the code, positions int32 ``(n,)`` in it (int64 in a tile of
+            more than 2^31 entries) and values ``(n,)``. Positions count atoms fastest, then the last axis, samples
+            slowest.
 
     Example:
         >>> import torch
@@ -54,7 +58,7 @@ class SparseCode:
     @property
     def density(self) -> float:
         """Share of non-zeros."""
-        return sum(len(index) for _, index, _ in self.parts) / math.prod(self.shape)
+        return sum(len(index) for _, index, _ in self.parts) / max(1, math.prod(self.shape))
 
     def __iter__(self) -> Iterator[tuple[Where, Tensor]]:
         """The dense tiles one after the other, as ``encode_tiles`` gives them."""
@@ -88,7 +92,15 @@ class SparseCode:
         """
         try:
             parts = zip(state["where"], state["index"], state["value"], strict=True)
-            return cls((tuple(slice(*ends) for ends in where), index, value) for where, index, value in parts)
+            code = cls((tuple(slice(*ends) for ends in where), index, value) for where, index, value in parts)
+            for where, index, value in code.parts:
+                size = math.prod(w.stop - w.start for w in where)
+                if index.shape != value.shape or (len(index) and not 0 <= int(index.min()) <= int(index.max()) < size):
+                    raise ValueError(
+                        f"SparseCode: expected one position below {size} for each value of the tile {where}, got "
+                        f"positions of shape {tuple(index.shape)} and values of shape {tuple(value.shape)}"
+                    )
+            return code
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"SparseCode: expected a dict of where, index and value, got {type(state).__name__}"
@@ -101,7 +113,7 @@ class SparseCode:
 def _nonzeros(tile: Tensor) -> tuple[Tensor, Tensor]:
     flat = tile.detach().movedim(1, -1).flatten()
     index = flat.nonzero().flatten()
-    return index.int(), flat.index_select(0, index)
+    return index.int() if len(flat) <= INT32 else index, flat.index_select(0, index)
 
 
 def _explicit(where: Where, shape: Iterable[int]) -> Where:

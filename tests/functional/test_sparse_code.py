@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 
+from csc_nets.functional import sparse_code
 from csc_nets.functional.sparse_code import SparseCode
 
 
@@ -44,6 +45,28 @@ def test_a_file_holds_plain_tensors(code):
 def test_a_code_of_zeros_has_no_entries():
     sparse = SparseCode.of(torch.zeros(1, 3, 5))
     assert sparse.nbytes == 0 and torch.equal(sparse.dense(), torch.zeros(1, 3, 5))
+
+
+def test_an_empty_batch_has_a_density():
+    sparse = SparseCode.of(torch.zeros(0, 3, 5))
+    assert sparse.density == 0 and sparse.dense().shape == (0, 3, 5) and "density=0" in repr(sparse)
+
+
+def test_positions_of_a_huge_tile_do_not_overflow(code, monkeypatch):
+    monkeypatch.setattr(sparse_code, "INT32", code.numel() - 1)
+    sparse = SparseCode.of(code)
+    assert sparse.parts[0][1].dtype == torch.int64 and torch.equal(sparse.dense(), code)
+
+
+@pytest.mark.parametrize(
+    "key, spoil",
+    [("value", lambda t: t[:1]), ("index", lambda t: t + 2 * 6 * 11 * 9), ("index", lambda t: t - 2 * 6 * 11 * 9)],
+)
+def test_a_damaged_file_is_refused(code, key, spoil):
+    state = SparseCode.of(code).state_dict()
+    state[key] = [spoil(state[key][0])]
+    with pytest.raises(ValueError, match="expected one position below 1188 for each value"):
+        SparseCode.from_state_dict(state)
 
 
 def test_refusals():
