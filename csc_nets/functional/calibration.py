@@ -3,9 +3,9 @@ r"""Steps with coefficients for each atom, calibrated on signals to make the obj
 .. math:: z_{k+1} = \mathrm{prox}_{g \lambda + s}\bigl(z_k + b \odot (z_k - z_{k-1})
           + g \odot (D^T H (x - D z_k) - \mu z_k)\bigr), \qquad g, s, b \in \mathbb{R}^M \text{ for each step}
 
-ISTA has the gain g = 1/L, the shift s = 0 and the inertia b = 0: a step that is safe for every signal, and far too
-short for those that occur, because L is set by the few directions (low frequencies) that all atoms share. A gain for
-each atom, and a shift that clips what it excites too much, bring one analysis to where FISTA is after four to ten
+ISTA has the gain g = 1/(L + mu), the shift s = 0 and the inertia b = 0: a step that is safe for every signal, and far
+too short for those that occur, because L is set by the few directions (low frequencies) that all atoms share. A gain
+for each atom, and a shift that clips what it excites too much, bring one analysis to where FISTA is after four to ten
 steps. H is the identity, or whitens residuals (:func:`whitening`), which helps where few channels meet similar atoms.
 
 Derivation of the update. On the support of the new code, with sign :math:`\sigma`, the step is linear in its
@@ -105,7 +105,7 @@ def calibrate(
     problem = Problem(x, as_adjoint_pair(dictionary), lam, **options)
     atoms = problem.pair.analysis(x[:1]).shape[1]
     now = x.new_zeros(steps, 3, atoms)
-    step_size = SAFETY / problem.lipschitz()
+    step_size = SAFETY / (problem.lipschitz() + problem.ridge)
     now[:, 0] = step_size
     best, least = now, math.inf
     for k in range(updates + 1):
@@ -126,7 +126,8 @@ def calibration_update(
     Each step is improved for itself, by the objective after it. Atoms that no signal uses go back towards ISTA's
     coefficients, of gain ``step_size``: they could not be improved, nor learn anything.
     """
-    tiny = torch.finfo(coefficients.dtype).tiny
+    wide = torch.promote_types(coefficients.dtype, torch.float32)  # half precision has no solver, and overflows in sums
+    tiny = torch.finfo(wide).tiny
     ista = torch.zeros_like(coefficients[0])
     ista[0] = step_size
     before = z = None
@@ -141,7 +142,7 @@ def calibration_update(
         features = torch.stack([active * descent - problem.lam * clipped, -clipped, active * moved])
 
         # Sums over samples and positions: (M, 3, 3) and (M, 3).
-        flat, image = features.transpose(1, 2).flatten(2), e.transpose(0, 1).flatten(1)
+        flat, image = features.to(wide).transpose(1, 2).flatten(2), e.to(wide).transpose(0, 1).flatten(1)
         gram, target = torch.einsum("amp,bmp->mab", flat, flat), torch.einsum("amp,mp->ma", flat, image)
         evidence = gram.diagonal(dim1=1, dim2=2)
         silent = evidence[:, 0] == 0
@@ -151,10 +152,10 @@ def calibration_update(
         change = evidence * torch.linalg.solve_ex(scaled, evidence * target)[0]  # solve would wait for an accelerator
 
         dz = torch.einsum("ma,amp->mp", change, flat).unflatten(1, (len(new), *new.shape[2:])).transpose(0, 1)
-        signal = problem.masked(problem.pair.synthesis(dz, tuple(problem.x.shape[2:])))
-        curvature = signal.square().sum() + problem.ridge * dz.square().sum()
+        signal = problem.masked(problem.pair.synthesis(dz.to(new.dtype), tuple(problem.x.shape[2:])))
+        curvature = signal.to(wide).square().sum() + problem.ridge * dz.square().sum()
         better = step + rate * (dz * e).sum() / curvature.clamp_min(tiny) * change.T
-        better = torch.where(silent, step.lerp(ista, rate), better)
+        better = torch.where(silent, step.lerp(ista, rate), better.to(step.dtype))
         steps.append(torch.cat([better[:1].clamp_min(0), better[1:]]))
         before, z, descent = z, new, after if metric is None else _descent(problem, new, metric)
     return torch.stack(steps)
@@ -176,6 +177,7 @@ def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> 
     Returns:
         Filters of a convolution ``(C, C, *(2K - 1))``; differentiable in the atoms.
     """
+    dtype, weight = weight.dtype, weight.to(torch.promote_types(weight.dtype, torch.float32))  # no half FFT on a CPU
     kernel = weight.shape[2:]
     axes, size = tuple(range(2, weight.ndim)), [4 * k for k in kernel]
     spectrum = torch.fft.fftn(weight, size, axes)
@@ -188,7 +190,7 @@ def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> 
         filters = filters.narrow(axis, 0, 2 * k - 1)
     product = (gram @ torch.fft.fftn(filters, size, axes).movedim((0, 1), (-2, -1))).abs()
     norm = (product.sum(-1).amax(-1) * product.sum(-2).amax(-1)).amax().sqrt()
-    return filters * (lipschitz / norm)
+    return (filters * (lipschitz / norm)).to(dtype)
 
 
 def _descent(problem: Problem, z: Tensor | None, metric: Metric | None = None) -> Tensor:

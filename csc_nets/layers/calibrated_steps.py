@@ -76,7 +76,7 @@ class CalibratedSteps(nn.Module):
             Codes ``(N, M, *S')``.
         """
         x, size = problem.masked(problem.x), problem.x.shape[2:]
-        step_size = SAFETY / dictionary.bound(size)
+        step_size = _step_size(problem, dictionary)
         metric = self._metric(dictionary, weight) if self.whiten else None
         if learn:
             self._follow(problem, step_size, metric)
@@ -100,7 +100,8 @@ class CalibratedSteps(nn.Module):
             y = z * (1 + inertia - problem.ridge * gain)
             if before is not None:
                 y = y - inertia * before
-            before, z = z, step.advance(y, residual, disposable=True)
+            # A warm start may be of another memory format, or one for all samples: nothing is written into its copy.
+            before, z = z, step.advance(y, residual, disposable=k > 0)
         assert z is not None
         return z
 
@@ -115,10 +116,16 @@ class CalibratedSteps(nn.Module):
     def _metric(self, dictionary: _Dictionary, weight: Tensor) -> Callable[[Tensor], Tensor]:
         assert isinstance(dictionary, _ConvDictionary)
         with torch.autocast(weight.device.type, enabled=False):
-            filters = whitening(weight, dictionary.lipschitz)
+            # Of a copy: the buffer moves on in the next forward pass, which may come before this one's backward pass.
+            filters = whitening(weight, dictionary.lipschitz.clone())
         mode = "circular" if dictionary.geometry.padding_mode == "circular" else "zeros"
         geometry = ConvGeometry.create(weight.ndim - 2, tuple(filters.shape[2:]), padding="same", padding_mode=mode)
-        return lambda residual: geometry.analysis(residual, filters)
+
+        def metric(residual: Tensor) -> Tensor:
+            geometry.code_size(residual.shape[2:])  # refuses a signal too small for its circular border
+            return geometry.analysis(residual, filters)
+
+        return metric
 
     @torch.no_grad()
     def calibrate(self, problem: Problem, dictionary: _Dictionary, updates: int) -> None:
@@ -134,11 +141,13 @@ class CalibratedSteps(nn.Module):
             ridge=problem.ridge,
             mask=problem.mask,
         )
-        self.coefficients.copy_(coefficients / _units(SAFETY / dictionary.bound(problem.x.shape[2:])))
+        self.coefficients.copy_(coefficients / _units(_step_size(problem, dictionary)))
 
     @torch.no_grad()
     def _follow(self, problem: Problem, step_size: Tensor, metric: Callable[[Tensor], Tensor] | None) -> None:
         """A small update on a few of the signals."""
+        if not len(problem.x):
+            return  # no signal is not one that uses no atoms
         count = max(-(-len(problem.x) // _ONE_IN), -(-_POSITIONS // math.prod(problem.x.shape[2:])))
 
         def few(t: Tensor) -> Tensor:
@@ -155,6 +164,11 @@ class CalibratedSteps(nn.Module):
 
     def extra_repr(self) -> str:
         return f"steps={len(self.coefficients)}" + (", whiten=True" if self.whiten else "")
+
+
+def _step_size(problem: Problem, dictionary: _Dictionary) -> Tensor:
+    """ISTA's, where the ridge is in the gradient."""
+    return SAFETY / (dictionary.bound(problem.x.shape[2:]) + problem.ridge)
 
 
 def _units(step_size: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def case(request):
 def reference(layer, x, lam=0.2, **options):
     """The functional pursuit with the layer's coefficients."""
     coefficients = layer.calibrated.coefficients.clone()
-    coefficients[:, 0] *= SAFETY / layer.dictionary.bound(x.shape[2:])
+    coefficients[:, 0] *= SAFETY / (layer.dictionary.bound(x.shape[2:]) + layer.ridge)
     metric = layer.calibrated._metric(layer.dictionary, layer.atoms) if layer.pursuit == "whitened" else None
     return calibrated(x, layer.dictionary, lam, coefficients, metric=metric, nonneg=layer.nonneg, **options)
 
@@ -182,6 +182,62 @@ def test_in_the_hands_of_a_pytorch_user(pursuit):
     layer(x, init=layer(x).detach())
 
 
+@pytest.mark.parametrize("pursuit", ["calibrated", "whitened"])
+def test_two_forward_passes_before_one_backward(pursuit):
+    """As in the closed loop of an image and its reconstruction: the second moves the buffers that the first read."""
+    layer, x = CSC2d(3, 12, 3, padding=1, pursuit=pursuit, lam=0.2), torch.randn(2, 3, 8, 8)
+    for _ in range(3):
+        layer(x)
+    once, y = copy.deepcopy(layer), torch.randn(2, 3, 8, 8)
+    once(x).square().sum().backward()
+    first = layer(x)
+    layer(y)
+    first.square().sum().backward()
+    for one, other in zip(once.parameters(), layer.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_layer_in_half_precision(case, dtype):
+    build, x = case
+    layer = build(steps=2).to(dtype)
+    x = x.to(dtype)
+    start = layer.objective(x, layer.eval()(x)).sum()
+    layer.train()
+    for _ in range(20):
+        layer(x)
+    layer(x).sum().backward()
+    z = layer.eval()(x)
+    assert z.dtype == dtype and bool(layer.calibrated.coefficients.isfinite().all())
+    assert layer.objective(x, z).sum() < start
+
+
+def test_an_empty_batch_teaches_nothing(case):
+    build, x = case
+    layer = build(steps=2)
+    for _ in range(5):
+        layer(x)
+    kept = layer.calibrated.coefficients.clone()
+    assert len(layer(x[:0])) == 0
+    assert torch.equal(layer.calibrated.coefficients, kept)
+
+
+def test_ista_is_safe_with_a_ridge_above_the_bound(case):
+    build, x = case
+    layer = build(steps=40, nonneg=False, ridge=100.0, lam=0.01).eval()
+    best = functional.solve(x, layer.dictionary, 0.01, ridge=100.0)
+    assert layer.objective(x, layer(x)).sum() < 1.01 * layer.objective(x, best).sum()
+
+
+def test_one_warm_start_for_all_samples_is_left_as_it_is():
+    layer = CSC2d(3, 12, 3, padding=1, steps=3, pursuit="calibrated").to(memory_format=torch.channels_last).eval()
+    x, init = torch.randn(4, 3, 8, 8).to(memory_format=torch.channels_last), torch.rand(1, 12, 8, 8)
+    kept = init.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, init=init), layer(x, init=init.expand(4, -1, -1, -1).contiguous()))
+    assert torch.equal(init, kept)
+
+
 def test_bad_settings_are_refused():
     for options in ({"steps": None, "tol": 1e-3}, {"tol": 1e-3}, {"backward": "recompute"}, {"backward": "implicit"}):
         with pytest.raises(ValueError, match="'calibrated' is a fixed number of steps with backward='unroll'"):
@@ -193,3 +249,5 @@ def test_bad_settings_are_refused():
         SparseCoding(7, 8, pursuit="whitened")
     with pytest.raises(ValueError, match="pursuit='fista' has nothing to calibrate"):
         CSC2d(3, 8, 3).calibrate(torch.randn(2, 3, 8, 8))
+    with pytest.raises(ValueError, match=r"signal of size \(3, 3\) is too small: axis 0 must be at least 4"):
+        CSC2d(3, 8, 5, padding=2, padding_mode="circular", pursuit="whitened")(torch.randn(2, 3, 3, 3))
