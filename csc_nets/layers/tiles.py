@@ -72,18 +72,17 @@ def encode_tiles(
         if len(layers) > 1:
             raise ValueError(f"encode_tiles: lam is for a single layer, got {len(layers)} of them")
         lam = as_weight(lam, x.ndim, "encode_tiles: lam")
-    if mask is not None:
-        mask = mask.expand(torch.broadcast_shapes(mask.shape, x.shape))
-    sizes = _sizes(layers, x)
+    sizes, atoms = _sizes(layers, x), layers[-1].dictionary.out_channels
+    if isinstance(lam, Tensor):
+        _expanded("lam", lam, (len(x), atoms, *sizes[-1]))
+    mask = None if mask is None else _expanded("mask", mask, tuple(x.shape))
     shape = tile_size(layer, x, budget) if tile is None else _per_axis(tile, sizes[-1])
     together = max(1, int(budget // tile_bytes(layer, x, shape)))
     grid = [[slice(i, min(i + t, n)) for i in range(0, n, t)] for n, t in zip(sizes[-1], shape, strict=True)]
     plans = [(where, _plan(layers, sizes, where)) for where in itertools.product(*grid)]
 
-    atoms = layers[-1].dictionary.out_channels
-
     def tiles() -> Iterator[tuple[Where, Tensor]]:
-        for i in range(0, len(x), together):
+        for i in range(0, max(1, len(x)), together):
             batch = slice(i, min(i + together, len(x)))
             for where, plan in plans:
                 yield (batch, slice(0, atoms), *where), _code(modules, x, batch, plan, lam, mask)
@@ -200,6 +199,10 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
         raise ValueError(f"encode_tiles: layer must be one of {kinds} or a chain of them, got {type(layer).__name__}")
     if layer.training:
         raise ValueError(f"encode_tiles: {type(layer).__name__} must be in evaluation mode: call layer.eval()")
+    if isinstance(layer, POINTWISE[:3]) and layer.running_mean is None:
+        raise ValueError(
+            f"encode_tiles: {type(layer).__name__} must keep running statistics: those of a tile are others"
+        )
     if isinstance(layer, CSC):
         if layer.tol is not None:
             raise ValueError(
@@ -286,6 +289,14 @@ def _sizes(layers: Sequence[CSC], x: Tensor) -> list[tuple[int, ...]]:
     for layer in layers:
         sizes.append(layer.dictionary.geometry.code_size(sizes[-1]))
     return sizes
+
+
+def _expanded(name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """``t`` in the shape that it has to broadcast to: a part of a wrong one could fit a tile."""
+    try:
+        return t.expand(shape)
+    except RuntimeError:
+        raise ValueError(f"encode_tiles: {name} must broadcast to {tuple(shape)}, got shape {tuple(t.shape)}") from None
 
 
 def _per_axis(tile: int | Sequence[int], whole: Sequence[int]) -> tuple[int, ...]:

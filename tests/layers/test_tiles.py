@@ -168,6 +168,12 @@ def test_synthesis_of_tiles(mode, kernel, stride, padding):
     torch.testing.assert_close(synthesize_tiles(layer, SparseCode.of(parts), x.shape), whole, **EXACT)
 
 
+def test_an_empty_batch():
+    layer, x = build()
+    assert encode(layer, x[:0], tile=8).shape == (0, 4, 29, 24)
+    assert SparseCode.of(encode_tiles(layer, x[:0], tile=8)).dense().shape == (0, 4, 29, 24)
+
+
 def test_codes_of_a_large_image_stay_sparse():
     layer, x = build(lam=1.0)
     sparse = SparseCode.of(encode_tiles(layer, x, tile=9))
@@ -181,6 +187,10 @@ def test_codes_of_a_large_image_stay_sparse():
         (lambda layer: CSC2d(2, 4, 3, tol=1e-3).eval(), "tol must be None"),
         (lambda layer: SparseCoding(4, 5).eval(), "must be one of CSC1d"),
         (lambda layer: nn.Sequential(nn.Conv2d(2, 4, 3)).eval(), "got Conv2d"),
+        (
+            lambda layer: nn.Sequential(layer, nn.BatchNorm2d(4, track_running_stats=False)).eval(),
+            "BatchNorm2d must keep running statistics",
+        ),
         (lambda layer: nn.Sequential(nn.ReLU()).eval(), "no CSC layer"),
         (lambda layer: nn.ReLU().eval(), "no CSC layer"),
         (lambda layer: CSC2d(3, 4, 3).eval(), "expected 3 input channels"),
@@ -204,5 +214,11 @@ def test_bad_arguments():
         encode(layer, x, out=torch.empty(2, 4, 29, 23))
     with pytest.raises(ValueError, match="lam must be finite and not negative"):
         encode_tiles(layer, x, lam=torch.tensor(-1.0))
+    for shape in ((1, 1, 29, 10), (3, 1, 1, 1), (3,)):  # of which a part might fit a tile
+        with pytest.raises(ValueError, match=r"lam must broadcast to \(2, 4, 29, 24\), got shape"):
+            encode_tiles(layer, x, tile=4, lam=torch.ones(shape))
+    for shape in ((3, 1, 29, 24), (2, 1, 29, 10)):
+        with pytest.raises(ValueError, match=r"mask must broadcast to \(2, 2, 29, 24\), got shape"):
+            encode_tiles(layer, x, tile=4, mask=torch.ones(shape))
     with pytest.raises(ValueError, match="lam is for a single layer, got 2"):
         encode_tiles(nn.Sequential(layer, CSC2d(4, 4, 3).eval()), x, lam=0.1)
