@@ -107,13 +107,13 @@ def encode_folder(
     modules = chain(encoder)
     last = max((i for i, module in enumerate(modules) if isinstance(module, CSC2d)), default=-1)
     coder = nn.Sequential(*modules[: last + 1])
-    device = next(coder.parameters()).device
-    files, batches = folder_images(root, num_workers=num_workers, device=device, **options)  # type: ignore[arg-type]
+    weight = next(coder.parameters())
+    files, batches = folder_images(root, num_workers=num_workers, device=weight.device, **options)  # type: ignore[arg-type]
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     done = 0
     for number, (images, labels) in enumerate(batches):
-        code = SparseCode.of(encode_tiles(coder, images, lam=lam, budget=budget))
+        code = SparseCode.of(encode_tiles(coder, images.to(weight.dtype), lam=lam, budget=budget))
         names = [str(path.relative_to(root)) for path in files.paths[done : done + len(labels)]]
         done += len(labels)
         file = folder / f"{number:05d}.pt"

@@ -38,6 +38,13 @@ def test_codes_of_images_as_they_are(folder, tmp_path, num_workers):
     assert len(code.parts) > 1  # in tiles
 
 
+def test_codes_in_half_precision(folder, tmp_path):
+    layer = CSC2d(3, 8, 5, stride=2, lam=0.5).eval().bfloat16()
+    for file in encode_folder(layer, folder, tmp_path / "codes", num_workers=0):
+        (name,), code = read_codes(file)
+        assert torch.equal(code.dense(), layer(pixels(folder, name).bfloat16()).detach())
+
+
 def test_batches_of_squares_by_a_network(folder, tmp_path):
     model = create_model("csc_small", in_chans=3).eval()
     options = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 24, "batch_size": 2, "num_workers": 0}
