@@ -172,7 +172,8 @@ def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> 
     Args:
         weight: atoms ``(M, C, *K)``.
         lipschitz: bound L of the squared norm of D.
-        share: :math:`\rho / L`, > 0. The less, the flatter the spectrum, and the farther the inverse reaches.
+        share: :math:`\rho / L`, > 0. The less, the flatter the spectrum, and the farther the inverse reaches: below
+            about 0.1 the crop may leave H with negative eigenvalues, and steps that climb along them.
 
     Returns:
         Filters of a convolution ``(C, C, *(2K - 1))``; differentiable in the atoms.

@@ -19,6 +19,9 @@ __all__ = ["analysis", "applies", "synthesis"]
 
 # Measured with 3 x 3 to 8 x 8 atoms: six channels are even. With fewer coefficients the calls cost more than the work.
 MOST_CHANNELS, FEWEST_COEFFICIENTS = 4, 1 << 16
+# Memory of the planes in units of the code's. Few large atoms make more: with 16 of 3 x 7 x 7 it is 9, and even; with 16
+# of 4 x 16 x 16 it is 64, and five times slower than torch.
+MOST_PLANES = 8
 
 
 def applies(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Sequence[int]) -> bool:
@@ -27,6 +30,7 @@ def applies(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Sequ
         not is_transformed()
         and geometry.dims == 2
         and weight.shape[1] <= MOST_CHANNELS
+        and weight[0].numel() <= MOST_PLANES * weight.shape[0]
         and z.numel() >= FEWEST_COEFFICIENTS
         and z.device.type == "cpu"
         and type(z) is Tensor

@@ -30,6 +30,7 @@ def case(kernel, stride, padding, dilation, size, channels=3, samples=2):
 @pytest.fixture(autouse=True)
 def any_size(monkeypatch):
     monkeypatch.setattr(few_channels, "FEWEST_COEFFICIENTS", 0)
+    monkeypatch.setattr(few_channels, "MOST_PLANES", 16)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -79,6 +80,8 @@ def test_conditions():
     assert not few_channels.applies(z.contiguous(), weight, geometry, (8, 8))
     assert not few_channels.applies(z.double(), weight, geometry, (8, 8))
     assert not few_channels.applies(z, torch.zeros(8, 16, 3, 3), geometry, (8, 8))
+    large = ConvGeometry.create(2, 7, padding=3)  # 147 planes for 8 atoms
+    assert not few_channels.applies(z, torch.zeros(8, 3, 7, 7), large, (8, 8))
     circular = ConvGeometry.create(2, 3, padding=1, padding_mode="circular")
     assert not few_channels.applies(z, weight, circular, (8, 8))
     assert not few_channels.applies(torch.zeros(2, 8, 8), torch.zeros(8, 3, 3), ConvGeometry.create(1, 3), (8,))
