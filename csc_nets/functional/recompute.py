@@ -195,7 +195,10 @@ def _gradients(
     record: _Record, g: Tensor, weight: Tensor, threshold: Tensor, wants: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
     """Gradients of signal, atoms, threshold and warm start, None where they are not wanted."""
-    pursuit, x, beta = record.pursuit, record.x, [*record.beta, 0.0]
+    pursuit, beta = record.pursuit, [*record.beta, 0.0]
+    # One signal may have several weights, and a warm start be that of all signals.
+    x = record.x.expand(len(g), *record.x.shape[1:])
+    record.init = None if record.init is None else record.init.expand_as(g)
     geometry, eta, keep = pursuit.geometry, pursuit.step_size, pursuit.keep
     wants_x, wants_weight, wants_threshold, _ = wants
     # Under autocast codes are in half precision: convolutions in that, sums over the steps in full.

@@ -160,6 +160,10 @@ class _SparseCode(nn.Module):
 
     def _code(self, x: Tensor, lam: float | Tensor | None, init: Tensor | None, mask: Tensor | None) -> Tensor:
         """Runs the pursuit on signals ``(N, C, *S)`` or ``(N, F)``."""
+        if self.steps is None and is_transformed():
+            raise RuntimeError(
+                f"{self._get_name()}: steps=None looks at its codes, not under a compiler or torch.func: give steps"
+            )
         dictionary, weight = self.dictionary, self.dictionary.weight
         dictionary.update_lipschitz(weight)
         if self.calibrated is not None:
@@ -196,6 +200,10 @@ class _SparseCode(nn.Module):
         if self.steps is None or (self.backward == "implicit" and differentiated and not is_transformed()):
             return self._solution(pursuit, inputs, lam, differentiated)
         if self.backward == "recompute" and differentiated and not is_transformed():
+            if self.tol is not None:
+                raise ValueError(
+                    f"{self._get_name()}: backward='recompute' takes a fixed number of steps, got tol={self.tol!r}"
+                )
             return recompute(pursuit, *inputs)
         return pursuit(*inputs)
 
@@ -207,10 +215,6 @@ class _SparseCode(nn.Module):
         differentiated: bool,
     ) -> Tensor:
         """A code that solves its problem, with the gradient of a solution; in full precision under autocast."""
-        if is_transformed():
-            raise RuntimeError(
-                f"{self._get_name()}: steps=None looks at its codes, not under a compiler or torch.func: give steps"
-            )
         missing, weight = pursuit.missing, inputs[1]
         x, threshold = inputs[0].to(weight.dtype), inputs[2].to(weight.dtype)
         init = None if inputs[3] is None else inputs[3].to(weight.dtype)

@@ -201,6 +201,9 @@ def test_refused():
         torch.autograd.grad(layer(x).sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match=r"not under a compiler or torch\.func: give steps"):
         torch.func.jvp(layer, (x,), (x,))
+    torch.compiler.reset()
+    with pytest.raises(RuntimeError, match=r"not under a compiler or torch\.func: give steps"):
+        torch.compile(layer, backend="eager")(x)
     for options, message in (
         ({"steps": None}, r"give tol, and backward='implicit' or none, got tol=None"),
         ({"steps": None, "tol": 1e-3, "backward": "unroll"}, r"got tol=0\.001, backward='unroll'"),

@@ -93,6 +93,22 @@ def test_second_derivatives(case, nonneg):
         torch.testing.assert_close(ours, expected)
 
 
+@pytest.mark.parametrize("warm", [True, False])
+def test_several_weights_for_one_signal(case, warm):
+    """And one warm start for all of them."""
+    build, x = case
+    layer, x = build(steps=5), x.detach()[:1].requires_grad_()
+    lam = torch.linspace(0.05, 0.5, 3, dtype=x.dtype).view(-1, *(1,) * (x.ndim - 1)).requires_grad_()
+    if x.ndim == 2:  # a matrix takes a weight a row
+        x = x.detach().expand(3, -1).clone().requires_grad_()
+    init = torch.rand_like(layer(x).detach()).requires_grad_() if warm else None
+    mask = torch.rand_like(x) > 0.3
+    inputs = [t for t in (x, lam, init, *layer.parameters()) if t is not None]
+    results = [gradients(layer, b, x, inputs, lam=lam, init=init, mask=mask) for b in ("unroll", "recompute")]
+    for expected, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.parametrize(("channels", "share"), [(3, 0.3), (64, 0.44)])
 def test_keeps_less_than_half_of_what_unrolling_keeps(channels, share):
     layer, x = CSC2d(channels, 64, 3, padding=1, steps=64), torch.randn(1, channels, 16, 16, requires_grad=True)
@@ -171,3 +187,9 @@ def test_refused():
         CSC2d(3, 8, 3, backward="adjoint")
     with pytest.raises(ValueError, match=r"backward='recompute' takes a fixed number of steps, got tol=0\.1"):
         CSC2d(3, 8, 3, backward="recompute", tol=0.1)
+    layer, x = CSC2d(3, 8, 3, backward="recompute"), torch.randn(1, 3, 8, 8)
+    layer.tol = 0.1
+    with pytest.raises(ValueError, match=r"backward='recompute' takes a fixed number of steps, got tol=0\.1"):
+        layer(x)
+    with torch.no_grad():
+        layer(x)
