@@ -19,8 +19,8 @@ __all__ = ["analysis", "applies", "synthesis"]
 
 # Measured with 3 x 3 to 8 x 8 atoms: six channels are even. With fewer coefficients the calls cost more than the work.
 MOST_CHANNELS, FEWEST_COEFFICIENTS = 4, 1 << 16
-# Memory of the planes in units of the code's. Few large atoms make more: with 16 of 3 x 7 x 7 it is 9, and even; with 16
-# of 4 x 16 x 16 it is 64, and five times slower than torch.
+# Memory of the planes in units of the code's. Few large atoms make more: with 16 of 3 x 7 x 7 it is 9, and even; with
+# 16 of 4 x 16 x 16 it is 64, and five times slower than torch.
 MOST_PLANES = 8
 
 
