@@ -1,6 +1,7 @@
 """What a network keeps and how well it does what it is for, measured on images."""
 
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
+from csc_nets.evaluation.coding import coding_rows
 from csc_nets.evaluation.encoding import encode_folder, read_codes
 from csc_nets.evaluation.features import (
     effective_rank,
@@ -24,6 +25,7 @@ __all__ = [
     "Reconstructions",
     "activation",
     "class_structure",
+    "coding_rows",
     "decode_classes",
     "effective_rank",
     "encode_folder",

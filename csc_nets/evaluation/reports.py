@@ -13,6 +13,7 @@ from torch import nn
 
 from csc_nets.data import ImageDataModule
 from csc_nets.evaluation.autoencoder_reports import classes, generation, noise, reconstruction
+from csc_nets.evaluation.coding import coding_rows
 from csc_nets.evaluation.features import (
     effective_rank,
     extract_features,
@@ -45,6 +46,10 @@ def save_report(
     - ``"inversion"``: how well each layer's input comes back;
     - ``"features"``: how well simple rules tell the classes by the network's features, fitted to training images, and
       how the classes lie; the picture shows absolute cosines, sorted by class.
+
+    Of a network with CSC layers:
+
+    - ``"coding"``: how far above the least objective each layer's codes are, beside two steps of ISTA.
 
     Of an autoencoder:
 
@@ -138,11 +143,24 @@ def _features(subject: Subject) -> Result:
     return "\n".join([*lines, "", counts]), rows
 
 
+def _coding(subject: Subject) -> Result:
+    rows = coding_rows(subject.model, subject.shown())
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{'layer':{width}}  {'pursuit':>10} steps  excess  two of ISTA  density  silent atoms"]
+    lines += [
+        f"{row['name']:{width}}  {row['pursuit']:>10} {row['steps'] or 'tol':>5}  {row['excess']:6.3f}  "
+        f"{row['two_steps']:11.3f}  {row['density']:7.1%}  {row['silent']:12.1%}"
+        for row in rows
+    ]
+    return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
+
+
 _REPORTS: dict[str, Callable[[Subject], Result]] = {
     "theory": _theory,
     "energy": _energy,
     "inversion": _inversion,
     "features": _features,
+    "coding": _coding,
     "reconstruction": reconstruction,
     "noise": noise,
     "classes": classes,

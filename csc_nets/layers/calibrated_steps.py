@@ -16,7 +16,7 @@ from csc_nets.layers.proximal_step import ProximalStep
 __all__ = ["CalibratedSteps"]
 
 # A training forward looks at one sample in so many, at so many positions at least, and takes this share of the update.
-_ONE_IN, _POSITIONS, _RATE = 64, 128, 0.1
+_ONE_IN, _POSITIONS, _RATE = 64, 64, 0.1
 # A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
 _CHANNELS = 8
 

@@ -119,7 +119,7 @@ def test_what_a_report_cannot_be_on_is_refused(loop, data, classifier, tmp_path)
 
 def test_bad_arguments_are_refused(data, tmp_path):
     model = create_model("csc_small", in_chans=1)
-    known = "theory, energy, inversion, features, reconstruction, noise, classes, generation"
+    known = "theory, energy, inversion, features, coding, reconstruction, noise, classes, generation"
     with pytest.raises(ValueError, match=f"report must be one of {known}, got 'speed'"):
         save_report("speed", model, data, tmp_path)
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
