@@ -87,7 +87,7 @@ def case(name: str, known: Tensor, new: Tensor, weight: Tensor, lam: float, roun
         calls["douglas_rachford", t] = lambda t=t: douglas_rachford(new, dictionary, lam, steps=t, nonneg=True)  # type: ignore[misc]
     objective = layers["fista", 1].objective
     with torch.no_grad():
-        best = fista(new, dictionary, lam, steps=50 if rounds == 2 else 600, nonneg=True, restart=True)
+        best = fista(new, dictionary, lam, steps=100 if rounds == 2 else 400, nonneg=True, restart=True)
         least = objective(new, best).sum()
         excess = {key: float(objective(new, call()).sum() / least) - 1 for key, call in calls.items()}
         seconds = dict(zip(calls, timing.interleaved(list(calls.values()), rounds, "cpu"), strict=True))
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="draw the curves into this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    count, rounds, updates = (16, 2, 20) if options.quick else (32, 5, 300)
+    count, rounds, updates = (16, 2, 20) if options.quick else (16, 5, 150)
     known, new = crops(count)
     stages = [("stem 3->64", known, new)]
     if not options.quick:
