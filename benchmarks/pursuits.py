@@ -100,8 +100,8 @@ def case(name: str, known: Tensor, new: Tensor, weight: Tensor, lam: float, roun
 def rows(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Every point against the fewest steps of FISTA with as low an objective."""
     made = []
-    fista = [point for point in points if point["pursuit"] == "fista"]
     for point in points:
+        fista = [f for f in points if f["pursuit"] == "fista" and f["case"] == point["case"]]
         equal = next((f for f in fista if f["excess"] <= point["excess"]), None)
         if point["pursuit"] == "fista" and point["steps"] != 2:
             continue
@@ -133,8 +133,8 @@ def draw(points: list[dict[str, Any]], out: Path) -> None:
         panel.set(xscale="log", yscale="log", title=name, xlabel="ms", ylabel="objective over optimum - 1")
         panel.title.set_fontsize(9)
         panel.grid(alpha=0.3)
-        panel.legend(fontsize=7)
-    figure.tight_layout()
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="lower center", ncols=len(COLOURS))
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     figure.savefig(out, dpi=110)
     print(f"wrote {out}")
 
