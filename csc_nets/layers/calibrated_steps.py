@@ -1,7 +1,8 @@
 """Steps of a layer whose coefficients are calibrated on what the layer sees in training."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,23 @@ __all__ = ["CalibratedSteps"]
 _ONE_IN, _POSITIONS, _RATE = 64, 64, 0.1
 # A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
 _CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class _Atoms:
+    """A dictionary with its atoms read once: reading them normalises them."""
+
+    dictionary: _Dictionary
+    weight: Tensor
+
+    def analysis(self, x: Tensor) -> Tensor:
+        return self.dictionary.analysis(x, self.weight)
+
+    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+        return self.dictionary.synthesis(z, output_size, self.weight)
+
+    def bound(self, size: Sequence[int]) -> Tensor:
+        return self.dictionary.bound(size)
 
 
 class CalibratedSteps(nn.Module):
@@ -79,7 +97,7 @@ class CalibratedSteps(nn.Module):
         step_size = _step_size(problem, dictionary)
         metric = self._metric(dictionary, weight) if self.whiten else None
         if learn:
-            self._follow(problem, step_size, metric)
+            self._follow(problem, _Atoms(dictionary, weight.detach()), step_size, metric)
         before, z = None, init
         for k in range(steps):
             gain, shift, inertia = (align(c, x.ndim) for c in self._step(k, step_size))
@@ -130,13 +148,14 @@ class CalibratedSteps(nn.Module):
     @torch.no_grad()
     def calibrate(self, problem: Problem, dictionary: _Dictionary, updates: int) -> None:
         """Coefficients for the signals of a problem, from those of ISTA on."""
+        weight = dictionary.weight
         coefficients = calibrate(
             problem.x,
-            dictionary,
+            _Atoms(dictionary, weight),
             problem.lam,
             len(self.coefficients),
             updates=updates,
-            metric=self._metric(dictionary, dictionary.weight) if self.whiten else None,
+            metric=self._metric(dictionary, weight) if self.whiten else None,
             nonneg=problem.nonneg,
             ridge=problem.ridge,
             mask=problem.mask,
@@ -144,7 +163,9 @@ class CalibratedSteps(nn.Module):
         self.coefficients.copy_(coefficients / _units(_step_size(problem, dictionary)))
 
     @torch.no_grad()
-    def _follow(self, problem: Problem, step_size: Tensor, metric: Callable[[Tensor], Tensor] | None) -> None:
+    def _follow(
+        self, problem: Problem, atoms: _Atoms, step_size: Tensor, metric: Callable[[Tensor], Tensor] | None
+    ) -> None:
         """A small update on a few of the signals."""
         if not len(problem.x):
             return  # no signal is not one that uses no atoms
@@ -157,7 +178,7 @@ class CalibratedSteps(nn.Module):
             lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
             mask = None if problem.mask is None else few(problem.mask)
             x = problem.x[:count].to(self.coefficients.dtype)
-            part = Problem(x, problem.pair, lam, problem.ridge, problem.nonneg, mask)
+            part = Problem(x, atoms, lam, problem.ridge, problem.nonneg, mask)
             units = _units(step_size)
             new = calibration_update(part, self.coefficients * units, step_size, _RATE, metric) / units
             self.coefficients.copy_(torch.where(new.isfinite(), new, self.coefficients))
