@@ -62,6 +62,9 @@ def calibrated(
 
     Returns:
         Codes ``(N, M, *S')``.
+
+    Raises:
+        ValueError: coefficients of another shape or without a step, a bad weight.
     """
     if coefficients.ndim != 3 or coefficients.shape[1] != 3 or not len(coefficients):
         raise ValueError(f"coefficients must be (T, 3, M) with T >= 1, got shape {tuple(coefficients.shape)}")
@@ -98,6 +101,9 @@ def calibrate(
 
     Returns:
         Coefficients ``(T, 3, M)``: of all that were tried, those with the least sum of objectives.
+
+    Raises:
+        ValueError: ``steps`` or ``updates`` below 1, a bad weight.
     """
     for name, value in (("steps", steps), ("updates", updates)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -125,6 +131,13 @@ def calibration_update(
 
     Each step is improved for itself, by the objective after it. Atoms that no signal uses go back towards ISTA's
     coefficients, of gain ``step_size``: they could not be improved, nor learn anything.
+
+    Args:
+        problem: signals, dictionary and weights.
+        coefficients: ``(T, 3, M)``, as for :func:`calibrated`.
+        step_size: ISTA's, 0-d.
+        rate: share of the update that is taken; at 1 the length is the best one while supports stay.
+        metric: H, as for :func:`calibrated`.
     """
     wide = torch.promote_types(coefficients.dtype, torch.float32)  # half precision has no solver, and overflows in sums
     tiny = torch.finfo(wide).tiny

@@ -151,6 +151,11 @@ class _SparseCode(nn.Module):
 
         Training does without; this is for dictionaries that were not trained with the layer.
 
+        Args:
+            x: signals, as for the layer.
+            mask: 0 where ``x`` is missing.
+            updates: how often to improve all steps.
+
         Raises:
             ValueError: the layer's pursuit is neither ``"calibrated"`` nor ``"whitened"``.
         """

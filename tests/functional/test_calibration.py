@@ -49,6 +49,24 @@ def test_orthogonal_atoms_get_the_gain_one_over_their_squared_norm(nonneg):
 
 @pytest.mark.parametrize("nonneg", [True, False])
 @pytest.mark.parametrize("ridge", [0.0, 0.3])
+def test_an_update_goes_downhill_by_the_best_length(nonneg, ridge):
+    """Along a whole update F is a parabola with its bottom at the end: F'' = -F' < 0 at its start, by autograd."""
+    weight = functional.unit_norm(torch.randn(6, 1, 5, dtype=torch.float64))
+    x = torch.randn(20, 1, 60, dtype=torch.float64)
+    problem = Problem(x, functional.problem.as_adjoint_pair(weight), 0.3, ridge, nonneg)
+    step_size = 0.9 / (problem.lipschitz() + ridge)
+    start = ista_coefficients(1, 6, step_size).double()
+    change = (calibration_update(problem, start, step_size, 1e-3) - start) / 1e-3
+    t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    z = calibrated(x, weight, 0.3, start + t * change, nonneg=nonneg, ridge=ridge)
+    (slope,) = torch.autograd.grad(problem.objective(z).sum(), t, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope, t)
+    assert slope < 0
+    torch.testing.assert_close(curvature, -slope.detach(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
 def test_updates_end_where_the_objective_is_stationary(nonneg, ridge):
     """The derivative by autograd of the objective with respect to the coefficients of one step."""
     torch.manual_seed(1)
