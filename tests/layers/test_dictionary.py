@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from csc_nets.functional import unit_norm
 from csc_nets.layers import CSC2d, DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.dictionary import UnitNorm
 
 CASES = [
     (DenseDictionary(6, 9), (2, 6), None),
@@ -112,3 +114,17 @@ def test_plain_weights_are_neither_normalised_nor_parametrised():
     torch.testing.assert_close(dictionary.lipschitz, 9 * lipschitz)
     x = torch.randn(1, 2, 8, 8)
     assert torch.equal(dictionary.analysis(x), torch.nn.functional.conv2d(x, dictionary.weight, padding=1))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_gradient_of_the_unit_norm(memory_format):
+    """That of the function by autograd, once and twice; a zero atom has a finite one."""
+    weight = torch.randn(5, 2, 3, 3, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()
+    assert torch.autograd.gradcheck(UnitNorm(), (weight,)) and torch.autograd.gradgradcheck(UnitNorm(), (weight,))
+    gradient = torch.randn_like(weight)
+    ours, theirs = (torch.autograd.grad(f(weight), weight, gradient)[0] for f in (UnitNorm(), unit_norm))
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert torch.equal(UnitNorm()(weight), unit_norm(weight))
+    with torch.no_grad():
+        weight[1] = 0
+    assert bool(torch.autograd.grad(UnitNorm()(weight).square().sum(), weight)[0].isfinite().all())
