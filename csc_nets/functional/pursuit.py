@@ -55,6 +55,7 @@ def iterate(
     z: Tensor,
     steps: int,
     *,
+    leap: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]] | None = None,
     momentum: bool = False,
     restart: bool = False,
     objective: Callable[[Tensor], Tensor] | None = None,
@@ -74,6 +75,7 @@ def iterate(
             unless ``disposable``, which says that nobody will look at ``y`` again.
         z: the first iterate, the result of step 1; it may be overwritten where no gradient is recorded.
         steps: number of steps, the first one included.
+        leap: ``(y, z, weight)`` to ``update(y)`` and its extrapolation from z, for updates that make both at once.
         momentum: extrapolate.
         restart: drop a sample's momentum when it points uphill (O'Donoghue and Candes 2015, gradient scheme).
         objective: if given, never accept a step that increases it (MFISTA: Beck and Teboulle, "Fast Gradient-Based
@@ -95,7 +97,15 @@ def iterate(
     # Buffers are reused where nobody can look back at them: no gradient, no candidate that was refused.
     unseen = not (torch.is_grad_enabled() or restart)
     reuse = not (not unseen or objective or stop or trace)
+    looks = restart or objective is not None or stop is not None
     for k in range(2, steps + 1):
+        if leap is not None and momentum and not looks and k < steps:
+            t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2
+            z, y = leap(y, z, (t - 1) / t_next)
+            t = t_next
+            if trace is not None:
+                trace(z)
+            continue
         candidate = new = update(y, unseen if y is not z else reuse and (k == steps or not momentum))
         if objective is not None:
             new = torch.where(_per_sample(objective(candidate) > objective(z), z), z, candidate)

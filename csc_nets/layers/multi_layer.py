@@ -365,7 +365,7 @@ class _LISTAStep(ProximalStep):
         """See :class:`MultiLayerCSC`."""
         inhibition = self.lateral.synthesis(y, x.shape[2:], self.weight)
         v = self.dictionary.analysis(x, self.gain, self.bias, exact=False)
-        return self._shrink(v.add_(self.lateral.analysis(inhibition, self.lateral_descent, exact=False)).add_(y))
+        return self._shrink(v.add_(self.lateral.analysis(inhibition, self.lateral_descent, exact=False)), y)[0]
 
 
 def _like(value: float | Tensor, other: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from csc_nets.functional import few_channels, hard_threshold, soft_threshold
+from csc_nets.functional import few_channels, hard_threshold, one_pass, soft_threshold
 from csc_nets.layers.dictionary import _ConvDictionary, _Dictionary
 
 __all__ = ["ProximalStep"]
@@ -50,16 +50,18 @@ class ProximalStep:
         self.keep, self.missing = keep, missing
         self._exact = dictionary.weight if atoms is None else atoms
         self.atoms, self.gain = _rounded(self._exact), _rounded(gain) if gain.ndim else gain
-        # A non-negative threshold that is the same for all samples is the bias of the analysis.
-        per_sample = threshold.ndim == self.atoms.ndim
-        self.bias = -threshold.flatten().expand(len(self.atoms)) if prox == "nonneg" and not per_sample else None
+        # Whether what follows an analysis is one kernel; then a leap is, too.
+        self.leaps = prox != "hard" and one_pass.serves(self.atoms.device)
+        # Else a non-negative threshold that is the same for all samples is the bias of the analysis.
+        folds = prox == "nonneg" and threshold.ndim < self.atoms.ndim and not self.leaps
+        self.bias = -threshold.flatten().expand(len(self.atoms)) if folds else None
 
     def start(self, x: Tensor) -> Tensor:
         """The step from the zero code, ``(N, M, *S')``, for signals ``x (N, C, *S)`` without missing entries."""
         filters, x = self._weighted(x)
         if self.bias is not None and self._fuses(x):
             return self.dictionary.analysis_relu(x, filters, self.bias)
-        return self._shrink(self._analysis(x, filters))
+        return self._shrink(self._analysis(x, filters))[0]
 
     def update(self, y: Tensor, x: Tensor, *, disposable: bool = False, estimate: Tensor | None = None) -> Tensor:
         """The step from a code.
@@ -73,19 +75,21 @@ class ProximalStep:
         Returns:
             The next code ``(N, M, *S')``.
         """
-        # Out of place, because a sign that the filters take costs a second copy of them.
-        residual = x - (self.synthesis(y, x.shape[2:]) if estimate is None else estimate)
-        if self.missing is not None:
-            residual = residual.masked_fill_(self.missing, 0)
-        return self.advance(y, residual, disposable=disposable)
+        return self.advance(y, self._residual(y, x, estimate), disposable=disposable)
+
+    def leap(
+        self, y: Tensor, x: Tensor, before: Tensor, weight: float, *, estimate: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The step from a code y, and its extrapolation from the code before by a weight, all ``(N, M, *S')``."""
+        filters, residual = self._weighted(self._residual(y, x, estimate))
+        return self._shrink(self._analysis(residual, filters, like=y), y, before, weight)
 
     def advance(self, y: Tensor, residual: Tensor, *, disposable: bool = False) -> Tensor:
         """The step from a code ``(N, M, *S')`` given a residual ``(N, C, *S)`` in the place of ``x - D y``."""
         filters, residual = self._weighted(residual)
         if disposable and self.bias is not None and self._fuses(residual):
             return self.dictionary.analysis_relu(residual, filters, self.bias, onto=y)
-        v = self._analysis(residual, filters, like=y)
-        return self._shrink(v.add_(y if self.keep is None else y * self.keep))
+        return self._shrink(self._analysis(residual, filters, like=y), y)[0]
 
     def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code."""
@@ -113,12 +117,27 @@ class ProximalStep:
         self.gain = _rounded(self._exact * self.gain)
         return self.gain, signal
 
-    def _shrink(self, v: Tensor) -> Tensor:
-        """The proximal map of a fresh tensor."""
+    def _residual(self, y: Tensor, x: Tensor, estimate: Tensor | None) -> Tensor:
+        # Out of place, because a sign that the filters take costs a second copy of them.
+        residual = x - (self.synthesis(y, x.shape[2:]) if estimate is None else estimate)
+        return residual if self.missing is None else residual.masked_fill_(self.missing, 0)
+
+    def _shrink(
+        self, v: Tensor, y: Tensor | None = None, before: Tensor | None = None, weight: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """The proximal map of a fresh tensor plus the code y, and its extrapolation where there is a code before."""
+        if self.leaps and one_pass.applies(v, self.threshold):
+            return one_pass.shrink(
+                v, self.threshold, y=y, keep=self.keep, before=before, inertia=weight, nonneg=self.prox == "nonneg"
+            )
+        if y is not None:
+            v = v.add_(y if self.keep is None else y * self.keep)
         if self.prox == "nonneg":
             # Not in place: under vmap over weights per sample v has fewer batch axes than they.
-            return (v if self.bias is not None else v - self.threshold.to(v.dtype)).relu_()
-        return _SHRINK[self.prox](v, self.threshold.to(v.dtype))
+            z = (v if self.bias is not None else v - self.threshold.to(v.dtype)).relu_()
+        else:
+            z = _SHRINK[self.prox](v, self.threshold.to(v.dtype))
+        return z, z if before is None else torch.lerp(before, z, 1 + weight)
 
     def _fuses(self, x: Tensor) -> bool:
         return self.bias is not None and self.keep is None and self.dictionary.can_fuse(x)
