@@ -27,22 +27,24 @@ error has no bound: entries of g are missing or in excess.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from csc_nets.functional.convergence import converge
 from csc_nets.functional.dictionary import ConvGeometry
 from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuit import SAFETY
 from csc_nets.functional.recompute import Pursuit
 
 __all__ = ["CONVERGED", "Optimum", "implicit", "least_solution", "solution"]
 
 # A gap in units of half the squared norm of the signal at which a fixed number of steps counts as converged.
 CONVERGED = 1e-3
-# Steps from one look at the gap to the next, and in all, where their number is free.
-RUN, MOST = 16, 20_000
+# Steps, where their number is free.
+MOST = 20_000
 
 
 @dataclass(frozen=True)
@@ -84,29 +86,28 @@ def solution(
         pursuit: proximal gradient steps.
         problem: what they solve, for signals that are 0 where they are missing.
         weight, threshold, init: as for the pursuit.
-        steps: number of steps; None for as many as it takes, in runs that start from the code of the one before. A run
-            drops the momentum, which is what makes FISTA fast near a solution, and is as long as a quarter of all
-            steps before it, since nobody knows the best length.
+        steps: number of steps of the pursuit; None for as many greedy ones as it takes, see
+            :mod:`csc_nets.functional.convergence`.
         tol: duality gap over half the squared norm of the signal.
 
     Raises:
         RuntimeError: the gap of a sample is above ``tol``, or not a number.
     """
-    energy = problem.x.square().flatten(1).sum(1, dtype=torch.float64) / 2
-    z, run, taken = init, steps or RUN, 0
-    while True:
-        z = replace(pursuit, steps=run)(problem.x, weight, threshold, z)
-        taken, gap = taken + run, problem.duality_gap(z)
-        left = ~(gap <= tol * energy)
-        if not bool(left.any()):
-            return z
-        if taken >= (steps or MOST) or not bool(gap.isfinite().all()):
-            raise RuntimeError(
-                f"{int(left.sum())} of {len(z)} codes are no solutions after {taken} steps: duality gap over half the "
-                f"squared norm of the signal up to {float((gap / energy)[left].amax()):.1e}, allowed {tol:.1e}. Raise "
-                "steps or tol, or use backward='recompute'"
-            )
-        run *= 2 if taken >= 4 * run else 1
+    if steps is None:
+        z, gap, steps = converge(problem, SAFETY / problem.lipschitz(), tol=tol, steps=MOST, init=init)
+    else:
+        z = pursuit(problem.x, weight, threshold, init)
+        energy = problem.x.square().flatten(1).sum(1, dtype=torch.float64) / 2
+        gap = problem.duality_gap(z)
+        gap = torch.where(gap <= 0, 0, gap / energy)
+    left = ~(gap <= tol)
+    if bool(left.any()):
+        raise RuntimeError(
+            f"{int(left.sum())} of {len(z)} codes are no solutions after {steps} steps: duality gap over half the "
+            f"squared norm of the signal up to {float(gap[left].amax()):.1e}, allowed {tol:.1e}. Raise "
+            "steps or tol, or use backward='recompute'"
+        )
+    return z
 
 
 def implicit(optimum: Optimum, z: Tensor, x: Tensor, weight: Tensor, lam: Tensor) -> Tensor:

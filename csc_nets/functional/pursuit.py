@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
+from csc_nets.functional.convergence import converge
 from csc_nets.functional.fourier import prefers_fourier
 from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight, is_transformed
 from csc_nets.functional.splitting import split
@@ -334,9 +335,9 @@ def solve(
     the precision of ``x`` (1e-6 in float32) needs float64.
 
     Args:
-        method: ``"fista"`` with restart, for everything; ``"douglas_rachford"``, for convolutions with zero or
-            circular padding, see :func:`~csc_nets.functional.douglas_rachford`; ``"auto"`` takes the latter where it
-            measured faster: :func:`prefers_fourier`.
+        method: ``"fista"``, greedy, for everything (:mod:`csc_nets.functional.convergence`); ``"douglas_rachford"``,
+            for convolutions with zero or circular padding, see :func:`~csc_nets.functional.douglas_rachford`;
+            ``"auto"`` takes the latter where it measured faster: :func:`prefers_fourier`.
 
     Raises:
         ValueError: ``x`` is not finite where it was observed, or an argument is bad.
@@ -346,28 +347,17 @@ def solve(
         raise ValueError(f"method must be 'auto', 'fista' or 'douglas_rachford', got {method!r}")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be an int >= 1, got {steps!r}")
+    if not tol > 0:
+        raise ValueError(f"tol must be greater than 0, got {tol!r}")
     with torch.no_grad():
         problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask)
-        reached = stop_rule(problem, tol)
         if not bool(problem.masked(x).isfinite().all()):
             raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
         if method == "douglas_rachford" or (method == "auto" and prefers_fourier(problem.pair, x)):
             z, gap = split(problem, steps, init=init, tol=tol)
-            left = len(x) if gap is None else int((~(gap <= tol)).sum())
         else:
-            z = fista(
-                x,
-                dictionary,
-                lam,
-                steps=steps,
-                tol=tol,
-                nonneg=nonneg,
-                ridge=ridge,
-                init=init,
-                mask=mask,
-                restart=True,
-            )
-            left = int((~reached(z, z)).sum())
+            z, gap, _ = converge(problem, SAFETY / problem.lipschitz(), tol=tol, steps=steps, init=init)
+    left = len(x) if gap is None else int((~(gap <= tol)).sum())
     if left:
         raise RuntimeError(
             f"solve: {left} of {len(x)} samples did not reach tol={tol} in {steps} steps of {x.dtype}: raise steps or "

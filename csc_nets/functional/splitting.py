@@ -116,7 +116,7 @@ def split(
 ) -> tuple[Tensor, Tensor | None]:
     """:func:`douglas_rachford`, and the certified gap over half the squared norm, ``(N,)``, if ``tol`` was given."""
     if not len(problem.x):
-        return problem.pair.analysis(problem.x), None
+        return problem.pair.analysis(problem.x), problem.x.new_zeros(0)
     run, gap = _Run(problem, rho, relax, init), None
     rounding = 4 * torch.finfo(problem.x.dtype).eps
     for k in range(1, steps + 1):
