@@ -8,7 +8,7 @@ Three kinds of rows:
   a sparsity weight that leaves about 5 % of the code), keeps all non-zeros, and synthesises the image from them; beside
   the 2 GB that it may take. The largest resident size of the process counts, import and image included.
 - time: all tiles of an image, beside the layer's forward pass of the whole image (evaluation, channels_last).
-- a folder of photographs (``--folder``), at 5 % density: the CPU time (on a GPU, the time by the clock) to code an image
+- a folder of photographs (``--folder``), at 5 % density: the CPU time (on a GPU, that of the clock) to code an image
   and write its non-zeros, beside that of reading and decoding it; and images a second by the clock, all of it beside
   reading and decoding alone, with the same one worker process. Where the first ratio is below 1 and two cores are free,
   the second goes towards 1.
