@@ -8,14 +8,15 @@ too short for those that occur, because L is set by the few directions (low freq
 for each atom, and a shift that clips what it excites too much, bring one analysis to where FISTA is after four to ten
 steps. H is the identity, or whitens residuals (:func:`whitening`), which helps where few channels meet similar atoms.
 
-Derivation of the update. On the support of the new code, with sign :math:`\sigma`, the step is linear in its
-coefficients: :math:`\Delta z = \Delta g\, f_1 + \Delta s\, f_2 + \Delta b\, f_3` with
-:math:`f_1 = D^T H (x - D z_k) - \mu z_k - \lambda \sigma`, :math:`f_2 = -\sigma`, :math:`f_3 = z_k - z_{k-1}`. Let
-:math:`e` be minus the gradient of the objective after the step, on the support. Per atom, the changes are the
-least-squares fit of e by the three: that is the steepest descent of the objective among the codes which the
-coefficients can reach, and its best length is :math:`\langle e, \Delta z \rangle / (\|D \Delta z\|^2 +
-\mu \|\Delta z\|^2)`. Where e is orthogonal to the three for every atom, the objective is stationary in all of them.
-Neither the optimum nor a derivative of the pursuit is needed.
+Derivation of the update. On the support of the new code, with sign :math:`\sigma`, a step adds
+:math:`h = g (d - \lambda \sigma) - s \sigma` to where inertia took it, with :math:`d = D^T H (x - D z_k) - \mu z_k`.
+It is linear in its coefficients: :math:`\Delta z = \Delta g (d - \lambda \sigma) - \Delta s\, \sigma + \Delta b
+(z_k - z_{k-1}) = \alpha h + \beta \sigma + \Delta b (z_k - z_{k-1})` for :math:`\Delta g = \alpha g` and
+:math:`\Delta s = \alpha s - \beta`: the codes tell all, d is not needed. Let :math:`e` be minus the gradient of the
+objective after the step, on the support. Per atom, the three are the least-squares fit of e: that is the steepest
+descent of the objective among the codes which the coefficients can reach, and its best length is
+:math:`\langle e, \Delta z \rangle / (\|D \Delta z\|^2 + \mu \|\Delta z\|^2)`. Where e is orthogonal to the three for
+every atom, the objective is stationary in all of them. Neither the optimum nor a derivative of the pursuit is needed.
 
 Step sizes learned on the objective: Ablin, Moreau, Massias, Gramfort, "Learning step sizes for unfolded sparse coding",
 2019 (one for each step); encoders trained to predict codes: Kavukcuoglu, Ranzato, LeCun, "Fast Inference in Sparse
@@ -23,7 +24,7 @@ Coding Algorithms", 2008.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +41,8 @@ Metric = Callable[[Tensor], Tensor]
 # Share of an average atom's evidence that every atom is taken to have for no change: atoms that are hardly ever active
 # must not be fitted to the few places where they are.
 _PRIOR = 0.5
+# The least gain, in units of ISTA's: from 0 there would be no way back.
+_LEAST = 1e-2
 
 
 def calibrated(
@@ -69,11 +72,16 @@ def calibrated(
     if coefficients.ndim != 3 or coefficients.shape[1] != 3 or not len(coefficients):
         raise ValueError(f"coefficients must be (T, 3, M) with T >= 1, got shape {tuple(coefficients.shape)}")
     problem = Problem(x, as_adjoint_pair(dictionary), lam, **options)
+    *_, z = _codes(problem, coefficients, metric)
+    return z
+
+
+def _codes(problem: Problem, coefficients: Tensor, metric: Metric | None) -> Iterator[Tensor]:
+    """The code after every step."""
     before = z = None
     for step in coefficients:
         before, z = z, _step(problem, before, z, _descent(problem, z, metric), step)
-    assert z is not None
-    return z
+        yield z
 
 
 @torch.no_grad()
@@ -94,7 +102,7 @@ def calibrate(
         x: signals ``(N, C, *S)`` or ``(N, F)``.
         dictionary, lam: as for :func:`calibrated`.
         steps: number of steps T.
-        updates: how often to improve all steps; each time costs 2 T syntheses and T + 1 analyses.
+        updates: how often to improve all steps; each time costs 3 T - 1 syntheses and 2 T analyses.
         rate: share of an update that is taken.
         metric: H, as for :func:`calibrated`, with ``||D^T H D|| <= ||D||^2``.
         options: ``nonneg``, ``ridge`` and ``mask``, as for :func:`~csc_nets.functional.fista`.
@@ -125,9 +133,16 @@ def calibrate(
 
 @torch.no_grad()
 def calibration_update(
-    problem: Problem, coefficients: Tensor, step_size: Tensor, rate: float, metric: Metric | None = None
+    problem: Problem,
+    coefficients: Tensor,
+    step_size: Tensor,
+    rate: float,
+    metric: Metric | None = None,
+    *,
+    codes: Sequence[Tensor] | None = None,
+    limit: float = math.inf,
 ) -> Tensor:
-    """Better coefficients ``(T, 3, M)`` for the signals of a problem; gains stay non-negative.
+    """Better coefficients ``(T, 3, M)`` for the signals of a problem; gains stay positive.
 
     Each step is improved for itself, by the objective after it. Atoms that no signal uses go back towards ISTA's
     coefficients, of gain ``step_size``: they could not be improved, nor learn anything.
@@ -138,40 +153,62 @@ def calibration_update(
         step_size: ISTA's, 0-d.
         rate: share of the update that is taken; at 1 the length is the best one while supports stay.
         metric: H, as for :func:`calibrated`.
+        codes: the code after each step, where they are known.
+        limit: how much coefficients may change at most, so that no signal counts for more than that, however loud: a
+            gain by this share of itself, a shift by this share of its size plus :math:`g \\lambda`, an inertia by this.
     """
     wide = torch.promote_types(coefficients.dtype, torch.float32)  # half precision has no solver, and overflows in sums
     tiny = torch.finfo(wide).tiny
     ista = torch.zeros_like(coefficients[0])
     ista[0] = step_size
     before = z = None
-    descent, steps = _descent(problem, None, metric), []
-    for step in coefficients:
-        new = _step(problem, before, z, descent, step)
-        sign, after = new.sign(), _descent(problem, new)
+    steps = []
+    for step, new in zip(coefficients, codes or _codes(problem, coefficients, metric), strict=True):
+        sign = new.sign()
         active = sign.abs()
-        e = active * after - problem.lam * sign
-        moved = torch.zeros_like(new) if z is None else z if before is None else z - before
+        e = active * _descent(problem, new) - problem.lam * sign
+        # A threshold below 0 counts as 0, whatever its shift, where codes are signed.
         clipped = sign if problem.nonneg else sign * (_threshold(problem, step, new) > 0)
-        features = torch.stack([active * descent - problem.lam * clipped, -clipped, active * moved])
-
-        # Sums over samples and positions: (M, 3, 3) and (M, 3).
-        flat, image = features.to(wide).transpose(1, 2).flatten(2), e.to(wide).transpose(0, 1).flatten(1)
-        gram, target = torch.einsum("amp,bmp->mab", flat, flat), torch.einsum("amp,mp->ma", flat, image)
-        evidence = gram.diagonal(dim1=1, dim2=2)
-        silent = evidence[:, 0] == 0
-        evidence = (evidence + _PRIOR * evidence.mean(0) + tiny).rsqrt()
-        scaled = evidence[:, :, None] * gram * evidence[:, None]
-        scaled = scaled + torch.diag_embed(1 - scaled.diagonal(dim1=1, dim2=2))
-        change = evidence * torch.linalg.solve_ex(scaled, evidence * target)[0]  # solve would wait for an accelerator
-
-        dz = torch.einsum("ma,amp->mp", change, flat).unflatten(1, (len(new), *new.shape[2:])).transpose(0, 1)
+        features = [new, clipped]
+        if z is not None:
+            moved = active * (z if before is None else z - before)
+            features = [new - active * z - _per_atom(step, new)[2] * moved, clipped, moved]
+        with torch.autocast(new.device.type, enabled=False):
+            # Sums over samples and positions, of all products at once: (M, 3, 3) and (M, 3), or of two features.
+            flat = torch.stack([f.to(wide) for f in (*features, e)]).movedim(2, 0).flatten(2)
+            products = flat @ flat.mT
+            gram, target = products[:, :-1, :-1], products[:, :-1, -1]
+            evidence = gram.diagonal(dim1=1, dim2=2)
+            evidence = (evidence + _PRIOR * evidence.mean(0) + tiny).rsqrt()
+            scaled = evidence[:, :, None] * gram * evidence[:, None]
+            scaled = scaled + torch.diag_embed(1 - scaled.diagonal(dim1=1, dim2=2))
+            solution, _ = torch.linalg.solve_ex(scaled, evidence * target)  # solve would wait for an accelerator
+            change = evidence * solution
+            dz = (change[:, None] @ flat[:, :-1]).view(len(flat), len(new), *new.shape[2:]).transpose(0, 1)
         signal = problem.masked(problem.pair.synthesis(dz.to(new.dtype), tuple(problem.x.shape[2:])))
-        curvature = signal.to(wide).square().sum() + problem.ridge * dz.square().sum()
-        better = step + rate * (dz * e).sum() / curvature.clamp_min(tiny) * change.T
-        better = torch.where(silent, step.lerp(ista, rate), better.to(step.dtype))
-        steps.append(torch.cat([better[:1].clamp_min(0), better[1:]]))
-        before, z, descent = z, new, after if metric is None else _descent(problem, new, metric)
+        curvature = signal.to(wide).square().sum()
+        if problem.ridge:
+            curvature = curvature + problem.ridge * dz.square().sum()
+        # Where all is silent, there is no change and no curvature.
+        change = rate * (change * target).sum() / curvature.clamp_min(tiny) * change
+        share, beta, *further = change.unbind(1)
+        gain, shift, _ = step.to(wide)
+        most = limit * torch.stack([gain, gain * _level(problem) + shift.abs(), torch.ones_like(gain)])
+        shifted = (share * shift - beta) * (gram[:, 1, 1] > 0)
+        wanted = torch.stack([share * gain, shifted, *(further or [torch.zeros_like(gain)])])
+        better = (step + wanted.clamp(-most, most)).to(step.dtype)
+        better = torch.cat([better[:1].clamp_min(_LEAST * step_size.to(step.dtype)), better[1:]])
+        steps.append(torch.where(active.transpose(0, 1).flatten(1).amax(1) > 0, better, step.lerp(ista, rate)))
+        before, z = z, new
     return torch.stack(steps)
+
+
+def _level(problem: Problem) -> Tensor | float:
+    """The sparsity weight of each atom, ``(M,)`` or 0-d; the mean of weights per sample."""
+    lam = problem.lam
+    if not isinstance(lam, Tensor):
+        return lam
+    return lam.mean() if lam.ndim == problem.x.ndim else lam.flatten()
 
 
 def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> Tensor:

@@ -16,8 +16,9 @@ from csc_nets.layers.proximal_step import ProximalStep
 
 __all__ = ["CalibratedSteps"]
 
-# A training forward looks at one sample in so many, at so many positions at least, and takes this share of the update.
-_ONE_IN, _POSITIONS, _RATE = 64, 64, 0.1
+# A training forward looks at one sample in so many, at so many positions at least, and takes this share of the update,
+# but changes no coefficient by more than that share.
+_ONE_IN, _POSITIONS, _RATE, _LIMIT = 64, 64, 0.1, 0.2
 # A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
 _CHANNELS = 8
 
@@ -96,9 +97,8 @@ class CalibratedSteps(nn.Module):
         x, size = problem.masked(problem.x), problem.x.shape[2:]
         step_size = _step_size(problem, dictionary)
         metric = self._metric(dictionary, weight) if self.whiten else None
-        if learn:
-            self._follow(problem, _Atoms(dictionary, weight.detach()), step_size, metric)
         before, z = None, init
+        codes = []
         for k in range(steps):
             gain, shift, inertia = (align(c, x.ndim) for c in self._step(k, step_size))
             threshold = gain * problem.lam + shift
@@ -114,13 +114,18 @@ class CalibratedSteps(nn.Module):
                 residual = metric(residual)
             if z is None:
                 before, z = z, step.start(residual)
-                continue
-            y = z * (1 + inertia - problem.ridge * gain)
-            if before is not None:
-                y = y - inertia * before
-            # A warm start may be of another memory format, or one for all samples: nothing is written into its copy.
-            before, z = z, step.advance(y, residual, disposable=k > 0)
+            else:
+                y = z * (1 + inertia - problem.ridge * gain)
+                if before is not None:
+                    y = y - inertia * before
+                # A warm start may be of another memory format, or one for all samples: its copy is not written into.
+                before, z = z, step.advance(y, residual, disposable=k > 0)
+            if learn:
+                codes.append(z.detach())
         assert z is not None
+        if learn:
+            known = codes if init is None else None
+            self._follow(problem, _Atoms(dictionary, weight.detach()), step_size, metric, known)
         return z
 
     def _step(self, k: int, step_size: Tensor) -> Tensor:
@@ -164,9 +169,18 @@ class CalibratedSteps(nn.Module):
 
     @torch.no_grad()
     def _follow(
-        self, problem: Problem, atoms: _Atoms, step_size: Tensor, metric: Callable[[Tensor], Tensor] | None
+        self,
+        problem: Problem,
+        atoms: _Atoms,
+        step_size: Tensor,
+        metric: Callable[[Tensor], Tensor] | None,
+        codes: list[Tensor] | None,
     ) -> None:
-        """A small update on a few of the signals."""
+        """A small update on a few of the signals.
+
+        Args:
+            codes: those of the steps from the zero code; None where they are not known.
+        """
         if not len(problem.x):
             return  # no signal is not one that uses no atoms
         count = max(-(-len(problem.x) // _ONE_IN), -(-_POSITIONS // math.prod(problem.x.shape[2:])))
@@ -174,14 +188,16 @@ class CalibratedSteps(nn.Module):
         def few(t: Tensor) -> Tensor:
             return t[:count] if t.ndim == problem.x.ndim and len(t) > 1 else t
 
-        with torch.autocast(problem.x.device.type, enabled=False):
-            lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
-            mask = None if problem.mask is None else few(problem.mask)
-            x = problem.x[:count].to(self.coefficients.dtype)
-            part = Problem(x, atoms, lam, problem.ridge, problem.nonneg, mask)
-            units = _units(step_size)
-            new = calibration_update(part, self.coefficients * units, step_size, _RATE, metric) / units
-            self.coefficients.copy_(torch.where(new.isfinite(), new, self.coefficients))
+        lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
+        mask = None if problem.mask is None else few(problem.mask)
+        part = Problem(problem.x[:count], atoms, lam, problem.ridge, problem.nonneg, mask)
+        known = None
+        if codes is not None and len(codes) >= len(self.coefficients):
+            known = [z[:count] for z in codes[: len(self.coefficients)]]
+        units = _units(step_size)
+        now = self.coefficients * units
+        new = calibration_update(part, now, step_size, _RATE, metric, codes=known, limit=_LIMIT) / units
+        self.coefficients.copy_(torch.where(new.isfinite(), new, self.coefficients))
 
     def extra_repr(self) -> str:
         return f"steps={len(self.coefficients)}" + (", whiten=True" if self.whiten else "")

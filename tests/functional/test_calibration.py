@@ -189,3 +189,30 @@ def test_bad_arguments_are_refused():
         calibrate(x, weight, 0.1, 0)
     with pytest.raises(ValueError, match=r"updates must be an int >= 1, got 1\.5"):
         calibrate(x, weight, 0.1, 1, updates=1.5)
+
+
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_an_update_from_known_codes_is_that_from_signals(nonneg):
+    weight, x = functional.unit_norm(torch.randn(8, 2, 3)), smooth(4, 2, 30)
+    problem = Problem(x, functional.problem.as_adjoint_pair(weight), 0.2, nonneg=nonneg)
+    coefficients = calibrate(x, weight, 0.2, 2, updates=3, nonneg=nonneg)
+    codes = [calibrated(x, weight, 0.2, coefficients[:k], nonneg=nonneg) for k in (1, 2)]
+    step_size = torch.tensor(0.1)
+    expected = calibration_update(problem, coefficients, step_size, 0.5)
+    assert torch.equal(calibration_update(problem, coefficients, step_size, 0.5, codes=codes), expected)
+
+
+@pytest.mark.parametrize("loud", [1e3, 1e18])
+def test_a_limit_bounds_what_one_loud_signal_changes(loud):
+    weight, x = functional.unit_norm(torch.randn(8, 2, 3)), smooth(4, 2, 30)
+    coefficients = calibrate(x, weight, 0.2, 2, nonneg=True)
+    problem = Problem(x * loud, functional.problem.as_adjoint_pair(weight), 0.2, nonneg=True)
+    free, bounded = (
+        calibration_update(problem, coefficients, coefficients[0, 0, 0], 0.5, limit=limit) for limit in (math.inf, 0.2)
+    )
+    gain, shift, _ = coefficients.unbind(1)
+    most = 0.2 * torch.stack([gain, 0.2 * gain + shift.abs(), torch.ones_like(gain)], 1) * 1.001 + 1e-6
+    # In float32 the loudest is too loud for any update: then the layer keeps its coefficients.
+    finite = bounded.isfinite()
+    assert ((bounded - coefficients).abs() <= most)[finite].all()
+    assert loud > 1e3 or (bool(finite.all()) and bool(((free - coefficients).abs() > most).any()))

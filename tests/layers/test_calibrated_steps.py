@@ -251,3 +251,23 @@ def test_bad_settings_are_refused():
         CSC2d(3, 8, 3).calibrate(torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"signal of size \(3, 3\) is too small: axis 0 must be at least 4"):
         CSC2d(3, 8, 5, padding=2, padding_mode="circular", pursuit="whitened")(torch.randn(2, 3, 3, 3))
+
+
+@pytest.mark.parametrize("loud", [1e4, 1e18])
+def test_one_loud_batch_does_little(case, loud):
+    build, x = case
+    layer = build(steps=1)
+    for _ in range(60):
+        layer(x)
+
+    def value():
+        with torch.no_grad():
+            return float(layer.objective(x, layer.eval()(x)).sum())
+
+    before = value()
+    layer.train()(loud * x)
+    assert bool(layer.calibrated.coefficients.isfinite().all())
+    after = value()
+    for _ in range(10):
+        layer.train()(x)
+    assert after < 1.2 * before and value() < 1.05 * before
