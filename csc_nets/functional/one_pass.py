@@ -86,6 +86,7 @@ def shrink(
     if not any(v.is_contiguous(memory_format=f) for f in formats):
         v = v.contiguous()
     y, before = (t if t is None else t.expand_as(v) for t in (y, before))
+    threshold, keep = threshold.to(v.device), None if keep is None or y is None else keep.to(v.device)
     z, ahead = torch.ops.csc_nets.shrink(v, threshold.reshape(shape[:2]), y, before, keep, inertia, nonneg)
     return z, ahead
 

@@ -103,6 +103,7 @@ LAYERS = {
     "ridge": lambda: CSC2d(3, 8, 3, lam=0.1, steps=4, ridge=0.3, learn_lam=True),
     "ista": lambda: CSC2d(3, 8, 3, lam=0.1, steps=3, pursuit="ista"),
     "threshold": lambda: CSC2d(3, 8, 3, lam=0.1, steps=1, pursuit="threshold"),
+    "threshold with ridge": lambda: CSC2d(3, 8, 3, lam=0.1, steps=1, pursuit="threshold", ridge=0.3),
     "calibrated": lambda: CSC2d(3, 8, 3, lam=0.1, steps=3, pursuit="calibrated").eval(),
     "recompute": lambda: CSC2d(3, 8, 3, padding=1, lam=0.1, steps=9, backward="recompute"),
     "line": lambda: CSC1d(3, 8, 3, lam=0.1, steps=4),
