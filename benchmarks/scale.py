@@ -7,7 +7,9 @@ images (1 where the size is varied). The floor is that of ``layer.py``: the conv
 Beside the time (CPU time on one thread) a row has two counts of bytes, which do not depend on the machine:
 
 - saved: what a training step keeps for its backward pass, distinct storages, input and parameters not counted;
-- peak: the most that tensors take at once in a pass (what libraries allocate for themselves is not seen).
+- peak: the most that tensors take at once in a pass (what libraries allocate for themselves is not seen);
+
+and two that do, a call: page faults, and milliseconds that the system rather than the program ran ("system").
 
 An exponent is the slope of the least-squares line through the upper half of a curve, both axes logarithmic: 1 where
 the cost doubles with the number. That of small codes leaves out the points whose code takes 32 MiB or more.
@@ -16,6 +18,7 @@ the cost doubles with the number. That of small codes leaves out the points whos
 import contextlib
 import math
 import os
+import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,6 +75,16 @@ def peak_bytes(call: Callable[[], object], device: str) -> int:
     return most
 
 
+def from_system(call: Callable[[], object], calls: int = 4) -> dict[str, float]:
+    """Page faults and milliseconds in the system of one call, on average."""
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    for _ in range(calls):
+        call()
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    faults, seconds = after.ru_minflt - before.ru_minflt, after.ru_stime - before.ru_stime
+    return {"faults": faults / calls, "system": 1e3 * seconds / calls}
+
+
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without what the profiler's library writes to stderr."""
@@ -97,13 +110,13 @@ def measure(numbers: dict[str, int], train: bool, device: str, rounds: int) -> d
     if not train:
         with torch.no_grad():
             seconds = timing.interleaved(calls, rounds, device)
-            return timing.row("", *seconds) | {"peak": peak_bytes(calls[0], device)}
+            return timing.row("", *seconds) | from_system(calls[0]) | {"peak": peak_bytes(calls[0], device)}
     x.requires_grad_(), weight.requires_grad_()
     cotangent = torch.randn_like(calls[0]())
     passes = [trained(call, cotangent) for call in calls]
     seconds = timing.interleaved(passes, rounds, device)
-    peak = peak_bytes(passes[0], device)
-    return timing.row("", *seconds) | {"peak": peak, "saved": saved_bytes(calls[0], [x, *csc.parameters()])}
+    counted = from_system(passes[0]) | {"peak": peak_bytes(passes[0], device)}
+    return timing.row("", *seconds) | counted | {"saved": saved_bytes(calls[0], [x, *csc.parameters()])}
 
 
 def exponent(points: list[tuple[float, float]]) -> float:
@@ -149,7 +162,8 @@ def main() -> None:
                 row = measure(numbers, train, options.device, 2 if options.quick else 5)
                 row["code"] = 4 * numbers["atoms"] * numbers["size"] ** 2 * numbers["batch"]
                 rows.append(row | {"name": f"{axis} {x}, {mode}", "axis": axis, "mode": mode, "x": x})
-                print(f"{rows[-1]['name']:<18} {row['ours']:9.2f} ms, {row['ratio']:.2f} x floor", flush=True)
+                line = f"{rows[-1]['name']:<18} {row['ours']:9.2f} ms, {row['ratio']:.2f} x floor"
+                print(f"{line}, {row['faults']:.0f} page faults, {row['system']:.1f} ms in the system", flush=True)
     print()
     timing.report(rows + exponents(rows), options.json, "floor")
     if options.picture:

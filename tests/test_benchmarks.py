@@ -61,6 +61,12 @@ def test_bytes_of_a_pass():
     assert 2 * 4000 <= peak < 2.2 * 4000  # the ones are gone when the product is made
 
 
+def test_page_faults_of_memory_that_comes_and_goes():
+    scale = importlib.import_module("scale")
+    few, many = (scale.from_system(lambda n=n: torch.ones(n)) for n in (16, 2**24))  # the latter 64 MiB
+    assert few["faults"] < 4 < many["faults"]
+
+
 @pytest.mark.parametrize("channels, atoms, kernel", [(1, 64, 3), (3, 32, 8)])
 def test_tiles_stay_within_their_budget(channels, atoms, kernel):
     from csc_nets.layers import CSC2d, encode_tiles
