@@ -175,13 +175,27 @@ class FourierDictionary:
         parts = [self.synthesize_block(u[:, b], b) for b in self.blocks(len(u))]
         return self.real_part(torch.stack(parts).sum(0))
 
-    def gram_times(self, s: Tensor) -> Tensor:
-        """:math:`D D^T s` for spectra ``(N, channels, *grid)``."""
-        return self._rotate(self.gram * self._rotate(s, True))
+    def weighted_gram(self, weight: Tensor) -> Tensor:
+        r"""Eigenvalues of :math:`D \, \mathrm{weight} \, D^T` per frequency, ``(N, channels, *grid)``.
 
-    def gram_solve(self, s: Tensor, shift: Tensor) -> Tensor:
-        r""":math:`(D D^T + \text{shift})^{-1} s` for spectra ``(N, channels, *grid)``."""
-        return self._rotate(self._rotate(s, True) / (self.gram + shift))
+        Args:
+            weight: ``(N, 1)``, or one per pair ``(N, pairs)`` where there is one channel.
+        """
+        if weight.shape[1] == 1:
+            return weight.view(-1, *(1,) * self.gram.ndim) * self.gram
+        total = self.gram.new_zeros(len(weight), self.gram[0].numel())
+        for block in self.blocks(1):
+            total += weight[:, block] @ torch.view_as_real(self.spectra[block]).square().sum(-1).flatten(1)
+        # Of two real atoms, at frequencies of both signs.
+        return self.real_part(total.view(-1, *self.gram.shape))
+
+    def gram_times(self, s: Tensor, gram: Tensor) -> Tensor:
+        """The product of spectra ``(N, channels, *grid)`` and a :meth:`weighted_gram`."""
+        return self._rotate(gram * self._rotate(s, True))
+
+    def gram_solve(self, s: Tensor, gram: Tensor) -> Tensor:
+        """The product of spectra ``(N, channels, *grid)`` and the inverse of 1 plus a :meth:`weighted_gram`."""
+        return self._rotate(self._rotate(s, True) / (gram + 1))
 
     def _rotate(self, s: Tensor, adjoint: bool = False) -> Tensor:
         if self.basis is None:

@@ -2,38 +2,39 @@ r"""Douglas-Rachford splitting: convolutional sparse coding to convergence, with
 
 Derivation. The problem is the sum of two convex functions whose proximal maps are known,
 
-.. math:: f(z) = \tfrac12 \|x - D z\|^2 + \tfrac{\mu}{2} \|z\|^2, \qquad g(z) = \lambda \|z\|_1
+.. math:: f(z) = \tfrac12 \|x - D z\|^2, \qquad g(z) = \lambda \|z\|_1 + \tfrac{\mu}{2} \|z\|^2
           \quad (\text{and } z \ge 0 \text{ if asked for}).
 
-With weight :math:`\rho > 0` and relaxation :math:`0 < \alpha < 2`, Douglas-Rachford iterates a point w (Lions and
-Mercier, "Splitting Algorithms for the Sum of Two Nonlinear Operators", 1979; relaxed: Eckstein and Bertsekas 1992):
+With a weight :math:`\rho > 0` per atom (a metric) and relaxation :math:`0 < \alpha < 2`, Douglas-Rachford iterates a
+point w (Lions and Mercier, "Splitting Algorithms for the Sum of Two Nonlinear Operators", 1979; relaxed: Eckstein and
+Bertsekas 1992):
 
 .. math:: z = \mathrm{prox}_{g/\rho}(w), \; y = \mathrm{prox}_{f/\rho}(2 z - w), \; w \leftarrow w + \alpha (y - z)
 
-- Moreau: :math:`z = w - c` with :math:`c = \mathrm{clip}(w, \pm \lambda / \rho)`, hence :math:`2 z - w = w - 2 c`. With
-  :math:`z \ge 0` the clip has no lower end: :math:`c = \min(w, \lambda / \rho)`.
-- Woodbury, at :math:`v = w - 2 c`, with :math:`\kappa = \rho / (\rho + \mu)`, which is 1 without ridge:
-  :math:`y = (D^T D + \mu + \rho)^{-1} (D^T x + \rho v) = \kappa v + D^T (D D^T + \rho + \mu)^{-1} (x - \kappa D v)`.
-  The inverse acts on signals; in the Fourier domain it is a division (for C channels a C x C inverse) per frequency.
-- Fixed points have y = z: then :math:`\rho c = D^T (x - D z) - \mu z`, and by the prox :math:`\rho c` is a subgradient
-  of g at z. These are the optimality conditions.
+- z is the soft threshold of w at :math:`\lambda / \rho`, divided by :math:`1 + \mu / \rho`.
+- Woodbury, at :math:`v = 2 z - w`: :math:`y = (D^T D + \rho)^{-1} (D^T x + \rho v) = v + \rho^{-1} D^T q` with
+  :math:`q = (D \rho^{-1} D^T + 1)^{-1} (x - D v) = x - D y`. The inverse acts on signals; in the Fourier domain it is a
+  division (for C channels a C x C inverse) per frequency.
+- Fixed points have y = z: then :math:`D^T (x - D z) = \rho (w - z)`, which by the prox is a subgradient of g at z.
+  These are the optimality conditions.
 
-The state here is :math:`u = \rho w`, in units of correlations, with :math:`p = \rho c = \mathrm{clip}(u, \pm \lambda)`:
+The state here is :math:`u = \rho w`, in units of correlations, with the subgradient :math:`p = u - \rho z`, which is
+:math:`\mathrm{clip}(u, \pm \lambda)` without ridge (with :math:`z \ge 0` the clip has no lower end):
 
-.. math:: q = (D D^T + \rho + \mu)^{-1} (\rho x - \kappa D (u - 2 p)), \qquad
-          u \leftarrow u + \alpha \, (D^T q - (1 - \kappa) (u - 2 p) - p), \qquad z = (u - p) / \rho,
+.. math:: q = (D \rho^{-1} D^T + 1)^{-1} (x - D \rho^{-1} (u - 2 p)), \qquad
+          u \leftarrow u + \alpha \, (D^T q - p), \qquad z = \rho^{-1} (u - p),
 
-so that rho, one per sample, enters in signal space only and may change with p and z kept. What more it gives for free:
+so that rho may change with p and z kept. What more it gives for free:
 
-- :math:`q / \kappa = x - D y` is a residual, whose correlation with the atoms the step computes anyway: scaled until it
-  is feasible it is a dual point.
-- :math:`D u` and :math:`D p` follow from :math:`D (u - 2 p)` by the same recursion in signal space, hence
-  :math:`D z`. So the duality gap needs no transform (an error in :math:`D u` shrinks by :math:`|1 - \alpha / 2|` a
-  step).
+- :math:`q` is a residual, whose correlation with the atoms the step computes anyway: scaled until it is feasible it is
+  a dual point.
+- :math:`D \rho^{-1} u` and :math:`D \rho^{-1} p` follow from the difference :math:`D \rho^{-1} (u - 2 p)` by the same
+  recursion in signal space, hence :math:`D z`. So the duality gap needs no transform (an error in
+  :math:`D \rho^{-1} u` shrinks by :math:`|1 - \alpha / 2|` a step).
 
 Where no atom may lie (the end of the circle, see :mod:`csc_nets.functional.fourier`), lam is infinite: p = u. Where
 nothing was observed (a mask; padding, into which atoms reach), D is :math:`m D` in all of this, and q solves
-:math:`(m D D^T m + \rho + \mu) q = m(\ldots)` by conjugate gradients: in signal space, preconditioned by the Fourier
+:math:`(m D \rho^{-1} D^T m + 1) q = m(\ldots)` by conjugate gradients: in signal space, preconditioned by the Fourier
 inverse without m, started from the last q.
 """
 
@@ -50,8 +51,10 @@ __all__ = ["douglas_rachford", "split"]
 
 # rho is revised at these steps and never after: from there on it is plain Douglas-Rachford, which converges.
 # (With conjugate gradients its inverse is inexact: they are measured to be enough, and the certificate holds anyway.)
-_REVISIONS = (5, 10, 20, 40, 80, 160)
+_REVISIONS = (3, 6, 12, 24, 48, 96, 192)
 _CHECK_EVERY = 5
+# The weights of two atoms differ at most by the square of this, before the power 2/3.
+_SPREAD = 8.0
 
 
 def douglas_rachford(
@@ -61,7 +64,7 @@ def douglas_rachford(
     *,
     steps: int = 500,
     rho: float | None = None,
-    relax: float = 1.9,
+    relax: float | None = None,
     nonneg: bool = False,
     ridge: float = 0.0,
     init: Tensor | None = None,
@@ -80,8 +83,10 @@ def douglas_rachford(
             number squared is the work per frequency, and its cube that of the start.
         lam: sparsity weight, as for :func:`~csc_nets.functional.fista`.
         steps: largest number of steps.
-        rho: weight of the splitting, > 0; None chooses it per sample and revises it a few times.
-        relax: relaxation alpha, between 0 and 2.
+        rho: weight of the splitting, > 0; None chooses it per sample, with one channel also per pair of atoms, and
+            revises it a few times.
+        relax: relaxation alpha, between 0 and 2; None is 1.95, and 1.7 with a ridge. (Off the support, what D maps to
+            zero shrinks by 1 - alpha a step; without a ridge that disturbs nobody.)
         nonneg, ridge, init, mask: as for :func:`~csc_nets.functional.fista`.
         tol: stop when every sample has a duality gap of at most this times half its squared norm.
         trace: a list that receives the objective ``(N,)`` of every step.
@@ -96,7 +101,7 @@ def douglas_rachford(
         raise ValueError(f"steps must be an int >= 1, got {steps!r}")
     if rho is not None and not 0 < rho < math.inf:
         raise ValueError(f"rho must be a finite number > 0, got {rho!r}")
-    if not 0 < relax < 2:
+    if relax is not None and not 0 < relax < 2:
         raise ValueError(f"relax must lie between 0 and 2, got {relax!r}")
     if tol is not None and not tol > 0:
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
@@ -109,7 +114,7 @@ def split(
     problem: Problem,
     steps: int,
     rho: float | None = None,
-    relax: float = 1.9,
+    relax: float | None = None,
     init: Tensor | None = None,
     tol: float | None = None,
     trace: list[Tensor] | None = None,
@@ -137,7 +142,7 @@ def split(
 class _Run:
     """The state of a run, names as at the top of this file. Spectra of signals are ``(N, channels, *grid)``."""
 
-    def __init__(self, problem: Problem, rho: float | None, relax: float, init: Tensor | None) -> None:
+    def __init__(self, problem: Problem, rho: float | None, relax: float | None, init: Tensor | None) -> None:
         x = problem.masked(problem.x)
         self.waves = waves = FourierDictionary.create(problem.pair, x.shape[2:])
         weight: Tensor = problem.pair.weight  # type: ignore[attr-defined]
@@ -146,7 +151,8 @@ class _Run:
                 f"douglas_rachford: expected signals (N, {weight.shape[1]}, ...) of {weight.dtype}, as the dictionary, "
                 f"got {tuple(x.shape)} of {x.dtype}"
             )
-        self.relax, self.ridge, self.nonneg = relax, problem.ridge, problem.nonneg
+        self.relax = relax or (1.7 if problem.ridge else 1.95)
+        self.ridge, self.nonneg = problem.ridge, problem.nonneg
         self.lam = waves.weight_of_pairs(problem.lam)
         self.x = waves.fft(waves.embed(x))
         self.energy = _square(x) / 2
@@ -156,12 +162,11 @@ class _Run:
             self.observed = waves.embed(problem.masked(torch.ones_like(x)))
         self.blocks = waves.blocks(len(x))
 
-        self.rho = (self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)).to(x.dtype)
-        self.rho = self.rho.view(-1, *(1,) * (x.ndim - 1))
+        self._set_rho(self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)[:, None])
         self.u = self.x.new_zeros(len(x), len(waves.spectra), *waves.grid)
         self.residual = torch.zeros_like(self.x.real)  # q as a signal
-        self.du = torch.zeros_like(self.x)  # D u
-        self.s = torch.zeros_like(self.x)  # D (u - 2 p)
+        self.du = torch.zeros_like(self.x)  # D u / rho
+        self.s = torch.zeros_like(self.x)  # D (u - 2 p) / rho
         if init is not None:
             init = init.expand(len(x), *init.shape[1:])
             init = init.clamp_min(0) if problem.nonneg else init
@@ -171,49 +176,65 @@ class _Run:
     def _warm_start(self, init: Tensor, residual: Tensor) -> None:
         """u and p that have ``init`` as their code, and stay there if it is a solution."""
         self.u, self.residual, spectrum = self.waves.pack(init), residual, self.waves.fft(residual)
-        reflected = torch.empty_like(self.u)
+        dz = self.waves.synthesize(self.u)
         for block in self.blocks:
             z = torch.view_as_real(self.u[:, block])
             p = self._clip(torch.view_as_real(self.waves.analyze_block(spectrum, block)), block)
-            p = torch.where(z == 0, p, self._lam(block) * z.sign())
-            z.mul_(self.rho[..., None])
-            torch.view_as_real(reflected[:, block]).copy_(z - p)
-            z.add_(p)
-        self.du, self.s = self.waves.synthesize(self.u), self.waves.synthesize(reflected)
+            p = torch.where(z == 0, p, self._lam(block) * z.sign() + self.ridge * z)
+            z.mul_(self._per_pair(self.rho, block)).add_(p)
+        self._follow(dz)
+
+    def _follow(self, dz: Tensor) -> None:
+        """Sets D u / rho and D (u - 2 p) / rho from D z, by a synthesis."""
+        dp = torch.zeros_like(self.s)
+        for block in self.blocks:
+            p = self._clip(torch.view_as_real(self.u[:, block]), block).mul_(self._per_pair(self.inverse, block))
+            dp += self.waves.synthesize_block(torch.view_as_complex(p), block)
+        dp = self.waves.real_part(dp)
+        self.du, self.s = dz + dp, dz - dp
 
     def _first_rho(self, lam: float | Tensor) -> Tensor:
-        """rho ``(N,)`` as if p were 0.3 lam in the quadratic mean, and the code as large as the signal."""
+        """rho ``(N, 1)`` as if p were 0.3 lam in the quadratic mean, and the code as large as the signal."""
         square = torch.as_tensor(lam).to(self.energy).square()
         level = (square.flatten(1).mean(1) if square.ndim == self.x.ndim else square.mean()).sqrt()
         clipped = 0.3 * level * (self.waves.count * math.prod(self.waves.code_size)) ** 0.5
-        return self._balanced_rho(clipped, (2 * self.energy).sqrt(), self.waves.gram.mean())
+        size = (2 * self.energy).sqrt()
+        return self._balanced_rho(clipped / size, self.waves.gram.mean().to(size).expand_as(size))[:, None]
 
-    def _balanced_rho(self, clipped: Tensor, code: Tensor, old: Tensor) -> Tensor:
-        r"""The weight that suits :math:`\|p\|` and :math:`\|z\|`.
+    def _balanced_rho(self, ratio: Tensor, old: Tensor) -> Tensor:
+        r"""The weight that suits :math:`\|p\| / \|z\|`.
 
-        :math:`(\rho \|z^* - z_0\|^2 + \|p^* - p_0\|^2 / \rho) / 2k` bounds the error after k steps; from zero it is
-        least at :math:`\rho = \|p^*\| / \|z^*\|`. Measured on photographs, random and patch dictionaries and lam from
-        .02 to .5, the best rho grows more slowly, as the 2/3 power of that.
+        :math:`(\rho \|z^* - z_0\|^2 + \|p^* - p_0\|^2 / \rho) / 2k`, a sum over the atoms, bounds the error after k
+        steps; from zero it is least at :math:`\rho = \|p^*\| / \|z^*\|`, atom by atom. Measured on photographs, random
+        and patch dictionaries and lam from .02 to .5, the best rho grows more slowly, as the 2/3 power of that.
         """
-        energy = self.waves.gram.mean().to(code).clamp_min(torch.finfo(self.waves.gram.dtype).tiny)
-        ratio = clipped / code
+        energy = self.waves.gram.mean().to(ratio).clamp_min(torch.finfo(self.waves.gram.dtype).tiny)
         rho = 0.2 * ratio ** (2 / 3) * energy ** (1 / 3)
         # Under a strong ridge the code is small whatever rho; from rho = ridge on, a few steps are enough.
         return torch.where((ratio > 0) & ratio.isfinite(), rho, old).clamp_min(self.ridge)
 
+    def _set_rho(self, rho: Tensor) -> None:
+        """Takes rho ``(N, 1)``, or ``(N, pairs)`` with one channel, and what follows from it."""
+        rho = rho.to(self.x.real)
+        self.gram = self.waves.weighted_gram(1 / rho)
+        self.rho = rho.view(*rho.shape, *(1,) * (self.x.ndim - 1))  # against the real view of u
+        self.inverse = 1 / self.rho
+
     def revise_rho(self) -> None:
-        """Sets rho by what the code is now, which it keeps."""
-        shape = self.rho.shape
-        new = self._balanced_rho(self.clipped.sqrt(), self.shrunk.sqrt() / self.rho.flatten(), self.rho.flatten())
-        new = new.to(self.rho).view(shape)
-        ratio = new / self.rho
+        """Sets rho by what the code is now, which it keeps: per pair of atoms where there is one channel."""
+        clipped, shrunk = self.clipped.sum(1, True), self.shrunk.sum(1, True)
+        ratio = (clipped / shrunk).sqrt()
+        if self.waves.basis is None:
+            own = (self.clipped / self.shrunk).sqrt()
+            ratio = torch.where(own.isnan(), ratio, own.clamp(ratio / _SPREAD, ratio * _SPREAD))
+        new, dz = self._balanced_rho(ratio, self.rho.flatten(1).to(ratio).mean(1, True)), (self.du + self.s) / 2
+        change = (new / self.rho.flatten(1)).to(self.rho)
+        change = change.view(*change.shape, *self.rho.shape[2:])
         for block in self.blocks:
             u = torch.view_as_real(self.u[:, block])
-            u.lerp_(self._clip(u, block), 1 - ratio[..., None])
-        dp = (self.du - self.s) / 2
-        self.du = dp + ratio * (self.du - dp)
-        self.s = self.du - 2 * dp
-        self.rho = new
+            u.lerp_(self._clip(u, block), 1 - self._per_pair(change, block))
+        self._set_rho(new)
+        self._follow(dz)
         self.q = self._invert()
 
     def step(self, look: bool, last: bool) -> None:
@@ -221,34 +242,33 @@ class _Run:
         waves, relax, forward = self.waves, self.relax, look or not last
         total = torch.zeros_like(self.s)
         if look:
-            self.l1, self.shrunk, self.clipped, self.smooth = torch.zeros_like(self.energy).repeat(4, 1)
+            self.l1, self.smooth = torch.zeros_like(self.energy).repeat(2, 1)
+            self.shrunk, self.clipped = self.energy.new_zeros(2, len(self.energy), len(waves.spectra))
             self.excess = self.energy.to(self.rho) * 0
         for block in self.blocks:
-            u = torch.view_as_real(self.u[:, block])
+            u, inverse = torch.view_as_real(self.u[:, block]), self._per_pair(self.inverse, block)
             p = self._clip(u, block)
             y = torch.view_as_real(waves.analyze_block(self.q, block))
-            if self.ridge:
-                share = self.ridge / (self.rho[..., None] + self.ridge)
-                if look:
-                    self.smooth += _square(waves.inside(y + (1 - share) * (u - 2 * p)))  # rho y
-                y -= share * (u - 2 * p)
             if look:
-                self.excess = torch.maximum(self.excess, self._excess(y, block))
-            u.add_(y, alpha=relax).sub_(p, alpha=relax)
+                correlation = y
+                if self.ridge:
+                    z = (u - p) * inverse
+                    self.smooth += _square(z)
+                    correlation = y - self.ridge * z
+                self.excess = torch.maximum(self.excess, self._excess(correlation, block))
+            u.add_(y.sub_(p), alpha=relax)
             if forward:
                 p = self._clip(u, block)
                 if look:
-                    shrunk = u - p
-                    self.l1 += _sum(shrunk.abs() * self._lam(block))
-                    self.shrunk += _square(shrunk)
-                    self.clipped += _square(waves.inside(p))
-                v = torch.add(u, p, alpha=-2, out=p)
+                    z = (u - p) * inverse
+                    self.l1 += _sum(z.abs() * self._lam(block))
+                    self.shrunk[:, block] = _square(z.flatten(0, 1)).view(len(z), -1)
+                    self.clipped[:, block] = _square(waves.inside(p).flatten(0, 1)).view(len(z), -1)
+                v = torch.add(u, p, alpha=-2, out=p).mul_(inverse)
                 total += waves.synthesize_block(torch.view_as_complex(v), block)
         if forward:
-            # D p was (D u - s) / 2.
-            self.du = (1 - relax / 2) * self.du + relax / 2 * self.s + relax * waves.gram_times(self.q)
-            if self.ridge:
-                self.du -= relax * self.ridge / (self.rho + self.ridge) * self.s
+            # D p / rho was (D u / rho - s) / 2.
+            self.du = (1 - relax / 2) * self.du + relax / 2 * self.s + relax * waves.gram_times(self.q, self.gram)
             self.s = waves.real_part(total)
             self.dual = self.q
             self.q = self._invert()
@@ -259,25 +279,22 @@ class _Run:
         z = self.rho.new_empty(len(self.u), count, *self.waves.code_size)
         for block in self.blocks:
             u = torch.view_as_real(self.u[:, block])
-            part = self.waves.unpack((u - self._clip(u, block)) / self.rho[..., None])
+            part = self.waves.unpack((u - self._clip(u, block)) * self._per_pair(self.inverse, block))
             atoms = slice(2 * block.start, min(2 * block.stop, count))
             z[:, atoms] = part[:, : len(range(count)[atoms])]
         return z
 
     def objective(self) -> Tensor:
         """F(z) per sample ``(N,)``, float64."""
-        rho = self.rho.flatten().double()
-        r = self.x - (self.du + self.s) / (2 * self.rho)  # D z = (D u - D p) / rho
+        r = self.x - (self.du + self.s) / 2  # D z = (D u - D p) / rho
         if self.observed is not None:
             r = self.waves.fft(self.observed * self.waves.ifft(r).real)
-        return self._energy(r) / 2 + self.l1 / rho + self.ridge / 2 * self.shrunk / rho.square()
+        return self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
 
     def duality_gap(self) -> Tensor:
         """Objective minus the dual objective of the residual that the step started from, ``(N,)``, float64."""
-        rho = self.rho.flatten().double()
-        scale = 1 + self.ridge / rho
-        inner = scale * _sum((self.x.conj() * self.dual).real) / math.prod(self.waves.grid)
-        norm = scale.square() * self._energy(self.dual) + self.ridge * self.smooth / rho.square()
+        inner = _sum((self.x.conj() * self.dual).real) / math.prod(self.waves.grid)
+        norm = self._energy(self.dual) + self.ridge * self.smooth
         return self.objective() - dual_value(inner, norm, self.excess.double(), self.nonneg)
 
     def _energy(self, s: Tensor) -> Tensor:
@@ -287,9 +304,16 @@ class _Run:
         lam = self.lam
         return lam[:, block] if isinstance(lam, Tensor) and lam.shape[1] > 1 else lam
 
+    @staticmethod
+    def _per_pair(value: Tensor, block: slice) -> Tensor:
+        return value[:, block] if value.shape[1] > 1 else value
+
     def _clip(self, u: Tensor, block: slice) -> Tensor:
+        """p, a subgradient of the penalty at z."""
         lam = self._lam(block)
         p = u.clamp(max=lam) if self.nonneg else u.clamp(-lam, lam)
+        if self.ridge:
+            p.lerp_(u, self.ridge / (self._per_pair(self.rho, block) + self.ridge))
         for axis, (n, g) in enumerate(zip(self.waves.code_size, self.waves.grid, strict=True), start=2):
             if n < g:
                 p.narrow(axis, n, g - n).copy_(u.narrow(axis, n, g - n))
@@ -305,27 +329,28 @@ class _Run:
         return top if isinstance(lam, Tensor) else torch.where(top > 0, top / lam, 0)
 
     def _invert(self) -> Tensor:
-        r""":math:`q = (D D^T + \rho + \mu)^{-1} (\rho x - \kappa s)`, spectrum."""
-        shift = self.rho + self.ridge
-        b = self.rho * self.x - self.rho / shift * self.s
+        r""":math:`q = (D \rho^{-1} D^T + 1)^{-1} (x - s)`, spectrum."""
+        b = self.x - self.s
         if self.observed is None:
-            return self.waves.gram_solve(b, shift)
+            return self.waves.gram_solve(b, self.gram)
         waves, m, tiny = self.waves, self.observed, torch.finfo(b.real.dtype).tiny
         restrict = lambda s: m * waves.ifft(s).real  # noqa: E731
-        r = restrict(b)
+        r, one = restrict(b), (len(b), *(1,) * (b.ndim - 1))
         q = self.residual
-        r -= restrict(waves.gram_times(waves.fft(q))) + shift * q
+        r -= restrict(waves.gram_times(waves.fft(q), self.gram)) + q
         limit = 0.01 * _square(r)  # errors shrink with the steps that they are made in
-        direction, inner = torch.zeros_like(r), torch.ones_like(shift)
+        direction, inner = torch.zeros_like(r), r.new_ones(one)
+        left = torch.ones_like(inner)  # samples that are not solved
         for _ in range(20):
-            v, last = restrict(waves.gram_solve(waves.fft(r), shift)), inner
-            inner = _sum(r * v).to(r).view_as(shift)
+            v, last = restrict(waves.gram_solve(waves.fft(r), self.gram)), inner
+            inner = _sum(r * v).to(r).view(one)
             direction = v + inner / last.clamp_min(tiny) * direction
-            image = restrict(waves.gram_times(waves.fft(direction))) + shift * direction
-            length = inner / _sum(direction * image).to(r).view_as(shift).clamp_min(tiny)
+            image = restrict(waves.gram_times(waves.fft(direction), self.gram)) + direction
+            length = left * inner / _sum(direction * image).to(r).view(one).clamp_min(tiny)
             q = q + length * direction
             r = r - length * image
-            if bool((_square(r) <= limit).all()):
+            left = (_square(r) > limit).to(r).view(one)
+            if not left.any():
                 break
         self.residual = q
         return waves.fft(q)

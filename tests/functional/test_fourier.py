@@ -47,10 +47,12 @@ def test_gram_is_synthesis_of_analysis_and_its_inverse_undoes_it(cls, sizes, opt
     waves = FourierDictionary.create(cls(*sizes, **options).double(), signal)
     s = waves.fft(torch.randn(2, waves.gram.shape[0], *waves.grid, dtype=torch.float64))
     everything = slice(0, len(waves.spectra))
-    gram = waves.gram_times(s)
-    torch.testing.assert_close(gram, waves.synthesize(waves.analyze_block(s, everything)))
-    shift = torch.rand(2, *(1,) * len(signal), 1, dtype=torch.float64) + 0.1
-    torch.testing.assert_close(waves.gram_solve(gram + shift * s, shift), s)
+    for weight in (torch.rand(2, 1), torch.rand(2, len(waves.spectra) if waves.basis is None else 1)):
+        gram = waves.weighted_gram(weight.double())
+        image = waves.gram_times(s, gram)
+        code = waves.analyze_block(s, everything) * weight.view(*weight.shape, *(1,) * len(signal))
+        torch.testing.assert_close(image, waves.synthesize(code))
+        torch.testing.assert_close(waves.gram_solve(image + s, gram), s)
 
 
 def test_circles_are_fast_sizes():

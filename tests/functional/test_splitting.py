@@ -13,11 +13,11 @@ from csc_nets.functional import (
     Problem,
     douglas_rachford,
     duality_gap,
+    elastic_net_threshold,
     fista,
     fourier,
     lam_max,
     objective,
-    soft_threshold,
     solve,
     splitting,
 )
@@ -94,14 +94,14 @@ def test_step_is_its_definition_with_explicit_matrices():
     dictionary, lam, rho, ridge, relax = Dictionary2d(2, 5, 3, **CIRCULAR).double(), 0.2, 0.7, 0.3, 1.6
     x = torch.randn(1, 2, 5, 4, dtype=torch.float64)
     matrix = explicit_matrix(dictionary, 2, (5, 4)).T
-    hessian = matrix.T @ matrix + (ridge + rho) * torch.eye(matrix.shape[1], dtype=torch.float64)
+    hessian = matrix.T @ matrix + rho * torch.eye(matrix.shape[1], dtype=torch.float64)
     w = torch.zeros(matrix.shape[1], dtype=torch.float64)
     for steps in range(1, 8):
-        z = soft_threshold(w, lam / rho)
+        z = elastic_net_threshold(w, lam / rho, ridge / rho)
         y = torch.linalg.solve(hessian, matrix.T @ x.flatten() + rho * (2 * z - w))
         w = w + relax * (y - z)
         ours = douglas_rachford(x, dictionary, lam, steps=steps, rho=rho, relax=relax, ridge=ridge)
-        torch.testing.assert_close(ours.flatten(), soft_threshold(w, lam / rho))
+        torch.testing.assert_close(ours.flatten(), elastic_net_threshold(w, lam / rho, ridge / rho))
 
 
 def test_batch_is_as_one_at_a_time_with_weights_and_rho_of_their_own():
