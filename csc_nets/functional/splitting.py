@@ -195,7 +195,7 @@ class _Run:
 
     def _first_rho(self, lam: float | Tensor) -> Tensor:
         """rho ``(N, 1)`` as if p were 0.3 lam in the quadratic mean, and the code as large as the signal."""
-        square = torch.as_tensor(lam).to(self.energy).square()
+        square = torch.as_tensor(lam, dtype=torch.float64, device=self.energy.device).square()
         level = (square.flatten(1).mean(1) if square.ndim == self.x.ndim else square.mean()).sqrt()
         clipped = 0.3 * level * (self.waves.count * math.prod(self.waves.code_size)) ** 0.5
         size = (2 * self.energy).sqrt()
