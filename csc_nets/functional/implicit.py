@@ -184,9 +184,9 @@ class _Implicit(torch.autograd.Function):
         z, x, weight, lam = ctx.saved_tensors
         _, _, wants_x, wants_weight, wants_lam = ctx.needs_input_grad
         optimum: Optimum = ctx.optimum
-        geometry, size, off = optimum.geometry, x.shape[2:], z == 0
+        geometry, size = optimum.geometry, x.shape[2:]
 
-        # Rows in the order of memory, so that they are views.
+        # Rows in the order of memory, so that they are views. The linear solver sees the entries of the support only.
         atoms_last = not z.is_contiguous()
         shape = z.movedim(1, -1).shape if atoms_last else z.shape
 
@@ -196,15 +196,19 @@ class _Implicit(torch.autograd.Function):
         def as_code(rows: Tensor) -> Tensor:
             return rows.view(shape).movedim(-1, 1) if atoms_last else rows.view(shape)
 
+        index, padding = _support(as_rows(z))
+        dense = as_rows(torch.zeros_like(z))
+
         def apply(u: Tensor) -> Tensor:
-            signal = optimum.observed(geometry.synthesis(as_code(u), weight, size))
-            v = as_rows(geometry.analysis(signal, weight, exact=False).masked_fill_(off, 0))
+            signal = optimum.observed(geometry.synthesis(as_code(dense.scatter_(1, index, u)), weight, size))
+            v = as_rows(geometry.analysis(signal, weight, exact=False)).gather(1, index).masked_fill_(padding, 0)
             return v.add_(u, alpha=optimum.ridge) if optimum.ridge else v
 
         with torch.autocast(z.device.type, enabled=False):
             tol = torch.finfo(z.dtype).eps ** 0.5
-            right = as_rows(gradient.masked_fill(off, 0))
-            u = as_code(least_solution(apply, right, optimum.bound, tol, optimum.steps)[0])
+            right = as_rows(gradient).gather(1, index).masked_fill_(padding, 0)
+            u = least_solution(apply, right, optimum.bound, tol, optimum.steps)[0]
+            u = as_code(dense.scatter_(1, index, u))
             of_x = of_weight = of_lam = None
             if wants_x or wants_weight:
                 residual = optimum.observed(x - geometry.synthesis(z, weight, size))
@@ -216,3 +220,17 @@ class _Implicit(torch.autograd.Function):
             if wants_lam:
                 of_lam = -(u * z.sign()).sum_to_size(lam.shape)
         return None, None, of_x if wants_x else None, of_weight, of_lam
+
+
+def _support(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rows ``(N, n)`` are not zero: columns ``(N, k)``, and True where they are but padding of shorter rows.
+
+    Padding is a column where its row is zero.
+    """
+    sample, column = rows.nonzero(as_tuple=True)
+    counts = torch.bincount(sample, minlength=len(rows))
+    most = int(counts.amax()) if len(rows) else 0
+    place = torch.arange(len(sample), device=rows.device) - (counts.cumsum(0) - counts)[sample]
+    index = (rows == 0).int().argmax(1, keepdim=True).repeat(1, most)
+    index[sample, place] = column
+    return index, torch.arange(most, device=rows.device) >= counts[:, None]

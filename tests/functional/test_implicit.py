@@ -119,6 +119,19 @@ def test_without_penalty_it_is_the_pseudo_inverse():
     torch.testing.assert_close(torch.autograd.grad(z, x, g)[0], g @ inverse.T)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_supports_of_any_size_in_one_batch(layout):
+    layer = CSC2d(2, 6, 3, padding=1, lam=1.0, steps=None, tol=1e-10).double().eval()
+    x = torch.randn(4, 2, 5, 5).double().mul_(torch.tensor([1.0, 0.0, 40.0, 4.0]).double().view(-1, 1, 1, 1))
+    x = x.to(memory_format=layout).requires_grad_()
+    inputs = (x, *layer.parameters())
+    of_x, of_weight = torch.autograd.grad(layer(x).square().sum(), inputs)
+    alone = [torch.autograd.grad(layer(x[n : n + 1]).square().sum(), inputs) for n in range(4)]
+    torch.testing.assert_close(of_x, sum(g[0] for g in alone))
+    torch.testing.assert_close(of_weight, sum(g[1] for g in alone))
+    assert not any(g.any() for g in alone[1])  # a code without support
+
+
 @pytest.mark.parametrize("rank", [6, 4])
 def test_least_solution(rank):
     factor = torch.randn(3, 6, rank).double()
