@@ -196,6 +196,9 @@ def _named(changes: Mapping[str, Any]) -> dict[str, str]:
 def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None = None) -> None:
     """Gives all CSC layers of ``model`` another sparsity weight or number of steps.
 
+    Layers that solved to a tolerance take so many steps at most then, with the gradient of these steps. Only where
+    ``backward="implicit"`` was asked for is a code that is no solution refused, once it needs a gradient.
+
     Raises:
         ValueError: the network has no CSC layer, or a value is out of range.
     """

@@ -14,6 +14,7 @@ from PIL import Image
 import csc_nets.cli as cli
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.models import create_model
+from csc_nets.tasks import csc_layers
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -134,6 +135,13 @@ def test_steps_of_blocks_at_test_time():
     assert [layer.steps for layer in model.layers] == [4, 4]
     with pytest.raises(ValueError, match="need a network with CSC layers, got InvertibleCNN"):
         cli.set_pursuit(model, lam=0.1)
+
+
+def test_steps_of_an_equilibrium_network_are_unrolled():
+    model = create_model("csc_small", widths=[4, 6], steps=None, tol=1e-3)
+    cli.set_pursuit(model, steps=2)
+    model(torch.randn(2, 3, 8, 8)).sum().backward()
+    assert all(layer.backward == "unroll" for layer in csc_layers(model).values())
 
 
 def test_averaged_weights_are_tested_and_loaded(tmp_path):

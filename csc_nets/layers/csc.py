@@ -27,6 +27,7 @@ __all__ = ["CSC1d", "CSC2d", "CSC3d"]
 PURSUITS = ("fista", "ista", "threshold", "calibrated", "whitened")
 CALIBRATED = ("calibrated", "whitened")
 BACKWARDS = ("unroll", "recompute", "implicit")
+SETTINGS = ("steps", "pursuit", "tol", "backward")
 
 
 class Positive(nn.Module):
@@ -45,6 +46,10 @@ class _SparseCode(nn.Module):
     dictionary: _Dictionary
     lam: Tensor
     steps: Any  # an int, or None for the equilibrium layer
+    pursuit: str
+    tol: float | None
+    _backward: str | None
+    calibrated: CalibratedSteps | None
 
     def __init__(
         self,
@@ -60,8 +65,33 @@ class _SparseCode(nn.Module):
     ) -> None:
         super().__init__()
         name = self._get_name()
+        if not 0 <= ridge < float("inf"):
+            raise ValueError(f"{name}: ridge must be a finite number >= 0, got {ridge!r}")
+        self.dictionary, self.nonneg, self.ridge, self.calibrated = dictionary, nonneg, ridge, None
+        self._set(steps=steps, pursuit=pursuit, tol=tol, backward=backward)
+        value = self._as_lam(lam)
+        if learn_lam:
+            if not bool((value > 0).all()):
+                raise ValueError(f"{name}: a learned lam must start above 0, got {lam!r}")
+            self.lam = nn.Parameter(value)
+            parametrize.register_parametrization(self, "lam", Positive())
+        else:
+            self.register_buffer("lam", value)
+
+    def _set(self, **changes: Any) -> None:
+        """Takes settings that fit each other, and the others that the layer has; refuses all if they do not."""
+        settings: dict[str, Any] = {"backward": self.__dict__.get("_backward")}
+        settings |= {key: self.__dict__.get(key) for key in SETTINGS if key != "backward"} | changes
+        steps, pursuit, tol, backward = (settings[key] for key in SETTINGS)
+        name = self._get_name()
         if backward not in (None, *BACKWARDS):
             raise ValueError(f"{name}: backward must be one of {', '.join(BACKWARDS)}, got {backward!r}")
+        if pursuit not in PURSUITS:
+            raise ValueError(f"{name}: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
+            raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
+        if tol is not None and (isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0):
+            raise ValueError(f"{name}: tol must be greater than 0, got {tol!r}")
         if backward == "recompute" and tol is not None:
             raise ValueError(f"{name}: backward='recompute' takes a fixed number of steps, got tol={tol!r}")
         if pursuit == "threshold" and (steps is None or backward == "implicit"):
@@ -73,32 +103,23 @@ class _SparseCode(nn.Module):
                 f"{name}: steps=None solves to a tolerance: give tol, and backward='implicit' or none, "
                 f"got tol={tol!r}, backward={backward!r}"
             )
-        if pursuit not in PURSUITS:
-            raise ValueError(f"{name}: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 1):
-            raise ValueError(f"{name}: steps must be an int >= 1, got {steps!r}")
         if pursuit in CALIBRATED and (steps is None or tol is not None or backward not in (None, "unroll")):
             raise ValueError(
                 f"{name}: pursuit={pursuit!r} is a fixed number of steps with backward='unroll', "
                 f"got steps={steps}, tol={tol!r}, backward={backward!r}"
             )
-        if not 0 <= ridge < float("inf"):
-            raise ValueError(f"{name}: ridge must be a finite number >= 0, got {ridge!r}")
-        if tol is not None and not tol > 0:
-            raise ValueError(f"{name}: tol must be greater than 0, got {tol!r}")
-        self.dictionary = dictionary
-        self.steps, self.pursuit, self.nonneg, self.ridge, self.tol = steps, pursuit, nonneg, ridge, tol
-        self.backward = backward or ("implicit" if steps is None else "unroll")
-        calibrated = pursuit in CALIBRATED
-        self.calibrated = CalibratedSteps(dictionary, self.steps, pursuit == "whitened") if calibrated else None
-        value = self._as_lam(lam)
-        if learn_lam:
-            if not bool((value > 0).all()):
-                raise ValueError(f"{name}: a learned lam must start above 0, got {lam!r}")
-            self.lam = nn.Parameter(value)
-            parametrize.register_parametrization(self, "lam", Positive())
-        else:
-            self.register_buffer("lam", value)
+        whiten = pursuit == "whitened"
+        if pursuit not in CALIBRATED:
+            self.calibrated = None
+        elif steps is not None and (self.calibrated is None or self.calibrated.whiten != whiten):
+            self.calibrated = CalibratedSteps(self.dictionary, steps, whiten).train(self.training)
+        self.__dict__.update(steps=steps, pursuit=pursuit, tol=tol, _backward=backward)
+
+    @property
+    def backward(self) -> str:
+        """How the gradient is found. Where none was chosen it is that of the steps, or of a solution without a number
+        of steps."""
+        return self._backward or ("implicit" if self.steps is None else "unroll")
 
     def _as_lam(self, lam: float | Tensor) -> Tensor:
         """A weight for all atoms ``()`` or one per atom ``(M,)``, in the dictionary's dtype."""
@@ -119,6 +140,8 @@ class _SparseCode(nn.Module):
         return value if now is None or value.ndim == now.ndim else value.expand(atoms).clone()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in SETTINGS:
+            return self._set(**{name: value})
         if name == "lam" and ("lam" in self.__dict__.get("_buffers", ()) or parametrize.is_parametrized(self, name)):
             value = self._as_lam(value)
         super().__setattr__(name, value)
@@ -205,10 +228,6 @@ class _SparseCode(nn.Module):
         if self.steps is None or (self.backward == "implicit" and differentiated and not is_transformed()):
             return self._solution(pursuit, inputs, lam, differentiated)
         if self.backward == "recompute" and differentiated and not is_transformed():
-            if self.tol is not None:
-                raise ValueError(
-                    f"{self._get_name()}: backward='recompute' takes a fixed number of steps, got tol={self.tol!r}"
-                )
             return recompute(pursuit, *inputs)
         return pursuit(*inputs)
 
@@ -246,7 +265,10 @@ class _SparseCode(nn.Module):
     def extra_repr(self) -> str:
         lam = f"{self.lam.item():.4g}" if self.lam.numel() == 1 and not self.lam.is_meta else tuple(self.lam.shape)
         text = f"lam={lam}, pursuit={self.pursuit!r}" + ("" if self.pursuit == "threshold" else f", steps={self.steps}")
-        return text + ("" if self.nonneg else ", nonneg=False") + (f", ridge={self.ridge}" if self.ridge else "")
+        text += ("" if self.nonneg else ", nonneg=False") + (f", ridge={self.ridge}" if self.ridge else "")
+        text += "" if self.tol is None else f", tol={self.tol}"
+        usual = "implicit" if self.steps is None else "unroll"
+        return text + ("" if self.backward == usual else f", backward={self.backward!r}")
 
 
 class _ConvSparseCode(_SparseCode):
@@ -287,6 +309,9 @@ class _ConvSparseCode(_SparseCode):
             gradient of a solution, from one code whatever the steps; the code must be one, to ``tol`` or else 1e-3, or
             a forward pass with gradient is a RuntimeError: see :mod:`csc_nets.functional.implicit`. With a number of
             steps, transforms of ``torch.func`` and compilers see the steps.
+
+    ``steps``, ``pursuit``, ``tol`` and ``backward`` may be assigned later, each one where it fits the others. A layer
+    that becomes ``"calibrated"`` starts with ISTA's steps: :meth:`calibrate` it, or train.
 
     Shape:
         ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.

@@ -187,7 +187,7 @@ class EffectiveCSC2d(CSC2d):
 
     Args:
         dictionaries: from the signal to the deepest code; see :class:`EffectiveDictionary2d`.
-        lam, steps, pursuit, nonneg, ridge, learn_lam, tol: as for :class:`csc_nets.layers.CSC2d`.
+        lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward: as for :class:`csc_nets.layers.CSC2d`.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, M_K, H', W')``.
@@ -205,15 +205,16 @@ class EffectiveCSC2d(CSC2d):
         dictionaries: Sequence[Dictionary2d],
         *,
         lam: float | Tensor = 0.1,
-        steps: int = 2,
+        steps: int | None = 2,
         pursuit: str = "fista",
         nonneg: bool = True,
         ridge: float = 0.0,
         learn_lam: bool = False,
         tol: float | None = None,
+        backward: str | None = None,
     ) -> None:
         dictionary = EffectiveDictionary2d(dictionaries)
-        _SparseCode.__init__(self, dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol)
+        _SparseCode.__init__(self, dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward)
 
     def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """Codes :math:`\\Gamma_1` to :math:`\\Gamma_K` of all factors for a code ``z`` of unit atoms.

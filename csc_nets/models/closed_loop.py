@@ -85,7 +85,7 @@ class CSCClosedLoop(ClosedLoop):
         widths: atoms of the halving stages.
         features: atoms of the last stage, the dimension d of the features.
         lam: sparsity weight of all stages; :meth:`set_lam` changes it, at test time too.
-        steps, pursuit, learn_lam: as for :class:`CSCAutoencoder`.
+        steps, pursuit, learn_lam, tol, backward: as for :class:`CSCAutoencoder`.
         decoder: ``"separate"`` dictionaries, or ``"shared"``, those of the encoder. In the game the two players would
             pull shared dictionaries in opposite directions; so the decoder takes them as constants.
         input_size: height and width of the images that it is made for, in pixels: a multiple of ``2**len(widths)``.
@@ -102,9 +102,11 @@ class CSCClosedLoop(ClosedLoop):
         widths: Sequence[int] = (64, 128, 256),
         features: int = 128,
         lam: float = 0.1,
-        steps: int = 2,
+        steps: int | None = 2,
         pursuit: str = "fista",
         learn_lam: bool = False,
+        tol: float | None = None,
+        backward: str | None = None,
         decoder: str = "separate",
         input_size: int = 32,
     ) -> None:
@@ -119,6 +121,8 @@ class CSCClosedLoop(ClosedLoop):
             steps=steps,
             pursuit=pursuit,
             learn_lam=learn_lam,
+            tol=tol,
+            backward=backward,
             signed_code=True,
             decoder=decoder,
             detach_shared=decoder == "shared",

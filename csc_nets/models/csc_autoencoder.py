@@ -29,8 +29,8 @@ class CSCAutoencoder(StagedEncoder):
         widths: atoms of each stage.
         kernel_size, stride, padding: of every stage, or one for each.
         lam: sparsity weight of all stages.
-        steps: iterations of the pursuit.
-        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
+        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
+        pursuit, tol, backward: as for :class:`~csc_nets.layers.CSC2d`.
         learn_lam: train ``lam``, one for each stage.
         signed_code: drop the constraint :math:`z \ge 0` in the last stage (non-negative features lie in one orthant).
         decoder: ``"separate"`` dictionaries, or ``"shared"``: :math:`D'_l = D_l`.
@@ -51,9 +51,11 @@ class CSCAutoencoder(StagedEncoder):
         stride: int | Sequence[int] = 2,
         padding: int | Sequence[int] = 1,
         lam: float = 0.1,
-        steps: int = 4,
+        steps: int | None = 4,
         pursuit: str = "fista",
         learn_lam: bool = False,
+        tol: float | None = None,
+        backward: str | None = None,
         signed_code: bool = False,
         decoder: str = "separate",
         detach_shared: bool = False,
@@ -82,6 +84,8 @@ class CSCAutoencoder(StagedEncoder):
                 steps=steps,
                 pursuit=pursuit,
                 learn_lam=learn_lam,
+                tol=tol,
+                backward=backward,
                 nonneg=not (signed_code and i == len(widths) - 1),
             )
             assert isinstance(csc.dictionary, Dictionary2d)

@@ -79,8 +79,8 @@ class CSCDictionary(StagedEncoder):
         padding: zeros around the image; None for half the extent of an effective atom.
         nonzeros: non-zeros in an atom of each deeper dictionary; one for all, or a list; None leaves them dense.
         lam: sparsity weight.
-        steps: iterations of the pursuit.
-        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
+        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
+        pursuit, backward: as for :class:`~csc_nets.layers.CSC2d`.
         nonneg: codes are non-negative.
         tol: stop a sample at this relative duality gap; None takes all steps.
         highpass: standard deviation in pixels of the Gaussian blur that is taken away; None for no high-pass.
@@ -100,10 +100,11 @@ class CSCDictionary(StagedEncoder):
         padding: int | None = None,
         nonzeros: int | Sequence[int] | None = None,
         lam: float = 0.1,
-        steps: int = 20,
+        steps: int | None = 20,
         pursuit: str = "fista",
         nonneg: bool = False,
         tol: float | None = None,
+        backward: str | None = None,
         highpass: float | None = None,
     ) -> None:
         if not widths or min(widths) < 1:
@@ -121,7 +122,9 @@ class CSCDictionary(StagedEncoder):
             sparsify_atoms(dictionary, count)
         # Also for one dictionary: its bound does not lag behind, and learning moves atoms far in a step. Codes from a
         # step size that was too large would spoil what the optimiser remembers of the gradients.
-        coder = EffectiveCSC2d(dictionaries, lam=lam, steps=steps, pursuit=pursuit, nonneg=nonneg, tol=tol)
+        coder = EffectiveCSC2d(
+            dictionaries, lam=lam, steps=steps, pursuit=pursuit, nonneg=nonneg, tol=tol, backward=backward
+        )
         filtered: nn.Module = nn.Identity() if highpass is None else HighPass(highpass)
         super().__init__(
             [filtered, coder],

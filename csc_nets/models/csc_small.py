@@ -23,8 +23,8 @@ class CSCSmall(ImageClassifier):
         in_chans: channels of the image.
         widths: atoms of each stage.
         lam: sparsity weight of all stages.
-        steps: iterations of the pursuit.
-        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
+        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
+        pursuit, tol, backward: as for :class:`~csc_nets.layers.CSC2d`.
         learn_lam: train ``lam``, one for each stage.
         drop_rate: dropout before the classifier.
 
@@ -40,9 +40,11 @@ class CSCSmall(ImageClassifier):
         *,
         widths: Sequence[int] = (48, 96, 128),
         lam: float = 0.1,
-        steps: int = 4,
+        steps: int | None = 4,
         pursuit: str = "fista",
         learn_lam: bool = False,
+        tol: float | None = None,
+        backward: str | None = None,
         drop_rate: float = 0.0,
     ) -> None:
         if not widths or min(widths) < 1:
@@ -51,7 +53,17 @@ class CSCSmall(ImageClassifier):
         previous = in_chans
         for i, width in enumerate(widths):
             csc = CSC2d(
-                previous, width, 3, 1 if i == 0 else 2, 1, lam=lam, steps=steps, pursuit=pursuit, learn_lam=learn_lam
+                previous,
+                width,
+                3,
+                1 if i == 0 else 2,
+                1,
+                lam=lam,
+                steps=steps,
+                pursuit=pursuit,
+                learn_lam=learn_lam,
+                tol=tol,
+                backward=backward,
             )
             stages.append(nn.Sequential(csc, nn.BatchNorm2d(width)))
             previous = width

@@ -34,8 +34,8 @@ class SDNet(ResidualNetwork):
         widths: channels of the stages.
         depths: blocks in each stage.
         lam: sparsity weight of all coded layers.
-        steps: iterations of the pursuit.
-        pursuit: as for :class:`~csc_nets.layers.CSC2d`.
+        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
+        pursuit, tol, backward: as for :class:`~csc_nets.layers.CSC2d`.
         learn_lam: train ``lam``, one for each layer.
         drop_rate: dropout before the classifier.
 
@@ -55,16 +55,20 @@ class SDNet(ResidualNetwork):
         widths: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (2, 2, 2, 2),
         lam: float = 0.1,
-        steps: int = 2,
+        steps: int | None = 2,
         pursuit: str = "fista",
         learn_lam: bool = False,
+        tol: float | None = None,
+        backward: str | None = None,
         drop_rate: float = 0.0,
     ) -> None:
         if coding not in ("stem", "all"):
             raise ValueError(f"coding must be 'stem' or 'all', got {coding!r}")
         if not shortcut and coding != "all":
             raise ValueError(f"shortcut=False needs coding='all', got coding={coding!r}")
-        csc: Layer = partial(CSC2d, lam=lam, steps=steps, pursuit=pursuit, learn_lam=learn_lam)
+        csc: Layer = partial(
+            CSC2d, lam=lam, steps=steps, pursuit=pursuit, learn_lam=learn_lam, tol=tol, backward=backward
+        )
         coded = coding == "all"
         layer: Layer = csc if coded else partial(nn.Conv2d, bias=False)
         super().__init__(

@@ -271,3 +271,14 @@ def test_one_loud_batch_does_little(case, loud):
     for _ in range(10):
         layer.train()(x)
     assert after < 1.2 * before and value() < 1.05 * before
+
+
+def test_more_and_fewer_steps_than_were_calibrated(case):
+    build, x = case
+    layer = build(steps=2)
+    for steps in (2, 1, 4):
+        layer.steps = steps
+        for _ in range(10):
+            layer.train()(x).sum().backward()
+        torch.testing.assert_close(layer.eval()(x)[:1], layer(x[:1]), rtol=1e-4, atol=1e-5)
+    assert layer.calibrated.coefficients.shape[0] == 2 and bool((layer.calibrated.coefficients[:, 1] != 0).any())

@@ -297,6 +297,69 @@ def test_repr_shows_the_defining_numbers():
     assert repr(SparseCoding(7, 12, learn_lam=True)) == "SparseCoding(7, 12, lam=0.1, pursuit='fista', steps=2)"
 
 
+def test_repr_of_a_layer_with_a_tolerance_or_another_gradient():
+    assert repr(CSC2d(3, 8, 3, steps=None, tol=1e-3)).endswith("steps=None, tol=0.001)")
+    assert repr(CSC2d(3, 8, 3, backward="recompute")).endswith("steps=2, backward='recompute')")
+    assert repr(CSC2d(3, 8, 3, tol=1e-2, backward="implicit")).endswith("steps=2, tol=0.01, backward='implicit')")
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        ({}, ("pursuit", "omp"), "pursuit must be one of"),
+        ({}, ("backward", "none"), "backward must be one of"),
+        ({}, ("steps", 0), "steps must be an int >= 1, got 0"),
+        ({}, ("steps", None), "steps=None solves to a tolerance"),
+        ({}, ("tol", -1.0), "tol must be greater than 0"),
+        ({}, ("tol", "small"), "tol must be greater than 0"),
+        ({"steps": None, "tol": 1e-3}, ("tol", None), "steps=None solves to a tolerance"),
+        ({"steps": None, "tol": 1e-3}, ("backward", "unroll"), "steps=None solves to a tolerance"),
+        ({"steps": None, "tol": 1e-3}, ("pursuit", "threshold"), "is one step, not a solution"),
+        ({"backward": "recompute"}, ("tol", 1e-3), "'recompute' takes a fixed number of steps"),
+        ({"tol": 1e-3}, ("pursuit", "calibrated"), "'calibrated' is a fixed number of steps"),
+        ({"pursuit": "calibrated"}, ("backward", "recompute"), "'calibrated' is a fixed number of steps"),
+        ({"pursuit": "calibrated"}, ("steps", None), "steps=None solves to a tolerance"),
+    ],
+)
+def test_settings_are_checked_when_they_are_assigned(options, change, message):
+    layer = CSC2d(3, 8, 3, **options)
+    kept = repr(layer)
+    with pytest.raises(ValueError, match=message):
+        setattr(layer, *change)
+    assert repr(layer) == kept
+
+
+def test_settings_that_are_assigned_are_those_of_a_layer_built_with_them():
+    layer, x = CSC2d(3, 8, 3, padding=1, lam=0.3).eval(), torch.randn(2, 3, 8, 8)
+    for settings in (
+        {"steps": 5, "pursuit": "ista", "backward": "recompute"},
+        {"backward": "implicit", "tol": 1e-4, "steps": None},
+        {"steps": 400, "backward": None},
+        {"tol": None, "steps": 2, "pursuit": "whitened"},
+        {"pursuit": "calibrated"},
+        {"pursuit": "threshold"},
+    ):
+        for name, value in settings.items():
+            setattr(layer, name, value)
+        options = {name: getattr(layer, name) for name in ("steps", "pursuit", "tol", "backward")}
+        twin = CSC2d(3, 8, 3, padding=1, lam=0.3, **options).eval()
+        twin.load_state_dict(layer.state_dict())
+        assert repr(twin) == repr(layer)
+        torch.testing.assert_close(copy.deepcopy(layer)(x), twin(x))
+        gradients = [torch.autograd.grad(one(x).square().sum(), list(one.parameters()))[0] for one in (layer, twin)]
+        torch.testing.assert_close(*gradients)
+
+
+def test_an_equilibrium_layer_that_is_given_steps_unrolls_them():
+    layer, x = CSC2d(3, 8, 3, padding=1, lam=0.1, steps=None, tol=1e-4).eval(), torch.randn(2, 3, 8, 8)
+    layer.steps = 2
+    assert layer.backward == "unroll"
+    twin = CSC2d(3, 8, 3, padding=1, lam=0.1, steps=2).eval()
+    twin.load_state_dict(layer.state_dict())
+    expected = torch.autograd.grad(twin(x).sum(), list(twin.parameters()))[0]
+    torch.testing.assert_close(torch.autograd.grad(layer(x).sum(), list(layer.parameters()))[0], expected)
+
+
 def test_channels_last_is_kept_and_any_size_runs():
     layer = CSC2d(3, 8, 3, 2, 1, steps=3).eval().to(memory_format=torch.channels_last)
     for size in ((9, 8), (16, 5), (3, 3)):

@@ -218,3 +218,22 @@ def test_atoms_of_dilated_factors_are_refused(dilated):
     factors[dilated] = Dictionary2d(*factors[dilated].weight.shape[1::-1], 3, dilation=2)
     with pytest.raises(ValueError, match=rf"dictionaries\[{dilated}\] must have dilation 1, got \(2, 2\)"):
         effective_atoms(factors)
+
+
+def test_recomputed_and_implicit_gradients_reach_the_factors():
+    x, steps = torch.randn(2, 1, 12, 12, dtype=torch.float64), 3000
+    gradients = {}
+    for options in (
+        {"steps": 6},
+        {"steps": 6, "backward": "recompute"},
+        {"steps": steps},
+        {"steps": None, "tol": 1e-9},
+    ):
+        torch.manual_seed(0)
+        layer = EffectiveCSC2d(chain(CHAINS[1]), lam=0.3, **options).double().eval()
+        assert options.get("backward", layer.backward) == layer.backward
+        layer(x).square().sum().backward()
+        gradients[options.get("backward") or options["steps"]] = [p.grad for p in layer.parameters()]
+    for ours, expected, rtol in (("recompute", 6, 1e-6), (None, steps, 1e-3)):
+        for a, b in zip(gradients[ours], gradients[expected], strict=True):
+            assert (a - b).norm() <= rtol * b.norm()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.layers import Dictionary2d
+from csc_nets.layers import CSC2d, Dictionary2d, SparsePriorConv2d
 from csc_nets.models import ClosedLoop, FeatureExtractor, ImageClassifier, create_model, list_models
 
 pytestmark = pytest.mark.parametrize("name", list_models())
@@ -177,3 +177,16 @@ def test_a_gpu_gives_what_a_cpu_gives(name, narrow, images):
     torch.testing.assert_close(model(x.cuda()).cpu(), expected, rtol=1e-3, atol=1e-4)
     assert train_step(model, x.cuda()).isfinite().all()
     assert all(p.grad.is_cuda and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_the_gradient_and_the_tolerance_reach_every_coded_layer(name, narrow, images):
+    model = narrow(name)
+    if not any(isinstance(module, CSC2d) and not isinstance(module, SparsePriorConv2d) for module in model.modules()):
+        return  # nothing to reach: one step of a prior is no pursuit
+    again = narrow(name, backward="recompute")
+    again.load_state_dict(model.state_dict())
+    torch.testing.assert_close(train_step(again, images()), train_step(model, images()), rtol=1e-4, atol=1e-5)
+    solved = narrow(name, steps=None, tol=1e-2)
+    for network, backward in ((again, "recompute"), (solved, "implicit")):
+        layers = [module for module in network.modules() if isinstance(module, CSC2d)]
+        assert {layer.backward for layer in layers} == {backward}
