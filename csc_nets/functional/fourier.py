@@ -189,13 +189,9 @@ class FourierDictionary:
         # Of two real atoms, at frequencies of both signs.
         return self.real_part(total.view(-1, *self.gram.shape))
 
-    def gram_times(self, s: Tensor, gram: Tensor) -> Tensor:
-        """The product of spectra ``(N, channels, *grid)`` and a :meth:`weighted_gram`."""
-        return self._rotate(gram * self._rotate(s, True))
-
-    def gram_solve(self, s: Tensor, gram: Tensor) -> Tensor:
-        """The product of spectra ``(N, channels, *grid)`` and the inverse of 1 plus a :meth:`weighted_gram`."""
-        return self._rotate(self._rotate(s, True) / (gram + 1))
+    def filter(self, s: Tensor, values: Tensor) -> Tensor:
+        """Spectra ``(N, channels, *grid)`` times the matrices with the eigenvectors of a gram and these eigenvalues."""
+        return self._rotate(values * self._rotate(s, True))
 
     def _rotate(self, s: Tensor, adjoint: bool = False) -> Tensor:
         if self.basis is None:

@@ -217,6 +217,7 @@ class _Run:
         """Takes rho ``(N, 1)``, or ``(N, pairs)`` with one channel, and what follows from it."""
         rho = rho.to(self.x.real)
         self.gram = self.waves.weighted_gram(1 / rho)
+        self.solver = 1 / (1 + self.gram)
         self.rho = rho.view(*rho.shape, *(1,) * (self.x.ndim - 1))  # against the real view of u
         self.inverse = 1 / self.rho
 
@@ -268,7 +269,8 @@ class _Run:
                 total += waves.synthesize_block(torch.view_as_complex(v), block)
         if forward:
             # D p / rho was (D u / rho - s) / 2.
-            self.du = (1 - relax / 2) * self.du + relax / 2 * self.s + relax * waves.gram_times(self.q, self.gram)
+            self.du.mul_(1 - relax / 2).add_(self.s, alpha=relax / 2)
+            self.du.add_(waves.filter(self.q, self.gram), alpha=relax)
             self.s = waves.real_part(total)
             self.dual = self.q
             self.q = self._invert()
@@ -332,20 +334,20 @@ class _Run:
         r""":math:`q = (D \rho^{-1} D^T + 1)^{-1} (x - s)`, spectrum."""
         b = self.x - self.s
         if self.observed is None:
-            return self.waves.gram_solve(b, self.gram)
+            return self.waves.filter(b, self.solver)
         waves, m, tiny = self.waves, self.observed, torch.finfo(b.real.dtype).tiny
         restrict = lambda s: m * waves.ifft(s).real  # noqa: E731
         r, one = restrict(b), (len(b), *(1,) * (b.ndim - 1))
         q = self.residual
-        r -= restrict(waves.gram_times(waves.fft(q), self.gram)) + q
+        r -= restrict(waves.filter(waves.fft(q), self.gram)) + q
         limit = 0.01 * _square(r)  # errors shrink with the steps that they are made in
         direction, inner = torch.zeros_like(r), r.new_ones(one)
         left = torch.ones_like(inner)  # samples that are not solved
         for _ in range(20):
-            v, last = restrict(waves.gram_solve(waves.fft(r), self.gram)), inner
+            v, last = restrict(waves.filter(waves.fft(r), self.solver)), inner
             inner = _sum(r * v).to(r).view(one)
             direction = v + inner / last.clamp_min(tiny) * direction
-            image = restrict(waves.gram_times(waves.fft(direction), self.gram)) + direction
+            image = restrict(waves.filter(waves.fft(direction), self.gram)) + direction
             length = left * inner / _sum(direction * image).to(r).view(one).clamp_min(tiny)
             q = q + length * direction
             r = r - length * image
