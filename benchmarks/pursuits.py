@@ -1,10 +1,10 @@
 """How far a layer's pursuit gets in how much time: the objective over the optimum, against FISTA.
 
-    python benchmarks/pursuits.py [--quick] [--json FILE] [--threads N] [--out FILE.png]
+    python benchmarks/pursuits.py [--quick] [--json FILE] [--threads N] [--images FOLDER] [--out FILE.png]
 
 Layers: a stem on colour crops of a photograph and a layer behind it, each with random atoms and with atoms that were
 learned on the objective; 32 x 32, zero padding, non-negative codes. Calibrated coefficients and learned atoms come from
-the left halves of two photographs, what is timed from the right halves. A row tells the time of a pursuit and that of
+the left halves of two photographs, what is timed from the right halves (or from two sets of pictures in a folder). A row tells the time of a pursuit and that of
 FISTA with the fewest steps that give as low an objective: the ratio is what a code of that quality costs compared with
 FISTA. The suboptimality is the sum of the objectives over the sum of the least ones, minus 1. Douglas-Rachford is
 ``functional.douglas_rachford`` with rho of its own choice. ``--out`` draws all curves.
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_sample_images
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 from csc_nets.functional import douglas_rachford, fista
 from csc_nets.layers import CSC2d
@@ -28,16 +29,29 @@ FISTA_STEPS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48)
 COLOURS = {"fista": "#555555", "calibrated": "#D55E00", "whitened": "#0072B2", "douglas_rachford": "#009E73"}
 
 
-def crops(count: int) -> tuple[Tensor, Tensor]:
-    """Standardised colour crops ``(count, 3, 32, 32)`` of the left and of the right halves of two photographs."""
+def crops(count: int, folder: Path | None = None) -> tuple[Tensor, Tensor]:
+    """Standardised colour crops ``(count, 3, 32, 32)`` of the left and of the right halves of two photographs.
+
+    Of a folder of pictures, crops of ``count`` pictures and of as many others, in the order of a fixed shuffle.
+    """
     generator = torch.Generator().manual_seed(0)
     halves: list[list[Tensor]] = [[], []]
-    for image in load_sample_images().images:
-        x = F.avg_pool2d(torch.tensor(image).permute(2, 0, 1)[None].float(), 3)[0]
-        x = (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True)
-        for half, part in zip(halves, x.chunk(2, dim=2), strict=True):
-            corners = [torch.randint(n - 31, (count // 2,), generator=generator).tolist() for n in part.shape[1:]]
-            half += [part[:, i : i + 32, j : j + 32] for i, j in zip(*corners, strict=True)]
+    if folder is None:
+        for image in load_sample_images().images:
+            x = F.avg_pool2d(torch.tensor(image).permute(2, 0, 1)[None].float(), 3)[0]
+            x = (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True)
+            for half, part in zip(halves, x.chunk(2, dim=2), strict=True):
+                corners = [torch.randint(n - 31, (count // 2,), generator=generator).tolist() for n in part.shape[1:]]
+                half += [part[:, i : i + 32, j : j + 32] for i, j in zip(*corners, strict=True)]
+        return torch.stack(halves[0]), torch.stack(halves[1])
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if len(files) < 2 * count:
+        raise SystemExit(f"{folder}: {len(files)} pictures (jpg, png), at least {2 * count} are needed")
+    for k, index in enumerate(torch.randperm(len(files), generator=generator)[: 2 * count].tolist()):
+        x = decode_image(str(files[index]), ImageReadMode.RGB).float()
+        i, j = (int(torch.randint(n - 31, (), generator=generator)) for n in x.shape[1:])
+        x = (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True).clamp_min(1)
+        halves[k % 2].append(x[:, i : i + 32, j : j + 32])
     return torch.stack(halves[0]), torch.stack(halves[1])
 
 
@@ -142,10 +156,11 @@ def draw(points: list[dict[str, Any]], out: Path) -> None:
 def main() -> None:
     parser = timing.parser(__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="draw the curves into this file")
+    parser.add_argument("--images", type=Path, help="a folder of pictures (default: scikit-learn's two photographs)")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     count, rounds = (8, 2) if options.quick else (16, 5)
-    known, new = crops(count)
+    known, new = crops(count, options.images)
     stages = [("stem 3->64", known, new)]
     if not options.quick:
         stages.append(("mid 32->64", features(known), features(new)))

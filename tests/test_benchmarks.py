@@ -83,6 +83,71 @@ def test_tiles_stay_within_their_budget(channels, atoms, kernel):
     assert whole // 8 < scale.peak_bytes(stream, "cpu") <= budget
 
 
+@pytest.fixture
+def layer_case():
+    """A function: extent of the atoms to a small layer of ``tried_pursuits``."""
+    tried = importlib.import_module("tried_pursuits")
+
+    def build(size):
+        weight = torch.nn.functional.normalize(torch.randn(12, 2 * size * size)).view(12, 2, size, size)
+        return tried.Case("", weight, torch.randn(2, 2, 8, 8), torch.randn(2, 2, 8, 8), 0.3, updates=2, tol=1e-6)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    "size, pursuit", [(3, "majorised"), (3, "relaxed"), (3, "anderson"), (1, "short_douglas_rachford")]
+)
+def test_pursuits_that_were_tried_go_on_to_the_optimum(layer_case, size, pursuit):
+    case, run = layer_case(size), getattr(importlib.import_module("tried_pursuits"), pursuit)
+    found = run(case, 600)
+    assert -1e-4 < case.excess(found() if callable(found) else found) < 1e-3 < case.excess(case.zero)
+
+
+def test_frozen_steps_are_calibrated_steps_that_leave_atoms_alone(layer_case):
+    tried, case = importlib.import_module("tried_pursuits"), layer_case(3)
+    with torch.no_grad():
+        coefficients, some = tried.half(case, 2)
+        ours = tried.frozen(case, coefficients, some)()
+        first, last = (
+            tried.calibrated(case.new, case.dictionary, case.lam, coefficients[:n], nonneg=True) for n in (1, 3)
+        )
+    torch.testing.assert_close(ours, last)
+    still = (ours == first).flatten(2).all(2).all(0)
+    assert len(some) == 6 <= still.sum() < 12 and not still[some].all()
+
+
+def test_analytic_weights():
+    analytic = importlib.import_module("tried_pursuits").analytic
+    orthonormal = torch.linalg.qr(torch.randn(4, 4)).Q.view(4, 4, 1, 1)
+    torch.testing.assert_close(analytic(orthonormal), orthonormal)
+    atoms = torch.randn(5, 2, 3, 3)
+    filters = analytic(atoms)
+    torch.testing.assert_close((filters * atoms).sum((1, 2, 3)), torch.ones(5))
+
+    def correlation(w):  # with all atoms at all shifts
+        return torch.nn.functional.conv2d(torch.nn.functional.pad(atoms, [2] * 4), w).square().sum((0, 2, 3))
+
+    own = atoms / atoms.square().sum((1, 2, 3), keepdim=True)
+    other = filters + 0.1 * torch.randn_like(atoms)
+    other = other / (other * atoms).sum((1, 2, 3))[:, None, None, None]
+    assert (correlation(filters) < correlation(own)).all() and (correlation(filters) < correlation(other)).all()
+
+
+def test_every_picture_of_a_folder_is_a_crop_once(tmp_path):
+    from torchvision.io import write_png
+
+    for k in range(4):
+        write_png(torch.full((3, 40, 36), 60 * k, dtype=torch.uint8).random_(60 * k, 60 * k + 9), f"{tmp_path}/{k}.png")
+    pursuits = importlib.import_module("pursuits")
+    known, new = pursuits.crops(2, tmp_path)
+    assert known.shape == new.shape == (2, 3, 32, 32)
+    crops = torch.cat([known, new]).flatten(1)
+    assert crops.unique(dim=0).shape == crops.shape and crops.mean(1).abs().max() < 0.2
+    with pytest.raises(SystemExit, match="at least 6"):
+        pursuits.crops(3, tmp_path)
+
+
 @pytest.mark.parametrize("kind", ["curves", "bars"])
 def test_pictures(kind, tmp_path):
     pytest.importorskip("matplotlib")
