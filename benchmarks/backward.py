@@ -4,7 +4,9 @@
 
 Rows are `ours`, `reference` and their ratio. Time is one forward and backward pass, interleaved. "kept" are the bytes
 that autograd saves; "peak" is the growth of the resident set of a fresh process that has made a pass of two steps on
-one signal before. "implicit" runs the same steps without gradient, "equilibrium" as many as its tolerance takes;
+one signal before. "implicit" runs the same steps without gradient, "equilibrium" as many as its tolerance takes:
+"analyses" counts those of its forward and of its backward pass, one for each step, look at the gap, or step of the
+linear solver (unrolling has one for each step in the forward pass).
 "gradient error" is the relative one of the atoms' gradient, the layer solved to 1e-11 in float64 being exact.
 """
 
@@ -14,11 +16,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import timing
 import torch
 from torch import Tensor, nn
 
+from csc_nets.functional import ConvGeometry
 from csc_nets.layers import CSC2d
 
 STEPS, SIZE = 64, 32
@@ -84,6 +89,20 @@ def kept(layer: nn.Module, x: Tensor) -> float:
     return sum(t.untyped_storage().nbytes() for t in storages.values()) / 1e6
 
 
+def analyses(call: Callable[[], object]) -> int:
+    """How often signals are correlated with the atoms."""
+    count, plain = 0, ConvGeometry.analysis
+
+    def counted(*arguments: Any, **options: Any) -> Tensor:
+        nonlocal count
+        count += 1
+        return plain(*arguments, **options)
+
+    with mock.patch.object(ConvGeometry, "analysis", counted):
+        call()
+    return count
+
+
 def row(name: str, ours: float, reference: float, unit: str) -> dict[str, object]:
     return {"name": name, "ours": ours, "reference": reference, "ratio": ours / reference, "unit": unit}
 
@@ -115,8 +134,12 @@ def cases(channels: int, lam: float, tol: float, batch: int, rounds: int, quick:
     calls: list[Callable[[], None]] = [
         lambda layer=layer: once(layer, x) for layer in (unroll, *dict(candidates).values())
     ]
+    calls.append(lambda: equilibrium(x))
+    names = [*dict(candidates), f"equilibrium to {tol:.0e}, forward alone"]
     reference, *seconds = timing.interleaved(calls, rounds, device)
-    rows = [timing.row(f"{name}, {c[0]}, time", s, reference) for c, s in zip(candidates, seconds, strict=True)]
+    rows = [timing.row(f"{name}, {which}, time", s, reference) for which, s in zip(names, seconds, strict=True)]
+    forward, both = analyses(lambda: equilibrium(x)), analyses(lambda: once(equilibrium, x))
+    rows.append(row(f"{name}, equilibrium, analyses: forward, backward", forward, both - forward, "1"))
     rows.append(row(f"{name}, recompute, kept", kept(recompute, x), kept(unroll, x), "MB"))
     peaks = [fresh_peak(channels, STEPS, backward, batch, device) for backward in ("recompute", "unroll")]
     rows.append(row(f"{name}, recompute, peak", *peaks, "MB"))
