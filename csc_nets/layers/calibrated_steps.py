@@ -124,8 +124,10 @@ class CalibratedSteps(nn.Module):
                 codes.append(z.detach())
         assert z is not None
         if learn:
-            known = codes if init is None else None
-            self._follow(problem, _Atoms(dictionary, weight.detach()), step_size, metric, known)
+            atoms = weight.detach()
+            if torch.is_autocast_enabled(x.device.type) and atoms.dtype == torch.float32:
+                atoms = atoms.to(torch.get_autocast_dtype(x.device.type))  # once, not for every convolution
+            self._follow(problem, _Atoms(dictionary, atoms), step_size, metric, codes if init is None else None)
         return z
 
     def _step(self, k: int, step_size: Tensor) -> Tensor:
