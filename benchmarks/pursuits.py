@@ -4,10 +4,11 @@
 
 Layers: a stem on colour crops of a photograph and a layer behind it, each with random atoms and with atoms that were
 learned on the objective; 32 x 32, zero padding, non-negative codes. Calibrated coefficients and learned atoms come from
-the left halves of two photographs, what is timed from the right halves (or from two sets of pictures in a folder). A row tells the time of a pursuit and that of
-FISTA with the fewest steps that give as low an objective: the ratio is what a code of that quality costs compared with
-FISTA. The suboptimality is the sum of the objectives over the sum of the least ones, minus 1. Douglas-Rachford is
-``functional.douglas_rachford`` with rho of its own choice. ``--out`` draws all curves.
+the left halves of two photographs, what is timed from the right halves (of ``--images``: from half of the pictures, and
+from the others). A row tells the time of a pursuit and that of FISTA with the fewest steps that give as low an
+objective: the ratio is what a code of that quality costs compared with FISTA. The suboptimality is the sum of the
+objectives over the sum of the least ones, minus 1. Douglas-Rachford is ``functional.douglas_rachford`` with rho of its
+own choice. ``--out`` draws all curves.
 """
 
 from collections.abc import Callable

@@ -113,9 +113,8 @@ class Case:
 
     def excess(self, codes: Codes) -> float:
         """Sum of the objectives over the least one, minus 1; of several codes that of the best."""
-        least = self.problem.objective(self.best).sum()
-        tried = [codes] if isinstance(codes, Tensor) else codes
-        return min(float(self.problem.objective(z).sum() / least) - 1 for z in tried)
+        total, tried = self.problem.objective, [codes] if isinstance(codes, Tensor) else codes
+        return min(float(total(z).sum() / total(self.best).sum()) - 1 for z in tried)
 
 
 def by_adam(case: Case, steps: int, keep: tuple[int, ...], shared: bool = False, filters: Tensor | None = None) -> Run:
@@ -315,10 +314,7 @@ def attempts(case: Case) -> dict[str, Callable[[int], Run]]:
 def layers(options: argparse.Namespace) -> list[tuple[str, Tensor | None, Tensor, Tensor]]:
     """Name, atoms (None: learned for each lam), known and new signals."""
     known, new = pursuits.crops(16, options.images)
-    if options.quick:
-        known, new = known[::2], new[::4]
-    else:
-        new = new[::2]
+    known, new = (known[::2], new[::4]) if options.quick else (known, new[::2])
     random = F.normalize(torch.randn(64, 32 * 9, generator=torch.Generator().manual_seed(2)))
     stem, middle = (F.normalize(random[:, : 9 * n]).view(64, n, 3, 3) for n in (3, 32))
     inside = pursuits.features(torch.cat([known, new])).split(len(known))
