@@ -353,6 +353,23 @@ def solve(
         problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask)
         if not bool(problem.masked(x).isfinite().all()):
             raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
+        size = problem.masked(x).abs().flatten(1).amax(1)
+        extreme = (size > 0) & ((size < 1e-9) | (size > 1e9))
+        if bool(extreme.any()):  # whose squares single precision would not hold
+            unit = torch.where(extreme, size, 1).double().log2().floor().exp2().view(-1, *(1,) * (x.ndim - 1))
+            z = solve(
+                (x / unit).to(x.dtype),
+                dictionary,
+                (torch.as_tensor(problem.lam, dtype=torch.float64, device=x.device) / unit).to(x.dtype),
+                tol=tol,
+                steps=steps,
+                nonneg=nonneg,
+                ridge=ridge,
+                init=None if init is None else (init / unit).to(x.dtype),
+                mask=mask,
+                method=method,
+            )
+            return (z * unit).to(x.dtype)
         if method == "douglas_rachford" or (method == "auto" and prefers_fourier(problem.pair, x)):
             z, gap = split(problem, steps, init=init, tol=tol)
         else:

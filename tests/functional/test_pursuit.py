@@ -23,6 +23,7 @@ from csc_nets.functional import (
     thresholding,
     unit_norm,
 )
+from csc_nets.layers import Dictionary2d
 
 
 @pytest.fixture
@@ -322,6 +323,20 @@ def test_bad_numbers_are_refused(matrix, options, message):
     weight, x = matrix
     with pytest.raises(ValueError, match=message):
         fista(x, weight, 0.1, **options)
+
+
+@pytest.mark.parametrize("method", ["fista", "douglas_rachford"])
+def test_solves_signals_whose_squares_single_precision_does_not_hold(method):
+    x, dictionary = torch.randn(3, 1, 9, 9), Dictionary2d(1, 4, 3, padding=1)
+    scale, lam = torch.tensor([1.0, 2.0**-90, 2.0**90]).view(3, 1, 1, 1), torch.tensor([0.1, 0.2, 0.3, 0.4])
+    init, mask = torch.randn(3, 4, 9, 9), torch.rand(3, 1, 9, 9) > 0.2
+    expected = solve(x, dictionary, lam, method=method, init=init, mask=mask)
+    weights = lam.view(4, 1, 1) * scale
+    z = solve(scale * x, dictionary, weights, method=method, init=scale * init, mask=mask)
+    energy = x.masked_fill(~mask, 0).square().flatten(1).sum(1) / 2
+    ours, theirs = (objective(x, dictionary, code, lam, mask=mask) for code in (z / scale, expected))
+    assert ((ours - theirs).abs() <= 1e-4 * energy).all()
+    assert not solve(1e-30 * x, dictionary, 1e-29, method=method).any()
 
 
 def test_signals_that_cannot_be_coded_are_refused(matrix):
