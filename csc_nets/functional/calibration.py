@@ -176,7 +176,7 @@ def calibration_update(
         with torch.autocast(new.device.type, enabled=False):
             # Sums over samples and positions, of all products at once: (M, 3, 3) and (M, 3), or of two features.
             flat = torch.stack([f.to(wide) for f in (*features, e)]).movedim(2, 0).flatten(2)
-            products = flat @ flat.mT
+            products = (flat[:, :, None] * flat[:, None]).sum(-1)  # a product of matrices for each atom is slow
             gram, target = products[:, :-1, :-1], products[:, :-1, -1]
             evidence = gram.diagonal(dim1=1, dim2=2)
             evidence = (evidence + _PRIOR * evidence.mean(0) + tiny).rsqrt()
@@ -184,7 +184,7 @@ def calibration_update(
             scaled = scaled + torch.diag_embed(1 - scaled.diagonal(dim1=1, dim2=2))
             solution, _ = torch.linalg.solve_ex(scaled, evidence * target)  # solve would wait for an accelerator
             change = evidence * solution
-            dz = (change[:, None] @ flat[:, :-1]).view(len(flat), len(new), *new.shape[2:]).transpose(0, 1)
+            dz = (change[:, :, None] * flat[:, :-1]).sum(1).view(len(flat), len(new), *new.shape[2:]).transpose(0, 1)
         signal = problem.masked(problem.pair.synthesis(dz.to(new.dtype), tuple(problem.x.shape[2:])))
         curvature = signal.to(wide).square().sum()
         if problem.ridge:

@@ -18,7 +18,7 @@ __all__ = ["CalibratedSteps"]
 
 # A training forward looks at one sample in so many, at so many positions at least, and takes this share of the update,
 # but changes no coefficient by more than that share.
-_ONE_IN, _POSITIONS, _RATE, _LIMIT = 64, 64, 0.1, 0.2
+_ONE_IN, _POSITIONS, _RATE, _LIMIT = 64, 32, 0.1, 0.2
 # A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
 _CHANNELS = 8
 
