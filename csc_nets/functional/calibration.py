@@ -174,9 +174,10 @@ def calibration_update(
             moved = active * (z if before is None else z - before)
             features = [new - active * z - _per_atom(step, new)[2] * moved, clipped, moved]
         with torch.autocast(new.device.type, enabled=False):
-            # Sums over samples and positions, of all products at once: (M, 3, 3) and (M, 3), or of two features.
-            flat = torch.stack([f.to(wide) for f in (*features, e)]).movedim(2, 0).flatten(2)
-            products = (flat[:, :, None] * flat[:, None]).sum(-1)  # a product of matrices for each atom is slow
+            # Sums over samples and positions: (M, 3, 3) and (M, 3), or of two features. As they lie in memory, because
+            # copies and a product of matrices for each atom take longer.
+            columns, axes = [f.to(wide) for f in (*features, e)], (0, *range(2, new.ndim))
+            products = torch.stack([torch.stack([(a * b).sum(axes) for b in columns], 1) for a in columns], 1)
             gram, target = products[:, :-1, :-1], products[:, :-1, -1]
             evidence = gram.diagonal(dim1=1, dim2=2)
             evidence = (evidence + _PRIOR * evidence.mean(0) + tiny).rsqrt()
@@ -184,7 +185,9 @@ def calibration_update(
             scaled = scaled + torch.diag_embed(1 - scaled.diagonal(dim1=1, dim2=2))
             solution, _ = torch.linalg.solve_ex(scaled, evidence * target)  # solve would wait for an accelerator
             change = evidence * solution
-            dz = (change[:, :, None] * flat[:, :-1]).sum(1).view(len(flat), len(new), *new.shape[2:]).transpose(0, 1)
+            shape = (-1, *(1,) * (new.ndim - 2))
+            parts = [c.view(shape) * f for c, f in zip(change.unbind(1), columns, strict=False)]
+            dz = sum(parts[1:], parts[0])
         signal = problem.masked(problem.pair.synthesis(dz.to(new.dtype), tuple(problem.x.shape[2:])))
         curvature = signal.to(wide).square().sum()
         if problem.ridge:
@@ -198,7 +201,7 @@ def calibration_update(
         wanted = torch.stack([share * gain, shifted, *(further or [torch.zeros_like(gain)])])
         better = (step + wanted.clamp(-most, most)).to(step.dtype)
         better = torch.cat([better[:1].clamp_min(_LEAST * step_size.to(step.dtype)), better[1:]])
-        steps.append(torch.where(active.transpose(0, 1).flatten(1).amax(1) > 0, better, step.lerp(ista, rate)))
+        steps.append(torch.where(active.amax(axes) > 0, better, step.lerp(ista, rate)))
         before, z = z, new
     return torch.stack(steps)
 
