@@ -161,7 +161,7 @@ def case(options: argparse.Namespace, size: int, count: int, width: int, lam: fl
     x, dictionary = photograph(0, size).float()[None, None], layer(atoms)
     best = minimum(x, atoms, lam)
     values: list[Tensor] = []
-    douglas_rachford(x, dictionary, lam, steps=400, trace=values)
+    douglas_rachford(x, dictionary, lam, steps=700, trace=values)
     ours = [v.item() for v in values]
     name, rows, rounds = f"{size}x{size}, {count} atoms {width}x{width}, lam {lam}", [], options.rounds
     targets = TARGETS[: 1 if options.quick else None]
@@ -171,7 +171,7 @@ def case(options: argparse.Namespace, size: int, count: int, width: int, lam: fl
 
     if "sporco" in options.peer:
         peer = Sporco(x, atoms, lam, options.threads)
-        trace = peer.trace(400, best)
+        trace = peer.trace(700, best)
         for target in targets:
             k, n = first(ours, best, target), first(trace, best, target)
             if k is None or n is None:
