@@ -67,7 +67,7 @@ def public_network(folder: Path, name: str, ours: nn.Module, device: str) -> nn.
                 key = re.sub(mine, public, key)
         if key in state:
             state[key] = value
-        elif not key.endswith((".lam", ".direction", ".lipschitz", ".turn")):
+        elif not key.endswith((".lam", ".direction", ".lipschitz")):
             raise KeyError(f"{key} is not in the public network")
     theirs.load_state_dict(state)
     theirs.update_stepsize()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["ConvGeometry", "largest_eigenpair", "largest_eigenpairs", "power_step", "unit_norm"]
+__all__ = ["ConvGeometry", "largest_eigenpair", "power_step", "unit_norm"]
 
 _CONV: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _CONV_TRANSPOSE: dict[int, Callable[..., Tensor]] = {
@@ -331,36 +331,23 @@ def largest_eigenpair(apply: Callable[[Tensor], Tensor], u: Tensor, steps: int =
     Returns:
         The unit Ritz vector, shaped as ``u``, and the 0-d Ritz value, which never exceeds the largest eigenvalue.
     """
-    vectors, values = largest_eigenpairs(lambda v: apply(v.view_as(u)).reshape(1, -1), u.reshape(1, -1), steps)
-    return vectors.view_as(u), values[0]
-
-
-def largest_eigenpairs(apply: Callable[[Tensor], Tensor], u: Tensor, steps: int = 16) -> tuple[Tensor, Tensor]:
-    """:func:`largest_eigenpair` of many operators at once.
-
-    Args:
-        apply: the operators, one for each row of ``(B, n)``.
-        u: starts ``(B, n)``.
-        steps: applications of the operators.
-
-    Returns:
-        Unit Ritz vectors ``(B, n)``, or the start where the operator is zero, and Ritz values ``(B,)``.
-    """
-    basis = images = u.new_zeros(len(u), 0, u.shape[1])
-    direction = image = u
-    for _ in range(min(steps, u.shape[1])):
+    basis = u.new_zeros(0, u.numel())
+    images = u.new_zeros(0, u.numel())
+    direction = u.flatten()
+    for _ in range(min(steps, u.numel())):
         for _ in range(2):  # Gram-Schmidt twice: once loses orthogonality in floating point
-            direction = direction - ((basis @ direction[..., None]).mT @ basis)[:, 0]
-        norm = torch.linalg.vector_norm(direction, dim=1, keepdim=True)
-        known = norm <= 1e-6 * torch.linalg.vector_norm(image, dim=1, keepdim=True)
-        direction = torch.where(known, 0, direction / norm)  # where the Krylov space is exhausted
-        direction, image = apply(direction), direction
-        basis, images = torch.cat([basis, image[:, None]], 1), torch.cat([images, direction[:, None]], 1)
-        image = direction
-    projected = basis @ images.mT
-    values, vectors = torch.linalg.eigh((projected + projected.mT) / 2)
-    found = (vectors[:, None, :, -1] @ basis)[:, 0]
-    return torch.where(values[:, -1:] > 0, found, u), values[:, -1]
+            direction = direction - basis.T @ (basis @ direction)
+        norm = torch.linalg.vector_norm(direction)
+        if norm <= 1e-6 * torch.linalg.vector_norm(images[-1:] if len(images) else u):
+            break
+        basis = torch.cat([basis, (direction / norm)[None]])
+        direction = apply(basis[-1].view_as(u)).flatten()
+        images = torch.cat([images, direction[None]])
+    if len(basis) == 0:
+        return u, u.new_zeros(())
+    projected = basis @ images.T
+    values, vectors = torch.linalg.eigh((projected + projected.T) / 2)
+    return (vectors[:, -1] @ basis).view_as(u), values[-1]
 
 
 def unit_norm(weight: Tensor) -> Tensor:

@@ -10,16 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, largest_eigenpair, power_step, unit_norm
-from csc_nets.functional.dictionary import largest_eigenpairs
 from csc_nets.functional.fused import analysis_relu, can_fuse
 from csc_nets.functional.problem import is_transformed
-from csc_nets.functional.waves import Waves
 
 __all__ = ["DenseDictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d"]
-
-# A training forward makes a power step for so many of the largest waves, and for all in turn in so many forwards. The
-# least length of a wave is this, in those of the largest.
-_TOP, _FORWARDS, _LEAST = 2, 20, 1e-3
 
 
 class _UnitNorm(torch.autograd.Function):
@@ -220,7 +214,6 @@ class _ConvDictionary(_Dictionary):
 
     dims: int
     geometry: ConvGeometry
-    turn: Tensor
     _probe_geometry: ConvGeometry
 
     def __init__(
@@ -245,66 +238,7 @@ class _ConvDictionary(_Dictionary):
         probe_geometry, probe_size = geometry.probe()
         weight = torch.empty(out_channels, in_channels, *geometry.kernel_size, device=device, dtype=dtype)
         self.geometry, self._probe_geometry = geometry, probe_geometry
-        # A reflected border mixes waves, and so does one with more shifts of an atom than fit around the signal.
-        around = tuple(n // s for n, s in zip(probe_size, geometry.stride, strict=True))
-        periodic = probe_geometry.padding_mode != "reflect" and probe_geometry.code_size(probe_size) == around
-        self._waves = Waves(probe_geometry, probe_size) if periodic else None
         super().__init__(weight, probe_size, unit_norm)
-        self.register_buffer("turn", weight.new_zeros((), dtype=torch.int64))  # the next wave for a power step
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # Checkpoints of version 0.1 have no turn, and a direction of norm 1 whose eigenvalue must not count.
-        if "turn" in self._buffers and f"{prefix}turn" not in state_dict and f"{prefix}direction" in state_dict:
-            state_dict[f"{prefix}turn"] = self.turn
-            state_dict[f"{prefix}direction"] = state_dict[f"{prefix}direction"] / self.direction[0, 0].numel() ** 0.5
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-    @torch.no_grad()
-    def refresh(self) -> None:
-        if self._waves is None or self.direction.is_meta:
-            return super().refresh()
-        weight = self.weight.float() if self.weight.dtype in (torch.float16, torch.bfloat16) else self.weight
-        start = torch.randn(self.direction.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        state, index = self._waves.read(start.to(weight)), torch.arange(len(self._waves), device=weight.device)
-
-        def apply(u: Tensor) -> Tensor:
-            return self._waves.gram(u.view_as(state), index, weight).flatten(1)  # type: ignore[union-attr]
-
-        vectors, values = largest_eigenpairs(apply, state.flatten(1))
-        scaled = nn.functional.normalize(vectors) * values.clamp_min(_LEAST * values.amax())[:, None]
-        self.direction.copy_(self._waves.write(scaled.view_as(state), index))
-        self.lipschitz.copy_(values.amax())
-
-    @torch.no_grad()
-    def update_lipschitz(self, weight: Tensor) -> None:
-        """One warm-started power step for a few waves in training mode; nothing in evaluation.
-
-        A dictionary maps waves of one frequency to such waves, so each frequency has an eigenvalue of its own, and the
-        bound is the largest of them. ``direction`` is the sum of their eigenvectors, each as long as its eigenvalue. A
-        step goes to the largest ones and to a few others in turn, which takes a fraction of the time of one for all.
-        """
-        if self._waves is None:
-            return super().update_lipschitz(weight)
-        if not self.training:
-            return
-        weight = weight.detach()
-        weight = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
-        with torch.autocast(weight.device.type, enabled=False):
-            state = self._waves.read(self.direction.to(weight.dtype))
-            values = torch.linalg.vector_norm(state, dim=(1, 2, 3))
-            count = -(-len(self._waves) // _FORWARDS)
-            turn = (self.turn + torch.arange(count, device=weight.device)) % len(self._waves)
-            index = torch.cat([values.topk(min(_TOP, len(self._waves)))[1], turn])
-            old, length = state[index], values[index].view(-1, 1, 1, 1).clamp_min(torch.finfo(values.dtype).tiny)
-            new = self._waves.gram(old / length, index, weight)
-            value = torch.linalg.vector_norm(new, dim=(1, 2, 3), keepdim=True)
-            # Too short a vector would drown in the sum. All-zero or broken atoms leave nothing to go on from.
-            least = _LEAST * values.amax()
-            new = torch.where(value > 0, new * (value.clamp_min(least) / value), old)
-            values = values.index_copy(0, index, torch.where(value > 0, value, length).flatten())
-            self.direction.add_(self._waves.write(new - old, index).to(self.direction.dtype))
-            self.lipschitz.copy_(values.amax())
-            self.turn.copy_((self.turn + count) % len(self._waves))
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         overlap = self.geometry.overlap(signal_size)
