@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import prox
 from csc_nets.functional.problem import Problem
 
 __all__ = ["converge"]
 
 # Steps in units of the safe one, and their shortening, of a code that moves this many times as far as at first.
 _LENGTH, _SHORTER, _FAR = 1.4, 0.96, 4.0
+# Entries of a code that a core's cache holds together with what a step makes of them.
+_CACHE = 1 << 16
 # Looks at the gap come at least this often (a look costs what a step does), later at every eighth of all steps so far.
 _LOOK = 4
 
@@ -49,32 +50,65 @@ def converge(
 def _converge(
     problem: Problem, step_size: float | Tensor, tol: float, steps: int, init: Tensor | None
 ) -> tuple[Tensor, Tensor, int]:
-    shrink = prox.nonneg_soft_threshold if problem.nonneg else prox.soft_threshold
     energy = problem.masked(problem.x).square().flatten(1).sum(1, dtype=torch.float64) / 2
     residual = problem.masked(problem.x) if init is None else problem.residual(init)
     correlation = problem.pair.analysis(residual)
-    z = y = torch.zeros_like(correlation) if init is None else init.expand_as(correlation)
-    one = (len(z), *(1,) * (z.ndim - 1))
+    y = torch.zeros_like(correlation) if init is None else torch.empty_like(correlation).copy_(init)
+    z, one = y.clone(), (len(y), *(1,) * (y.ndim - 1))
     least = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)
-    eta, first, done, look = (_LENGTH * least).expand(one), None, None, 0
+    eta, lam = (_LENGTH * least).repeat(one), torch.as_tensor(problem.lam, dtype=z.dtype, device=z.device)
+    first, done, some, look = torch.full_like(eta, torch.inf), torch.zeros_like(eta, dtype=torch.bool), False, 0
+    parts = _parts(z)
     for k in range(1, steps + 1):
-        new = torch.addcmul(y, correlation, eta)
-        if problem.ridge:
-            new /= 1 + eta * problem.ridge
-        new = shrink(new, eta * problem.lam / (1 + eta * problem.ridge))
-        if done is not None:
-            new = torch.where(done.view(one), z, new)
-        move = new - z
-        far = torch.linalg.vector_norm(move.flatten(1), dim=1)
-        first = far if first is None else first
-        eta = torch.where((far > _FAR * first).view(one), (_SHORTER * eta).clamp_min(least), eta)
-        uphill = torch.linalg.vecdot((y - new).flatten(1), move.flatten(1)) >= 0
-        z, y = new, torch.where(uphill.view(one), new, move.add_(new))
+        for part in parts:
+            weight = lam[part] if lam.ndim == z.ndim and len(lam) > 1 else lam
+            still = done[part] if some else None
+            _step(problem, z[part], y[part], correlation[part], weight, eta[part], first[part], still, least)
+        z, correlation = correlation, z  # the new code was written where the correlations were
         if k == steps or k >= look + max(_LOOK, look // 8):
             gap = problem.duality_gap(z)
             gap, look = torch.where(gap <= 0, 0, gap / energy), k
-            done = gap <= tol
-            if k == steps or bool((done | ~gap.isfinite()).all()):
+            done = (gap <= tol).view(one)
+            if k == steps or bool((done.flatten() | ~gap.isfinite()).all()):
                 return z, gap, k
+            some = bool(done.any())
         correlation = problem.pair.analysis(problem.residual(y))
     raise ValueError(f"steps must be an int >= 1, got {steps!r}")
+
+
+def _step(
+    problem: Problem,
+    z: Tensor,
+    y: Tensor,
+    correlation: Tensor,
+    lam: Tensor,
+    eta: Tensor,
+    first: Tensor,
+    done: Tensor | None,
+    least: Tensor,
+) -> None:
+    """One step of some samples: writes the new code over ``correlation``, and the new ``y``, ``eta`` and ``first``."""
+    atoms_last = not z.is_contiguous()
+    rows = lambda code: (code.movedim(1, -1) if atoms_last else code).flatten(1)  # noqa: E731 (in the order of memory)
+    new = correlation.mul_(eta).add_(y)
+    threshold = eta * lam
+    if problem.ridge:
+        shrinkage = 1 / (1 + eta * problem.ridge)
+        new, threshold = new.mul_(shrinkage), threshold * shrinkage
+    new = new.sub_(threshold).relu_() if problem.nonneg else new.sub_(torch.clamp(new, -threshold, threshold))
+    if done is not None:
+        torch.where(done, z, new, out=new)
+    move = new - z
+    far = torch.linalg.vector_norm(rows(move), dim=1).view_as(eta)
+    torch.where(first.isinf(), far, first, out=first)
+    torch.where(far > _FAR * first, (_SHORTER * eta).clamp_min_(least), eta, out=eta)
+    downhill = torch.linalg.vecdot(rows(y.sub_(new)), rows(move)) < 0
+    torch.addcmul(new, move, downhill.view_as(eta).to(move.dtype), out=y)
+
+
+def _parts(code: Tensor) -> list[slice]:
+    """Groups of samples that a step treats one after another, so that what it computes stays in the cache."""
+    if code.device.type != "cpu" or not code.numel():
+        return [slice(None)]
+    count = max(1, _CACHE * len(code) // code.numel())
+    return [slice(i, i + count) for i in range(0, len(code), count)]

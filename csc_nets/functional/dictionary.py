@@ -174,6 +174,10 @@ class ConvGeometry:
             )
         if self.is_matrix(size):
             return (z.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
+        from csc_nets.functional import few_channels  # which is made of geometries
+
+        if few_channels.applies(z, weight, self, size):
+            return few_channels.synthesis(z, weight, self, size)
         native = self.native_padding
         pads = (0,) * self.dims if native is None else native
         skipped = self._skipped(size, code_size)

@@ -181,12 +181,20 @@ class Problem:
         """
         # It is a small difference of large sums, hence float64.
         x, r, wide = self.masked(self.x), self.residual(z), torch.float64
-        correlation = self.pair.analysis(r) - self.ridge * z
-        correlation = correlation.clamp_min(0) if self.nonneg else correlation.abs()
-        excess = torch.where(correlation > 0, correlation / self.lam, 0.0).flatten(1).amax(1).to(wide)
-        norm = _sum(r.square(), wide) + self.ridge * _sum(z.square(), wide)
+        correlation = self.pair.analysis(r)
+        if self.ridge:
+            correlation = correlation - self.ridge * z
+        correlation = correlation if self.nonneg else correlation.abs()
+        lam, size = self.lam, z.abs()
+        if not isinstance(lam, Tensor) or lam.ndim < z.ndim or lam.shape[2:].numel() == 1:
+            # One weight for all positions: their largest correlation and their sum say it all.
+            axes = tuple(range(2, z.ndim))
+            correlation = correlation.amax(axes, keepdim=True) if axes else correlation
+            size = size.sum(axes, dtype=wide, keepdim=True) if axes else size
+        excess = torch.where(correlation > 0, correlation / lam, 0.0).flatten(1).amax(1).to(wide)
+        norm = _sum(r.square(), wide) + (self.ridge * _sum(z.square(), wide) if self.ridge else 0)
         inner = _sum(x * r, wide)
-        return norm / 2 + _sum(self.lam * z.abs(), wide) - dual_value(inner, norm, excess, self.nonneg)
+        return norm / 2 + _sum(lam * size, wide) - dual_value(inner, norm, excess, self.nonneg)
 
     def lipschitz(self) -> Tensor:
         """Largest eigenvalue of ``D^T D`` on signals of this size, for a step size; exact for a matrix.
@@ -228,4 +236,5 @@ def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Ten
 
 def _sum(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Sum per sample ``(N,)``."""
-    return t.flatten(1).sum(1, dtype=dtype)
+    # Over the axes as they are: flattening codes in channels_last would copy them.
+    return t.sum(tuple(range(1, t.ndim)), dtype=dtype)

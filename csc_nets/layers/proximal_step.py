@@ -93,10 +93,6 @@ class ProximalStep:
 
     def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code."""
-        if isinstance(self.dictionary, _ConvDictionary):
-            geometry = self.dictionary.geometry
-            if few_channels.applies(z, self.atoms, geometry, output_size):
-                return few_channels.synthesis(z, self.atoms, geometry, output_size)
         return self.dictionary.synthesis(z, output_size, self.atoms)
 
     def _analysis(self, signal: Tensor, filters: Tensor, like: Tensor | None = None) -> Tensor:
