@@ -172,7 +172,8 @@ def _differentiate(ctx: Any, of_z: Tensor | None, of_ahead: Tensor | None) -> tu
     of_threshold = None
     if wants_threshold:
         wide = torch.promote_types(h.dtype, torch.float32)
-        of_threshold = -(h if ctx.nonneg else h * z.sign()).flatten(2).sum(2, dtype=wide).sum_to_size(ctx.shape)
+        of_t = h if ctx.nonneg else h * z.sign()
+        of_threshold = -of_t.unsqueeze(-1).flatten(2).sum(2, dtype=wide).sum_to_size(ctx.shape)
     of_before = of_before if wants_before and of_ahead is not None else None
     return h, of_threshold, of_y, of_before, None, None, None
 

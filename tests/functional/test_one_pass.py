@@ -107,7 +107,7 @@ LAYERS = {
     "calibrated": lambda: CSC2d(3, 8, 3, lam=0.1, steps=3, pursuit="calibrated").eval(),
     "recompute": lambda: CSC2d(3, 8, 3, padding=1, lam=0.1, steps=9, backward="recompute"),
     "line": lambda: CSC1d(3, 8, 3, lam=0.1, steps=4),
-    "dense": lambda: SparseCoding(3, 8, lam=0.1, steps=4),
+    "dense": lambda: SparseCoding(3, 8, lam=0.1, steps=4, learn_lam=True),
 }
 
 
