@@ -97,8 +97,8 @@ def iterate(
         trace(z)
     # Buffers are reused where nobody can look back at them: no gradient, no candidate that was refused.
     unseen = not (torch.is_grad_enabled() or restart)
-    reuse = not (not unseen or objective or stop or trace)
     looks = restart or objective is not None or stop is not None
+    reuse = unseen and not looks and trace is None
     for k in range(2, steps + 1):
         if leap is not None and momentum and not looks and k < steps:
             t_next = (1 + (1 + 4 * t * t) ** 0.5) / 2

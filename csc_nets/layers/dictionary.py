@@ -34,8 +34,8 @@ class _UnitNorm(torch.autograd.Function):
         if torch.is_grad_enabled():  # to be differentiated again
             norm = _norm(weight)
         axes = tuple(range(1, weight.ndim))
-        along = (gradient * weight).sum(axes, keepdim=True) / norm / norm / norm
-        return (gradient / norm).addcmul_(weight, along, value=-1)
+        along = (gradient * weight).sum(axes, keepdim=True) / norm / norm  # not over the square, which may underflow
+        return gradient.addcmul(weight, along, value=-1).div_(norm)
 
 
 def _norm(weight: Tensor) -> Tensor:
@@ -47,7 +47,9 @@ class UnitNorm(nn.Module):
     """Parametrization of atoms ``(M, ...)`` with unit l2 norm; the gradient is tangent to the sphere."""
 
     def forward(self, weight: Tensor) -> Tensor:
-        return unit_norm(weight) if is_transformed() else _UnitNorm.apply(weight)
+        # A trace that is saved holds no Python.
+        plain = is_transformed() or torch.jit.is_tracing()
+        return unit_norm(weight) if plain else _UnitNorm.apply(weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight.clone()  # training must not write into the tensor that a user assigned

@@ -113,7 +113,21 @@ def test_a_pursuit_to_tolerance_compiles_too():
     torch.compiler.reset()
     layer, x = CSC2d(1, 6, 3, padding=1, steps=12, tol=1e-2).eval(), torch.randn(2, 1, 6, 6)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+    for gradient in (True, False):
+        with torch.set_grad_enabled(gradient):
+            torch.testing.assert_close(compiled(x), layer(x), rtol=1e-4, atol=1e-5)
+
+
+def test_settings_that_are_assigned_reach_a_compiled_layer():
+    torch.compiler.reset()
+    layer, x = CSC2d(1, 6, 3, padding=1, steps=2).eval(), torch.randn(2, 1, 6, 6)
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    seen = [compiled(x)]
+    for name, value in (("steps", 6), ("pursuit", "ista"), ("tol", 10.0), ("tol", None), ("pursuit", "threshold")):
+        setattr(layer, name, value)
+        seen.append(compiled(x))
+        torch.testing.assert_close(seen[-1], layer(x), rtol=1e-4, atol=1e-5)
+        assert not torch.equal(seen[-1], seen[-2])
 
 
 def test_ridge_mask_and_warm_start(case):

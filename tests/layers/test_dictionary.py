@@ -1,5 +1,7 @@
 """Dictionary modules: unit atoms, adjointness, the spectral bound."""
 
+import io
+
 import pytest
 import torch
 from torch import nn
@@ -128,3 +130,18 @@ def test_gradient_of_the_unit_norm(memory_format):
     with torch.no_grad():
         weight[1] = 0
     assert bool(torch.autograd.grad(UnitNorm()(weight).square().sum(), weight)[0].isfinite().all())
+
+
+def test_gradient_of_an_atom_whose_squared_norm_underflows():
+    weight = torch.full((1, 3, 3), 1e-20, requires_grad=True)
+    gradient = 30 * torch.randn(1, 3, 3)
+    ours, theirs = (torch.autograd.grad(f(weight), weight, gradient)[0] for f in (UnitNorm(), unit_norm))
+    assert bool(ours.isfinite().all()) and (ours - theirs).norm() < 0.2 * theirs.norm()
+
+
+def test_a_trace_is_saved_and_loaded():
+    layer, x, file = CSC2d(3, 8, 3, padding=1).eval(), torch.randn(2, 3, 8, 8), io.BytesIO()
+    with torch.no_grad():
+        torch.jit.save(torch.jit.trace(layer, (x,)), file)
+        file.seek(0)
+        torch.testing.assert_close(torch.jit.load(file)(x), layer(x))
