@@ -82,6 +82,7 @@ def shrink(
     shape = (1,) * (v.ndim - threshold.ndim) + tuple(threshold.shape)
     if any(n != 1 for n in shape[2:]):
         raise ValueError(f"threshold must be one number per atom or sample, got shape {tuple(threshold.shape)}")
+    v = v.expand(torch.broadcast_shapes(v.shape, shape))  # one signal may have several weights
     formats = (torch.contiguous_format, *_FORMATS.get(v.ndim, ()))
     if not any(v.is_contiguous(memory_format=f) for f in formats):
         v = v.contiguous()

@@ -27,6 +27,14 @@ def test_shrinks_and_extrapolates(nonneg, threshold):
     assert not ahead.numel()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_one_signal_may_have_several_thresholds(layout):
+    v, t = torch.randn(1, 5, 4, 2).contiguous(memory_format=layout).requires_grad_(), torch.rand(3, 1, 1, 1)
+    z, _ = one_pass.shrink(v, t)
+    torch.testing.assert_close(z, nonneg_soft_threshold(v, t))
+    torch.testing.assert_close(torch.autograd.grad(z.sum(), v)[0], (z > 0).sum(0, keepdim=True).float())
+
+
 @pytest.mark.parametrize("layout", ["rows", "columns", "part"])
 def test_format_and_type_are_those_of_the_step(layout):
     v = torch.randn(2, 6, 4, 4).bfloat16()
