@@ -102,7 +102,7 @@ def calibrate(
         x: signals ``(N, C, *S)`` or ``(N, F)``.
         dictionary, lam: as for :func:`calibrated`.
         steps: number of steps T.
-        updates: how often to improve all steps; each time costs 3 T - 1 syntheses and 2 T analyses.
+        updates: how often to improve all steps; each time costs 4 T - 1 syntheses and 3 T analyses.
         rate: share of an update that is taken.
         metric: H, as for :func:`calibrated`, with ``||D^T H D|| <= ||D||^2``.
         options: ``nonneg``, ``ridge`` and ``mask``, as for :func:`~csc_nets.functional.fista`.
@@ -196,10 +196,12 @@ def calibration_update(
         change = rate * (change * target).sum() / curvature.clamp_min(tiny) * change
         share, beta, *further = change.unbind(1)
         gain, shift, _ = step.to(wide)
-        most = limit * torch.stack([gain, gain * _level(problem) + shift.abs(), torch.ones_like(gain)])
         shifted = (share * shift - beta) * (gram[:, 1, 1] > 0)
         wanted = torch.stack([share * gain, shifted, *(further or [torch.zeros_like(gain)])])
-        better = (step + wanted.clamp(-most, most)).to(step.dtype)
+        if math.isfinite(limit):
+            most = limit * torch.stack([gain, gain * _level(problem) + shift.abs(), torch.ones_like(gain)])
+            wanted = wanted.clamp(-most, most)
+        better = (step + wanted).to(step.dtype)
         better = torch.cat([better[:1].clamp_min(_LEAST * step_size.to(step.dtype)), better[1:]])
         steps.append(torch.where(active.amax(axes) > 0, better, step.lerp(ista, rate)))
         before, z = z, new
@@ -207,11 +209,11 @@ def calibration_update(
 
 
 def _level(problem: Problem) -> Tensor | float:
-    """The sparsity weight of each atom, ``(M,)`` or 0-d; the mean of weights per sample."""
+    """The sparsity weight of each atom, ``(M,)``, or of all; the mean of weights per sample."""
     lam = problem.lam
     if not isinstance(lam, Tensor):
         return lam
-    return lam.mean() if lam.ndim == problem.x.ndim else lam.flatten()
+    return lam.mean((0, *range(2, lam.ndim))) if lam.ndim == problem.x.ndim else lam.flatten()
 
 
 def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> Tensor:

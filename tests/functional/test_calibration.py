@@ -216,3 +216,31 @@ def test_a_limit_bounds_what_one_loud_signal_changes(loud):
     finite = bounded.isfinite()
     assert ((bounded - coefficients).abs() <= most)[finite].all()
     assert loud > 1e3 or (bool(finite.all()) and bool(((free - coefficients).abs() > most).any()))
+
+
+@pytest.mark.parametrize("lam", [0.0, torch.tensor([0.0, *[0.2] * 7])])
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_weight_of_zero_is_calibrated_too(lam, nonneg):
+    weight, x = functional.unit_norm(torch.randn(8, 2, 3)), smooth(20, 2, 30)
+    problem = Problem(x, functional.problem.as_adjoint_pair(weight), lam, nonneg=nonneg)
+    coefficients = calibrate(x, weight, lam, 1, nonneg=nonneg)
+    assert bool(coefficients.isfinite().all())
+    z = calibrated(x, weight, lam, coefficients, nonneg=nonneg)
+    two = functional.ista(x, weight, lam, steps=2, nonneg=nonneg)
+    assert problem.objective(z).sum() < problem.objective(two).sum()
+
+
+def test_a_limit_is_that_of_each_atom_however_its_weight_is_laid_out():
+    weight, x = functional.unit_norm(torch.randn(8, 2, 3)), 1e3 * smooth(4, 2, 30)
+    lam, start = torch.linspace(0.1, 2, 8), ista_coefficients(1, 8, 0.1)
+    first, second = (
+        calibration_update(
+            Problem(x, functional.problem.as_adjoint_pair(weight), lam.view(shape), nonneg=True),
+            start,
+            torch.tensor(0.1),
+            0.5,
+            limit=0.2,
+        )
+        for shape in ((8,), (1, 8, 1))
+    )
+    assert torch.equal(first, second) and bool((first[0, 1] != 0).any())
