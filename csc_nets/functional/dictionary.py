@@ -176,13 +176,16 @@ class ConvGeometry:
             return (z.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
         from csc_nets.functional import few_channels  # which is made of geometries
 
-        if few_channels.applies(z, weight, self, size):
-            return few_channels.synthesis(z, weight, self, size)
         native = self.native_padding
-        pads = (0,) * self.dims if native is None else native
-        skipped = self._skipped(size, code_size)
-        z = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, skipped, 1, self.dilation)
-        return z if native is not None else self._fold(z)
+        # Without torch's own padding it is the signal and what surrounds it, to be folded.
+        bare = self if native is not None else replace(self, padding=((0, 0),) * self.dims, padding_mode="zeros")
+        whole = size if native is not None else tuple(n + sum(p) for n, p in zip(size, self.padding, strict=True))
+        if few_channels.applies(z, weight, bare, whole):
+            signal = few_channels.synthesis(z, weight, bare, whole)
+        else:
+            pads, skipped = bare.native_padding, self._skipped(size, code_size)
+            signal = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, skipped, 1, self.dilation)
+        return signal if native is not None else self._fold(signal)
 
     def analysis_gradients(
         self, code: Tensor, x: Tensor, weight: Tensor, *, signal: bool = True, atoms: bool = True

@@ -35,17 +35,21 @@ def applies(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Sequ
         and z.device.type == "cpu"
         and type(z) is Tensor
         and z.dtype == weight.dtype
-        and z.is_contiguous(memory_format=torch.channels_last)
+        and (z.is_contiguous(memory_format=torch.channels_last) or (z.is_contiguous() and not _recorded(z, weight)))
         and geometry.native_padding is not None
         and not geometry.is_matrix(signal_size)
     )
+
+
+def _recorded(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
 
 
 def synthesis(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Sequence[int]) -> Tensor:
     """:math:`D z`, summed in float32 at least.
 
     Args:
-        z: code ``(N, M, H', W')``, channels_last.
+        z: code ``(N, M, H', W')``, channels_last; where no gradient is recorded, contiguous as well.
         weight: atoms ``(M, C, kh, kw)``.
         geometry: with plain zero padding.
         signal_size: ``(H, W)``.
@@ -68,8 +72,12 @@ class _Synthesis(torch.autograd.Function):
         ctx.save_for_backward(z, weight)
         ctx.geometry = geometry
         (atoms, channels, *kernel), (samples, _, *code_size) = weight.shape, z.shape
-        filters, rows = weight.permute(1, 2, 3, 0).reshape(-1, atoms), z.permute(0, 2, 3, 1).reshape(-1, atoms)
-        planes = (filters @ rows.T).view(channels, *kernel, samples, *code_size)
+        filters = weight.permute(1, 2, 3, 0).reshape(-1, atoms)
+        if z.is_contiguous(memory_format=torch.channels_last):
+            planes = filters @ z.permute(0, 2, 3, 1).reshape(-1, atoms).T
+        else:
+            planes = (filters @ z.flatten(2)).transpose(0, 1)
+        planes = planes.view(channels, *kernel, samples, *code_size)
         spans = [s * (n - 1) + 1 for s, n in zip(geometry.stride, code_size, strict=True)]
         pads = geometry.native_padding or (0, 0)
         size = [

@@ -35,11 +35,32 @@ def any_size(monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("options", GEOMETRIES)
-def test_equals_the_transposed_convolution(options, channels):
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_equals_the_transposed_convolution(options, channels, layout, monkeypatch):
     geometry, weight, z = case(*options, channels)
+    z = z.contiguous(memory_format=layout)
     assert few_channels.applies(z, weight, geometry, options[-1])
+    ours = [few_channels.synthesis(z, weight, geometry, options[-1]), geometry.synthesis(z, weight, options[-1])]
+    monkeypatch.setattr(few_channels, "applies", lambda *_: False)
     expected = geometry.synthesis(z, weight, options[-1])
-    torch.testing.assert_close(few_channels.synthesis(z, weight, geometry, options[-1]), expected)
+    for mine in ours:
+        torch.testing.assert_close(mine, expected)
+
+
+@pytest.mark.parametrize("mode", ["zeros", "circular", "reflect"])
+@pytest.mark.parametrize("kernel", [3, 4])  # an even one has uneven borders
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_borders_are_folded_as_ever(mode, kernel, layout, monkeypatch):
+    geometry, weight = (
+        ConvGeometry.create(2, kernel, padding="same", padding_mode=mode),
+        torch.randn(4, 3, kernel, kernel),
+    )
+    z, calls, original = torch.randn(2, 4, 9, 8).contiguous(memory_format=layout), [], few_channels.synthesis
+    monkeypatch.setattr(few_channels, "synthesis", lambda *a: calls.append(1) or original(*a))
+    ours = geometry.synthesis(z, weight, (9, 8))
+    monkeypatch.setattr(few_channels, "applies", lambda *_: False)
+    torch.testing.assert_close(ours, geometry.synthesis(z, weight, (9, 8)))
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("options", GEOMETRIES)
@@ -77,7 +98,9 @@ def test_conditions():
     geometry = ConvGeometry.create(2, 3, padding=1)
     weight, z = torch.zeros(8, 3, 3, 3), code(2, 8, 8, 8)
     assert few_channels.applies(z, weight, geometry, (8, 8))
-    assert not few_channels.applies(z.contiguous(), weight, geometry, (8, 8))
+    assert few_channels.applies(z.contiguous(), weight, geometry, (8, 8))
+    assert not few_channels.applies(z.contiguous().requires_grad_(), weight, geometry, (8, 8))
+    assert not few_channels.applies(z[:, :, ::2], weight, geometry, (4, 8))
     assert not few_channels.applies(z.double(), weight, geometry, (8, 8))
     assert not few_channels.applies(z, torch.zeros(8, 16, 3, 3), geometry, (8, 8))
     large = ConvGeometry.create(2, 7, padding=3)  # 147 planes for 8 atoms
