@@ -94,6 +94,7 @@ def solution(
         RuntimeError: the gap of a sample is above ``tol``, or not a number.
     """
     if steps is None:
+        problem = problem.expanded()
         z, gap, steps = converge(problem, SAFETY / problem.lipschitz(), tol=tol, steps=MOST, init=init)
     else:
         z = pursuit(problem.x, weight, threshold, init)

@@ -143,6 +143,13 @@ class Problem:
             raise ValueError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
         object.__setattr__(self, "lam", as_weight(self.lam, self.x.ndim))
 
+    def expanded(self) -> "Problem":
+        """The same, with a signal for every weight where one signal has the weights of several samples."""
+        if not isinstance(self.lam, Tensor) or self.lam.ndim < self.x.ndim:
+            return self
+        samples = torch.broadcast_shapes(self.x.shape[:1], self.lam.shape[:1])
+        return replace(self, x=self.x.expand(*samples, *self.x.shape[1:]))
+
     def masked(self, signal: Tensor) -> Tensor:
         """The observed part of a signal."""
         return signal if self.mask is None else signal.masked_fill(self.mask == 0, 0)

@@ -350,7 +350,8 @@ def solve(
     if not tol > 0:
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     with torch.no_grad():
-        problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask)
+        problem = Problem(x, as_adjoint_pair(dictionary), lam, ridge, nonneg, mask).expanded()
+        x = problem.x
         if not bool(problem.masked(x).isfinite().all()):
             raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
         size = problem.masked(x).abs().flatten(1).amax(1)
@@ -360,7 +361,10 @@ def solve(
             z = solve(
                 (x / unit).to(x.dtype),
                 dictionary,
-                (torch.as_tensor(problem.lam, dtype=torch.float64, device=x.device) / unit).to(x.dtype),
+                # At most what the type holds: far above all correlations.
+                (torch.as_tensor(problem.lam, dtype=torch.float64, device=x.device) / unit)
+                .clamp_max(torch.finfo(x.dtype).max)
+                .to(x.dtype),
                 tol=tol,
                 steps=steps,
                 nonneg=nonneg,

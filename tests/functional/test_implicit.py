@@ -132,6 +132,17 @@ def test_supports_of_any_size_in_one_batch(layout):
     assert not any(g.any() for g in alone[1])  # a code without support
 
 
+def test_one_signal_with_the_weights_of_several_samples():
+    layer = CSC2d(2, 6, 3, padding=1, lam=1.0, steps=None, tol=1e-8).double().eval()
+    x, lam = torch.randn(1, 2, 5, 5).double().requires_grad_(), torch.rand(3, 1, 1, 1).double().requires_grad_()
+    inputs = (x, lam, *layer.parameters())
+    z, each = layer(x, lam=lam), layer(x.expand(3, -1, -1, -1), lam=lam)
+    torch.testing.assert_close(z, each)
+    gradients = (torch.autograd.grad(code.square().sum(), inputs) for code in (z, each))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 @pytest.mark.parametrize("rank", [6, 4])
 def test_least_solution(rank):
     factor = torch.randn(3, 6, rank).double()

@@ -337,6 +337,18 @@ def test_solves_signals_whose_squares_single_precision_does_not_hold(method):
     ours, theirs = (objective(x, dictionary, code, lam, mask=mask) for code in (z / scale, expected))
     assert ((ours - theirs).abs() <= 1e-4 * energy).all()
     assert not solve(1e-30 * x, dictionary, 1e-29, method=method).any()
+    assert not solve(1e-30 * x, dictionary, 1e10, method=method, ridge=0.1).any()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20])
+@pytest.mark.parametrize("method", ["fista", "douglas_rachford"])
+def test_solves_one_signal_for_several_weights(method, scale):
+    x, dictionary = torch.randn(1, 1, 9, 9), Dictionary2d(1, 4, 3, padding=1)
+    lam = torch.tensor([0.1, 0.3, 0.9]).view(3, 1, 1, 1)
+    z = solve(scale * x, dictionary, scale * lam, method=method) / scale
+    each = torch.cat([solve(x, dictionary, float(value), method=method) for value in lam])
+    ours, theirs = (objective(x, dictionary, code, lam) for code in (z, each))
+    assert ((ours - theirs).abs() <= 1e-4 * x.square().sum() / 2).all()
 
 
 def test_signals_that_cannot_be_coded_are_refused(matrix):
