@@ -1,8 +1,7 @@
 """Steps of a layer whose coefficients are calibrated on what the layer sees in training."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from csc_nets.functional import ConvGeometry, Problem
 from csc_nets.functional.calibration import calibrate, calibration_update, whitening
 from csc_nets.functional.problem import align
 from csc_nets.functional.pursuit import SAFETY
-from csc_nets.layers.dictionary import _ConvDictionary, _Dictionary
+from csc_nets.layers.dictionary import _Atoms, _ConvDictionary, _Dictionary
 from csc_nets.layers.proximal_step import ProximalStep
 
 __all__ = ["CalibratedSteps"]
@@ -21,23 +20,6 @@ __all__ = ["CalibratedSteps"]
 _ONE_IN, _POSITIONS, _RATE, _LIMIT = 64, 32, 0.1, 0.2
 # A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
 _CHANNELS = 8
-
-
-@dataclass(frozen=True)
-class _Atoms:
-    """A dictionary with its atoms read once: reading them normalises them."""
-
-    dictionary: _Dictionary
-    weight: Tensor
-
-    def analysis(self, x: Tensor) -> Tensor:
-        return self.dictionary.analysis(x, self.weight)
-
-    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        return self.dictionary.synthesis(z, output_size, self.weight)
-
-    def bound(self, size: Sequence[int]) -> Tensor:
-        return self.dictionary.bound(size)
 
 
 class CalibratedSteps(nn.Module):

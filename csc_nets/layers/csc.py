@@ -17,6 +17,7 @@ from csc_nets.layers.dictionary import (
     Dictionary1d,
     Dictionary2d,
     Dictionary3d,
+    _Atoms,
     _ConvDictionary,
     _Dictionary,
 )
@@ -155,6 +156,10 @@ class _SparseCode(nn.Module):
         """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""
         return Problem(x, self.dictionary, self.lam if lam is None else lam, self.ridge, self.nonneg, mask)
 
+    def _problem(self, x: Tensor, weight: Tensor, lam: float | Tensor, mask: Tensor | None) -> Problem:
+        """The problem with atoms that were read already; they count as constants."""
+        return Problem(x, _Atoms(self.dictionary, weight.detach()), lam, self.ridge, self.nonneg, mask)
+
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The signal ``D z`` of a code, of spatial size ``output_size``."""
         return self.dictionary.synthesis(z, output_size)
@@ -220,7 +225,7 @@ class _SparseCode(nn.Module):
             missing=missing,
             stop=None
             if self.tol is None or self.steps is None
-            else stop_rule(self.problem(x.detach(), lam, mask), self.tol),
+            else stop_rule(self._problem(x.detach(), weight, lam, mask), self.tol),
         )
         threshold = torch.as_tensor(step_size * lam, dtype=weight.dtype, device=weight.device)
         inputs = (x if missing is None else x.masked_fill(missing, 0), weight, threshold, init)
@@ -243,8 +248,8 @@ class _SparseCode(nn.Module):
         x, threshold = inputs[0].to(weight.dtype), inputs[2].to(weight.dtype)
         init = None if inputs[3] is None else inputs[3].to(weight.dtype)
         mask = None if missing is None else ~missing
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False), parametrize.cached():
-            problem = Problem(x, self.dictionary, lam, self.ridge, self.nonneg, mask)
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            problem = self._problem(x, weight, lam, mask)
             z = solution(pursuit, problem, weight, threshold, init, steps=self.steps, tol=self.tol or CONVERGED)
         if not differentiated:
             return z

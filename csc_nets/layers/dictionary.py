@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -142,6 +143,23 @@ class _Dictionary(nn.Module):
 
     def _get_name(self) -> str:
         return type(self).__name__.removeprefix("Parametrized")
+
+
+@dataclass(frozen=True)
+class _Atoms:
+    """A dictionary with its atoms read once: reading them normalises them, or multiplies factors."""
+
+    dictionary: _Dictionary
+    weight: Tensor
+
+    def analysis(self, x: Tensor) -> Tensor:
+        return self.dictionary.analysis(x, self.weight)
+
+    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+        return self.dictionary.synthesis(z, output_size, self.weight)
+
+    def bound(self, size: Sequence[int]) -> Tensor:
+        return self.dictionary.bound(size)
 
 
 class DenseDictionary(_Dictionary):

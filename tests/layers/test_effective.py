@@ -237,3 +237,18 @@ def test_recomputed_and_implicit_gradients_reach_the_factors():
     for ours, expected, rtol in (("recompute", 6, 1e-6), (None, steps, 1e-3)):
         for a, b in zip(gradients[ours], gradients[expected], strict=True):
             assert (a - b).norm() <= rtol * b.norm()
+
+
+@pytest.mark.parametrize("options", [{"steps": 20, "tol": 1e-2}, {"steps": None, "tol": 1e-2}])
+def test_a_pursuit_to_tolerance_multiplies_the_factors_once(options, monkeypatch):
+    layer, count = EffectiveCSC2d(chain(CHAINS[1]), lam=0.3, **options), 0
+    plain = EffectiveDictionary2d._products
+
+    def counted(self):
+        nonlocal count
+        count += 1
+        return plain(self)
+
+    monkeypatch.setattr(EffectiveDictionary2d, "_products", counted)
+    layer(torch.randn(2, 1, 12, 12, dtype=torch.float64)).sum().backward()
+    assert count == 1
