@@ -162,7 +162,8 @@ class _Run:
             self.observed = waves.embed(problem.masked(torch.ones_like(x)))
         self.blocks = waves.blocks(len(x))
 
-        self._set_rho(self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)[:, None])
+        self.first_rho = self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)[:, None]
+        self._set_rho(self.first_rho)
         self.u = self.x.new_zeros(len(x), len(waves.spectra), *waves.grid)
         self.residual = torch.zeros_like(self.x.real)  # q as a signal
         self.du = torch.zeros_like(self.x)  # D u / rho
@@ -179,7 +180,7 @@ class _Run:
         dz = self.waves.synthesize(self.u)
         for block in self.blocks:
             z = torch.view_as_real(self.u[:, block])
-            p = self._clip(torch.view_as_real(self.waves.analyze_block(spectrum, block)), block)
+            p = self._clip(torch.view_as_real(self.waves.analyze_block(spectrum, block)), block, at_zero=True)
             p = torch.where(z == 0, p, self._lam(block) * z.sign() + self.ridge * z)
             z.mul_(self._per_pair(self.rho, block)).add_(p)
         self._follow(dz)
@@ -228,7 +229,8 @@ class _Run:
         if self.waves.basis is None:
             own = (self.clipped / self.shrunk).sqrt()
             ratio = torch.where(own.isnan(), ratio, own.clamp(ratio / _SPREAD, ratio * _SPREAD))
-        new, dz = self._balanced_rho(ratio, self.rho.flatten(1).to(ratio).mean(1, True)), (self.du + self.s) / 2
+        # Of no code at all nothing follows: then as at first, lest a rho that suited a bad start stays.
+        new, dz = self._balanced_rho(ratio, self.first_rho), (self.du + self.s) / 2
         change = (new / self.rho.flatten(1)).to(self.rho)
         change = change.view(*change.shape, *self.rho.shape[2:])
         for block in self.blocks:
@@ -310,11 +312,11 @@ class _Run:
     def _per_pair(value: Tensor, block: slice) -> Tensor:
         return value[:, block] if value.shape[1] > 1 else value
 
-    def _clip(self, u: Tensor, block: slice) -> Tensor:
-        """p, a subgradient of the penalty at z."""
+    def _clip(self, u: Tensor, block: slice, at_zero: bool = False) -> Tensor:
+        """p, a subgradient of the penalty at z, or the nearest one at 0."""
         lam = self._lam(block)
         p = u.clamp(max=lam) if self.nonneg else u.clamp(-lam, lam)
-        if self.ridge:
+        if self.ridge and not at_zero:
             p.lerp_(u, self.ridge / (self._per_pair(self.rho, block) + self.ridge))
         for axis, (n, g) in enumerate(zip(self.waves.code_size, self.waves.grid, strict=True), start=2):
             if n < g:

@@ -153,6 +153,29 @@ def test_warm_start_at_the_solution_stays_there():
         assert gap.max() < 1e-5
 
 
+@pytest.mark.parametrize("ridge", [0.0, 0.3])
+@pytest.mark.parametrize("nonneg", [False, True])
+def test_a_warm_start_is_the_first_code(ridge, nonneg):
+    dictionary = Dictionary2d(1, 5, 3, padding=1).double()
+    x, init = torch.randn(2, 1, 9, 8, dtype=torch.float64), torch.randn(2, 5, 9, 8, dtype=torch.float64)
+    init[:, ::2] = 0
+    with torch.no_grad():
+        run = splitting._Run(Problem(x, dictionary, 0.2, ridge, nonneg), None, None, init)
+        code = init.clamp_min(0) if nonneg else init
+        torch.testing.assert_close(run.code(), code)
+        torch.testing.assert_close((run.du + run.s) / 2, run.waves.synthesize(run.waves.pack(code)))
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_a_bad_warm_start_is_left_behind(padding):
+    dictionary = Dictionary2d(1, 12, 5, padding=padding).double().eval()
+    x = torch.randn(3, 1, 18, 18, dtype=torch.float64)
+    with torch.no_grad():
+        init = 10 * dictionary.analysis(x)
+        _, gap = splitting.split(Problem(x, dictionary, 0.1 * lam_max(x, dictionary)), 1000, init=init, tol=1e-4)
+    assert gap.max() <= 1e-4
+
+
 def test_limits():
     dictionary = Dictionary2d(1, 6, 3, **CIRCULAR).double()
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
