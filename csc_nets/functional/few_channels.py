@@ -2,7 +2,8 @@
 
 oneDNN computes a synthesis, and the gradient of an analysis, for 16 channels at least: with three it takes five times
 as long as the analysis. Here the samples of the atoms times the code are one product of matrices, ``(C K, M)`` by
-``(M, N S')``, whose planes are added where they belong. One channel takes a fifth to a third of the time, three half.
+``(M, N S')``, whose planes are added where they belong, rows of the atoms one after another so that the planes at
+hand take no more memory than the code. One channel takes a fifth to a third of the time, three half.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ __all__ = ["analysis", "applies", "synthesis"]
 
 # Measured with 3 x 3 to 8 x 8 atoms: six channels are even. With fewer coefficients the calls cost more than the work.
 MOST_CHANNELS, FEWEST_COEFFICIENTS = 4, 1 << 16
-# Memory of the planes in units of the code's. Few large atoms make more: with 16 of 3 x 7 x 7 it is 9, and even; with
+# All planes in units of the code's memory. Few large atoms make more: with 16 of 3 x 7 x 7 it is 9, and even; with
 # 16 of 4 x 16 x 16 it is 64, and five times slower than torch.
 MOST_PLANES = 8
 
@@ -72,12 +73,9 @@ class _Synthesis(torch.autograd.Function):
         ctx.save_for_backward(z, weight)
         ctx.geometry = geometry
         (atoms, channels, *kernel), (samples, _, *code_size) = weight.shape, z.shape
-        filters = weight.permute(1, 2, 3, 0).reshape(-1, atoms)
-        if z.is_contiguous(memory_format=torch.channels_last):
-            planes = filters @ z.permute(0, 2, 3, 1).reshape(-1, atoms).T
-        else:
-            planes = (filters @ z.flatten(2)).transpose(0, 1)
-        planes = planes.view(channels, *kernel, samples, *code_size)
+        last = z.is_contiguous(memory_format=torch.channels_last)
+        codes = z.permute(0, 2, 3, 1).reshape(-1, atoms).T if last else z.flatten(2)
+        at_once = max(1, atoms // (channels * kernel[1]))
         spans = [s * (n - 1) + 1 for s, n in zip(geometry.stride, code_size, strict=True)]
         pads = geometry.native_padding or (0, 0)
         size = [
@@ -85,12 +83,19 @@ class _Synthesis(torch.autograd.Function):
             for n, pad, span, d, k in zip(signal_size, pads, spans, geometry.dilation, kernel, strict=True)
         ]
         signal = z.new_zeros(channels, samples, *size, dtype=torch.promote_types(z.dtype, torch.float32))
-        for tap in product(*map(range, kernel)):
-            rows_at, columns_at = (
-                slice(i * d, i * d + span, s)
-                for i, d, span, s in zip(tap, geometry.dilation, spans, geometry.stride, strict=True)
-            )
-            signal[:, :, rows_at, columns_at] += planes[:, tap[0], tap[1]]
+        for first in range(0, kernel[0], at_once):
+            part = weight[:, :, first : first + at_once].permute(1, 2, 3, 0)
+            planes = part.reshape(-1, atoms) @ codes
+            planes = (planes if last else planes.transpose(0, 1)).view(*part.shape[:3], samples, *code_size)
+            for row, column in product(*map(range, part.shape[1:3])):
+                rows_at, columns_at = (
+                    slice(i * d, i * d + span, s)
+                    for i, d, span, s in zip(
+                        (first + row, column), geometry.dilation, spans, geometry.stride, strict=True
+                    )
+                )
+                signal[:, :, rows_at, columns_at] += planes[:, row, column]
+            del planes  # before those of the next rows are made
         (top, left), (height, width) = pads, signal_size
         return signal[:, :, top : top + height, left : left + width].transpose(0, 1)
 
