@@ -171,6 +171,8 @@ class _Run:
         if init is not None:
             init = init.expand(len(x), *init.shape[1:])
             init = init.clamp_min(0) if problem.nonneg else init
+            # A signal of zeros has no scale that a gap could be small against: its code is 0.
+            init = init.where((self.energy > 0).view(-1, *(1,) * (x.ndim - 1)), 0)
             self._warm_start(init, waves.embed(problem.residual(init)))
         self.q = self._invert()
 
