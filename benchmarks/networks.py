@@ -1,6 +1,7 @@
 """Whole networks against the public code of SDNet and against ResNet-18 of the same memory layout.
 
-    python benchmarks/networks.py [--public PATH] [--batch 32] [--quick] [--json FILE] [--threads N]
+    python benchmarks/networks.py [--public PATH] [--batch 32] [--quick] [--json FILE] [--threads N] [--modes train]
+                                  [--networks sdnet18_all sdnet18] [--once calibrated threshold]
     python benchmarks/networks.py --device cuda --batch 128 --compile [--public PATH] [--json FILE]
 
 PATH is a clone of github.com/Delay-Xili/SDNet (it needs ``pip install yacs``). Images of 32 x 32, two steps, blocks
@@ -9,7 +10,7 @@ torch's default layout; ours and ResNet-18 in channels_last, in float32 and unde
 forward, loss, backward and SGD with momentum, with the public code's ``update_stepsize`` before it as its training loop
 has it. Its evaluation loop calls that too, but here evaluation is the forward pass alone. "Saved" are the bytes that
 the forward pass keeps for the backward pass, in distinct storages that are no parameters. "Once" is our network with
-``pursuit="calibrated", steps=1``, one convolution a layer.
+``steps=1`` of another pursuit, one convolution a layer.
 
 JSON rows of times also tell images a second and the arithmetic of ours, in TFLOP/s, for a share of the machine's peak.
 ``--compile`` compiles ours and ResNet-18 with CUDA graphs (``mode="reduce-overhead"``).
@@ -145,19 +146,21 @@ def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
     torch.manual_seed(0)
     x, target = torch.randn(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
     channels_last = x.contiguous(memory_format=torch.channels_last)
-    ours, once, resnet = (
-        csc_nets.create_model(model, **settings).to(device, memory_format=torch.channels_last)
-        for model, settings in ((name, {}), (name, {"pursuit": "calibrated", "steps": 1}), ("resnet18", {}))
-    )
+
+    def create(model: str, **settings: object) -> nn.Module:
+        return csc_nets.create_model(model, **settings).to(device, memory_format=torch.channels_last)
+
+    ours = create(name)
     public = None if options.public is None else public_network(options.public, name, ours, device)
     if public is not None:
         a, b = evaluation(ours, channels_last, single)(), evaluation(public, x, single)()
         print(f"{name}: logits differ from those of the public code by {(a - b).norm() / b.norm():.1e} of their norm")
 
     runs = {}
-    models = {name: ours, f"{name} once": once, "resnet18": resnet}
-    if not name.endswith("_all"):  # one step less in one layer is nothing to see
-        del models[f"{name} once"]
+    models = {name: ours}
+    for pursuit in options.once if name.endswith("_all") else ():  # one step less in one layer is nothing to see
+        models[f"{name} {pursuit} once"] = create(name, pursuit=pursuit, steps=1)
+    models["resnet18"] = create("resnet18")
     for label, model in models.items():
         for precision in (single, half):
             runs[label, precision] = (model, channels_last, precision)
@@ -180,7 +183,8 @@ def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
         for precision in (single, half)
         if label != "resnet18" and (rival := rival_of(precision)) in runs
     ]
-    for mode, candidates in modes.items():
+    for mode in (mode for mode in modes if mode in options.modes):
+        candidates = modes[mode]
         seconds = dict(zip(runs, timing.interleaved(candidates, rounds, device), strict=True))
         for mine, rival in pairs:
             row = timing.row(title(mine, rival, mode), seconds[mine], seconds[rival])
@@ -188,7 +192,7 @@ def rows(name: str, options: Namespace) -> Iterator[dict[str, object]]:
             # A backward pass is two convolutions for each of the forward pass.
             tera = work[mine] / (1 if mode == "train" else 3) * rate / batch / 1e12
             yield row | {"images_per_second": rate, "tflops": tera}
-    for mine, rival in pairs:
+    for mine, rival in pairs if "saved" in options.modes else ():
         ratio = kept[mine] / kept[rival]
         row = {"name": title(mine, rival, "saved"), "ours": kept[mine], "reference": kept[rival], "ratio": ratio}
         yield row | {"unit": "MiB"}
@@ -204,6 +208,8 @@ def main() -> None:
     parser = timing.parser(__doc__.splitlines()[0])
     parser.add_argument("--public", type=Path, help="a clone of github.com/Delay-Xili/SDNet")
     parser.add_argument("--networks", nargs="+", default=["sdnet18_all", "sdnet18"], help="ours to time")
+    parser.add_argument("--once", nargs="*", default=["calibrated"], help="pursuits to time with one step")
+    parser.add_argument("--modes", nargs="+", default=["train", "eval", "saved"], choices=["train", "eval", "saved"])
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--compile", action="store_true", help="compile ours and ResNet-18")
