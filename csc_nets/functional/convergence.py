@@ -7,7 +7,7 @@ r"""Proximal gradient steps to a certified accuracy: greedy FISTA.
 Source: Liang, Luo, Schoenlieb, `"Improving 'Fast Iterative Shrinkage-Thresholding Algorithm': Faster, Smarter, and
 Greedier" <https://arxiv.org/abs/1811.01430>`_, 2022, Algorithm 4: full momentum from the first step on, dropped where
 it points uphill, with steps longer than 1/L. The momentum of FISTA grows slowly after each restart; this one does not
-wait. A sample whose code moves further than the first step did has its step shortened, down to the one that is safe.
+wait. A sample whose code moves further than the first step did has its step shortened, down to half of the safe one.
 """
 
 import torch
@@ -20,6 +20,8 @@ __all__ = ["converge"]
 
 # Steps in units of the safe one, and their shortening, of a code that moves this many times as far as at first.
 _LENGTH, _SHORTER, _FAR = 1.4, 0.96, 4.0
+# Shortest step in units of the safe one, which may be of a bound that training has left behind.
+_SHORTEST = 0.5
 # Entries of a code that a core's cache holds together with what a step makes of them.
 _CACHE = 1 << 16
 # Looks at the gap come at least this often (a look costs what a step does), later at every eighth of all steps so far.
@@ -52,7 +54,7 @@ def _converge(
 ) -> tuple[Tensor, Tensor, int]:
     energy = problem.masked(problem.x).square().flatten(1).sum(1, dtype=torch.float64) / 2
     residual = problem.masked(problem.x) if init is None else problem.residual(init)
-    correlation = problem.pair.analysis(residual)
+    correlation = problem.pair.analysis(residual).clone()  # to be written over, and it may be the signal
     y = torch.zeros_like(correlation) if init is None else torch.empty_like(correlation).copy_(init)
     z, one = y.clone(), (len(y), *(1,) * (y.ndim - 1))
     least = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)
@@ -67,9 +69,10 @@ def _converge(
         z, correlation = correlation, z  # the new code was written where the correlations were
         if k == steps or k >= look + max(_LOOK, look // 8):
             gap = problem.duality_gap(z)
-            gap, look = torch.where(gap <= 0, 0, gap / energy), k
+            lost, look = ~gap.isfinite(), k
+            gap = torch.where(gap <= 0, 0, gap / energy)
             done = (gap <= tol).view(one)
-            if k == steps or bool((done.flatten() | ~gap.isfinite()).all()):
+            if k == steps or bool((done.flatten() | lost).all()):
                 return z, gap, k
             some = bool(done.any())
         correlation = problem.pair.analysis(problem.residual(y))
@@ -101,7 +104,7 @@ def _step(
     move = new - z
     far = torch.linalg.vector_norm(rows(move), dim=1).view_as(eta)
     torch.where(first.isinf(), far, first, out=first)
-    torch.where(far > _FAR * first, (_SHORTER * eta).clamp_min_(least), eta, out=eta)
+    torch.where(far > _FAR * first, (_SHORTER * eta).clamp_min_(_SHORTEST * least), eta, out=eta)
     downhill = torch.linalg.vecdot(rows(y.sub_(new)), rows(move)) < 0
     torch.addcmul(new, move, downhill.view_as(eta).to(move.dtype), out=y)
 

@@ -92,3 +92,35 @@ def test_takes_fewer_steps_than_restarted_fista():
     ours = solved(Problem(x, pair, 0.1), tol=1e-6)[2]
     fista(x, pair, 0.1, steps=20_000, tol=1e-6, restart=True, trace=theirs)
     assert ours < 0.8 * len(theirs)
+
+
+class Identity:
+    """A pair whose analysis is its argument."""
+
+    def analysis(self, x):
+        return x
+
+    def synthesis(self, z, output_size=None):
+        return z
+
+
+def test_the_signal_is_left_alone():
+    x = torch.randn(1, 20, dtype=torch.float64).expand(3, 20)
+    kept = x.clone()
+    z, _, _ = converge(Problem(x, Identity(), 0.3), 1.0, tol=1e-10, steps=100)
+    torch.testing.assert_close(z, prox.soft_threshold(kept, 0.3), rtol=0, atol=1e-4)  # the root of the gap
+    assert torch.equal(x, kept)
+
+
+def test_a_signal_of_zeros_goes_on_from_any_code():
+    pair = matrix()
+    z, gap, _ = solved(Problem(torch.zeros(1, 20, dtype=torch.float64), pair, 0.1), init=torch.ones(1, 40).double())
+    assert gap.item() == 0
+    assert not z.any()
+
+
+def test_converges_with_a_bound_that_training_has_left_behind():
+    torch.manual_seed(0)
+    problem = Problem(torch.randn(4, 20, dtype=torch.float64), matrix(), 0.1)
+    _, gap, _ = converge(problem, 1.7 * SAFETY / problem.lipschitz(), tol=1e-8, steps=20_000)
+    assert (gap <= 1e-8).all()
