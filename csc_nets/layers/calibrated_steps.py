@@ -54,6 +54,13 @@ class CalibratedSteps(nn.Module):
         coefficients[:, 0] = 1
         self.register_buffer("coefficients", coefficients)
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # As many steps as were calibrated: a layer may take more or fewer.
+        saved = state_dict.get(f"{prefix}coefficients")
+        if saved is not None and saved.ndim == 3 and saved.shape[1:] == self.coefficients.shape[1:]:
+            self.coefficients = self.coefficients.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def code(
         self,
         problem: Problem,

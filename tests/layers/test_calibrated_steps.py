@@ -282,3 +282,15 @@ def test_more_and_fewer_steps_than_were_calibrated(case):
             layer.train()(x).sum().backward()
         torch.testing.assert_close(layer.eval()(x)[:1], layer(x[:1]), rtol=1e-4, atol=1e-5)
     assert layer.calibrated.coefficients.shape[0] == 2 and bool((layer.calibrated.coefficients[:, 1] != 0).any())
+
+
+def test_a_layer_of_more_steps_than_were_calibrated_is_loaded():
+    torch.manual_seed(0)
+    layer, x = CSC2d(3, 8, 3, lam=0.1, pursuit="calibrated", steps=2), torch.randn(2, 3, 9, 9)
+    layer.calibrate(x)
+    layer.steps = 4
+    other = CSC2d(3, 8, 3, lam=0.1, pursuit="calibrated", steps=4)
+    other.load_state_dict(layer.state_dict())
+    assert torch.equal(other.eval()(x), layer.eval()(x))
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        CSC2d(3, 6, 3, lam=0.1, pursuit="calibrated", steps=2).load_state_dict(layer.state_dict())
