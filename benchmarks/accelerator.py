@@ -45,6 +45,7 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     yield "networks", benchmark("networks", "--batch", "128", *public)
     yield "networks_graphs", benchmark("networks", "--batch", "128", "--compile", *public)
     yield "backward", benchmark("backward")
+    yield "solve", benchmark("solve", "--peer")
     yield "folder", benchmark("tiles", "--folder")
     yield "scale", benchmark("scale")
     yield "rate_reduction", benchmark("rate_reduction")

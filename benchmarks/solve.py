@@ -1,5 +1,6 @@
 """Time to solve convolutional sparse coding of a photograph, beside sporco's ADMM and deepinv's FISTA.
 
+    python benchmarks/solve.py --device cuda    # 64 photographs of 256x256 at once
     python benchmarks/solve.py [--quick] [--json FILE] [--threads N] [--size 128] [--peer sporco] [--rounds N]
 
 A grey photograph, high-passed; atoms are patches of another one; circular borders, float32. The reference minimum is
@@ -192,11 +193,28 @@ def case(options: argparse.Namespace, size: int, count: int, width: int, lam: fl
     return rows
 
 
+def together(options: argparse.Namespace, count: int, lam: float) -> dict[str, object]:
+    """A batch of photographs to a certified 1e-4, over one after another, on an accelerator."""
+    size = 64 if options.quick else 256
+    crops = [photograph(i % 2, size).roll(i, 0) for i in range(count)]
+    x = torch.stack(crops)[:, None].float().to(options.device)
+    dictionary = layer(patches(64, 11).float()).to(options.device)
+    calls = [
+        lambda: csc_nets.solve(x, dictionary, lam),
+        lambda: [csc_nets.solve(one, dictionary, lam) for one in x.split(1)],
+    ]
+    seconds = timing.interleaved(calls, options.rounds, options.device)
+    return timing.row(
+        f"{count} photographs of {size}x{size} at once, lam {lam}, tol 1e-4, one by one", *seconds, unit="s"
+    )
+
+
 def main() -> None:
     parser = timing.parser(__doc__.splitlines()[0])
     parser.add_argument("--size", type=int, help="photographs of this size only: 128 or 256")
     parser.add_argument("--peer", nargs="*", choices=PEERS, default=list(PEERS), help="whom to time (default: all)")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of every timing")
+    parser.add_argument("--lam", type=float, help="this sparsity weight only: 0.05 or 0.2")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for peer in list(options.peer):
@@ -205,8 +223,11 @@ def main() -> None:
         except ImportError as error:
             print(f"{peer} is not installed, and left out: {error}")
             options.peer.remove(peer)
-    cases = [(64, 32, 8, 0.2)] if options.quick else [c for c in CASES if options.size in (None, c[0])]
-    rows = [r for c in cases for r in case(options, *c)]
+    if options.device != "cpu":
+        rows = [together(options, 64, lam) for lam in (0.05, 0.2)]
+    else:
+        cases = [c for c in CASES if options.size in (None, c[0]) and options.lam in (None, c[3])]
+        rows = [r for c in ([(64, 32, 8, 0.2)] if options.quick else cases) for r in case(options, *c)]
     if rows:
         timing.report(rows, options.json, "peer")
 
