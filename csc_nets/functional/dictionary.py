@@ -359,6 +359,11 @@ def largest_eigenpair(apply: Callable[[Tensor], Tensor], u: Tensor, steps: int =
 
 def unit_norm(weight: Tensor) -> Tensor:
     """Atoms ``(M, ...)`` scaled to unit l2 norm; a zero atom stays zero."""
+    return weight / atom_norm(weight)
+
+
+def atom_norm(weight: Tensor) -> Tensor:
+    """Norms of atoms ``(M, ...)`` that one may divide by, ``(M, 1, ...)``: that of a zero atom is a tiny number."""
     # Over the axes as they are: flattening atoms in channels_last would copy them, and keep the copy.
     norm = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
-    return weight / norm.clamp_min(math.sqrt(torch.finfo(weight.dtype).tiny))
+    return norm.clamp_min(math.sqrt(torch.finfo(weight.dtype).tiny))

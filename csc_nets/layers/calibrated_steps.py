@@ -16,8 +16,8 @@ from csc_nets.layers.proximal_step import ProximalStep
 
 __all__ = ["CalibratedSteps"]
 
-# A training forward looks at one sample in so many, at so many positions at least, and takes this share of the update,
-# but changes no coefficient by more than that share.
+# A training forward looks at one sample in so many, at so many positions at least, takes this share of the update,
+# and changes no coefficient by more than the last share.
 _ONE_IN, _POSITIONS, _RATE, _LIMIT = 64, 32, 0.1, 0.2
 # A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
 _CHANNELS = 8

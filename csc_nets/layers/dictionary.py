@@ -1,6 +1,5 @@
 """Dictionaries as modules: atoms, analysis, synthesis, and the spectral bound that sets the step size."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional.dictionary import atom_norm
 from csc_nets.functional.fused import analysis_relu, can_fuse
 from csc_nets.functional.problem import is_transformed
 
@@ -25,7 +25,7 @@ class _UnitNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor) -> Tensor:
-        norm = _norm(weight)
+        norm = atom_norm(weight)
         ctx.save_for_backward(weight, norm)
         return weight / norm
 
@@ -33,15 +33,10 @@ class _UnitNorm(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         weight, norm = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            norm = _norm(weight)
+            norm = atom_norm(weight)
         axes = tuple(range(1, weight.ndim))
         along = (gradient * weight).sum(axes, keepdim=True) / norm / norm  # not over the square, which may underflow
         return gradient.addcmul(weight, along, value=-1).div_(norm)
-
-
-def _norm(weight: Tensor) -> Tensor:
-    norm = torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True)
-    return norm.clamp_min(math.sqrt(torch.finfo(weight.dtype).tiny))
 
 
 class UnitNorm(nn.Module):

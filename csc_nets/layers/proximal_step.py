@@ -114,6 +114,7 @@ class ProximalStep:
         return self.gain, signal
 
     def _residual(self, y: Tensor, x: Tensor, estimate: Tensor | None) -> Tensor:
+        """The observed part of ``x - D y``, ``(N, C, *S)``, given ``D y`` where it is known."""
         # Out of place, because a sign that the filters take costs a second copy of them.
         residual = x - (self.synthesis(y, x.shape[2:]) if estimate is None else estimate)
         return residual if self.missing is None else residual.masked_fill_(self.missing, 0)
