@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import csc_nets
-from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional.problem import SAFETY
 from csc_nets.layers import CSC2d
 
 # Names of our parameters and buffers, and of theirs. The networks with all layers coded nest their blocks once more.

@@ -40,7 +40,7 @@ from torch import Tensor
 
 import csc_nets
 from csc_nets.functional import Problem, calibrate, calibrated, calibration_update, fista, whitening
-from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional.problem import SAFETY
 from csc_nets.layers import Dictionary2d
 
 LAYERS = ("FISTA", 'and an inertia (`"calibrated"`)', 'whitened residuals, rho = L (`"whitened"`)')

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.evaluation.inversion import Linearization, relative_error
-from csc_nets.functional.dictionary import PADDING_MODES, ConvGeometry
+from csc_nets.functional.operators.geometry import PADDING_MODES, ConvGeometry
 from csc_nets.layers import CSC2d, PooledCSC2d
 from csc_nets.theory import evaluation_mode, mutual_coherence
 

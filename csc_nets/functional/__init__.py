@@ -1,18 +1,43 @@
-"""Pure functions on tensors: proximal maps, the adjoint pair, pursuits."""
+"""Pure functions on tensors: operators, penalties, pursuits and how they are differentiated."""
 
-from csc_nets.functional.calibration import calibrate, calibrated, calibration_update, whitening
-from csc_nets.functional.cascade import Cascade
-from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair, power_step, unit_norm
-from csc_nets.functional.filter_bank import (
-    FilterBank,
-    kymatio_bank,
-    wavelet_bank,
-    wavelet_bank_2d,
-    weyl_heisenberg_bank,
+from csc_nets.functional.coding_rate import (
+    class_coding_rate,
+    coding_rate,
+    ctrl_binary,
+    ctrl_multi,
+    ctrl_terms,
+    rate_distance,
+    rate_reduction,
 )
-from csc_nets.functional.morlet import morlet_bank
+from csc_nets.functional.gradients import Gradient, Implicit, Recompute, Unroll, as_gradient, register_gradient
+from csc_nets.functional.operators import (
+    Cascade,
+    ConvGeometry,
+    Convolution,
+    Lateral,
+    Matrix,
+    Operator,
+    Pair,
+    Preconditioned,
+    as_operator,
+)
+from csc_nets.functional.operators.geometry import unit_norm
+from csc_nets.functional.operators.spectral import largest_eigenpair, power_step
+from csc_nets.functional.penalties import (
+    L0,
+    L1,
+    ElasticNet,
+    GroupL1,
+    HardThreshold,
+    NonnegativeL1,
+    OnePerBlock,
+    Penalty,
+    TopK,
+    as_penalty,
+    register_penalty,
+)
 from csc_nets.functional.pooling import absolute_pool, unpool
-from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair, as_weight
+from csc_nets.functional.problem import Problem, as_weight
 from csc_nets.functional.prox import (
     elastic_net_threshold,
     group_soft_threshold,
@@ -22,43 +47,99 @@ from csc_nets.functional.prox import (
     soft_threshold,
     top_k,
 )
-from csc_nets.functional.pursuit import (
+from csc_nets.functional.pursuits import (
+    FISTA,
+    ISTA,
+    LCA,
+    LISTA,
+    Calibrated,
+    PriorISTA,
+    Pursuit,
+    Step,
+    Threshold,
+    ToTolerance,
+    Whitened,
+    advance,
+    as_pursuit,
+    calibrate,
+    calibrated,
+    calibration_update,
+    douglas_rachford,
     duality_gap,
     fista,
     ista,
-    iterate,
     iterative_hard_thresholding,
     lam_max,
     objective,
+    register_pursuit,
+    run,
     solve,
     stop_rule,
     thresholding,
-)
-from csc_nets.functional.rates import (
-    class_coding_rate,
-    coding_rate,
-    ctrl_binary,
-    ctrl_multi,
-    ctrl_terms,
-    rate_distance,
-    rate_reduction,
+    whitening,
 )
 from csc_nets.functional.recovery import sparse_code_recovery
-from csc_nets.functional.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
-from csc_nets.functional.sparse_code import SparseCode
-from csc_nets.functional.splitting import douglas_rachford
+from csc_nets.functional.tiling.sparse_code import SparseCode
+from csc_nets.functional.wavelets.filter_bank import (
+    FilterBank,
+    kymatio_bank,
+    wavelet_bank,
+    wavelet_bank_2d,
+    weyl_heisenberg_bank,
+)
+from csc_nets.functional.wavelets.morlet import morlet_bank
+from csc_nets.functional.wavelets.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
+
+# Older names of the operator protocol.
+AdjointPair = Operator
+as_adjoint_pair = as_operator
 
 __all__ = [
+    "FISTA",
+    "ISTA",
+    "L0",
+    "L1",
+    "LCA",
+    "LISTA",
     "AdjointPair",
+    "Calibrated",
     "Cascade",
     "ConvGeometry",
+    "Convolution",
+    "ElasticNet",
     "FilterBank",
+    "Gradient",
+    "GroupL1",
+    "HardThreshold",
+    "Implicit",
+    "Lateral",
+    "Matrix",
+    "NonnegativeL1",
+    "OnePerBlock",
+    "Operator",
+    "Pair",
+    "Penalty",
+    "Preconditioned",
+    "PriorISTA",
     "Problem",
+    "Pursuit",
+    "Recompute",
     "Scattering",
     "ScatteringEnergy",
     "SparseCode",
+    "Step",
+    "Threshold",
+    "ToTolerance",
+    "TopK",
+    "Unroll",
+    "Whitened",
     "absolute_pool",
+    "advance",
     "as_adjoint_pair",
+    "as_gradient",
+    "as_operator",
+    "as_penalty",
+    "as_pursuit",
     "as_weight",
     "calibrate",
     "calibrated",
@@ -75,7 +156,6 @@ __all__ = [
     "group_soft_threshold",
     "hard_threshold",
     "ista",
-    "iterate",
     "iterative_hard_thresholding",
     "kymatio_bank",
     "lam_max",
@@ -87,6 +167,10 @@ __all__ = [
     "power_step",
     "rate_distance",
     "rate_reduction",
+    "register_gradient",
+    "register_penalty",
+    "register_pursuit",
+    "run",
     "scattering_energy",
     "scattering_features",
     "soft_threshold",

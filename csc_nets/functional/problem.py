@@ -1,69 +1,27 @@
 r"""The sparse coding problem and the numbers that say how well a code solves it.
 
-.. math:: F(z) = \tfrac12 \|m \odot (x - D z)\|^2 + \sum_j \lambda_j |z_j| + \tfrac{\mu}{2} \|z\|^2,
-          \qquad \text{optionally } z \ge 0
+.. math:: F(z) = \tfrac12 \|m \odot (x - D z)\|^2 + \lambda R(z) + \tfrac{\mu}{2} \|z\|^2
 
-Signals are ``(N, C, *S)`` or ``(N, F)``, codes ``(N, M, *S')`` or ``(N, M)``: samples first, atoms second.
+with a penalty R, the l1 norm as a rule. Signals are ``(N, C, *S)`` or ``(N, F)``, codes ``(N, M, *S')`` or ``(N, M)``:
+samples first, atoms second.
 """
 
 import math
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from csc_nets.functional.dictionary import ConvGeometry, largest_eigenpair
+from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.operators import Operator
+from csc_nets.functional.operators.protocol import norm_bound
+from csc_nets.functional.penalties import Penalty, as_penalty, check_ridge
 
-__all__ = ["AdjointPair", "Problem", "as_adjoint_pair", "as_weight", "dual_value"]
+__all__ = ["SAFETY", "Problem", "align", "as_weight", "dual_value"]
 
-
-class AdjointPair(Protocol):
-    """Analysis and synthesis, exact adjoints of each other. Every dictionary layer is one."""
-
-    def analysis(self, x: Tensor) -> Tensor:
-        """Signal to code."""
-
-    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        """Code to signal, of spatial size ``output_size``."""
-
-
-@dataclass(frozen=True)
-class _Matrix:
-    weight: Tensor
-
-    def analysis(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight)
-
-    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        return z @ self.weight
-
-
-@dataclass(frozen=True)
-class _Convolution:
-    weight: Tensor
-    geometry: ConvGeometry
-
-    def analysis(self, x: Tensor) -> Tensor:
-        return self.geometry.analysis(x, self.weight)
-
-    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        return self.geometry.synthesis(z, self.weight, output_size)
-
-
-def as_adjoint_pair(dictionary: AdjointPair | Tensor) -> AdjointPair:
-    """Lets a pursuit take plain weights: ``(M, F)`` is a matrix whose rows are atoms, ``(M, C, *K)`` a convolution.
-
-    A convolution given as a tensor has stride 1 and no padding; use a ``Dictionary`` layer for anything else.
-    """
-    if not isinstance(dictionary, Tensor):
-        return dictionary
-    if dictionary.ndim == 2:
-        return _Matrix(dictionary)
-    if 3 <= dictionary.ndim <= 5:
-        return _Convolution(dictionary, ConvGeometry.create(dictionary.ndim - 2, tuple(dictionary.shape[2:])))
-    raise ValueError(f"dictionary: expected weights (M, F) or (M, C, *K), got shape {tuple(dictionary.shape)}")
+# Step size times Lipschitz constant. Estimates of the constant approach it from below, by 10 % for a single wave in two
+# dimensions (see ConvGeometry.probe).
+SAFETY = 0.9
 
 
 def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tensor:
@@ -103,45 +61,62 @@ def align(lam: Tensor, ndim: int, name: str = "lam") -> Tensor:
     return lam
 
 
-def is_transformed() -> bool:
-    """Whether a compiler traces, or ``torch.func`` or forward-mode differentiation looks on."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
-
-
 @dataclass(frozen=True)
 class Problem:
-    """One sparse coding problem: signals, a dictionary, weights.
+    """One sparse coding problem: signals, a dictionary, a penalty and its weights.
 
     Args:
         x: signals ``(N, C, *S)`` or ``(N, F)``.
-        pair: the dictionary.
+        operator: the dictionary; see :func:`~csc_nets.functional.as_operator`.
         lam: as for :func:`as_weight`.
-        ridge: weight mu of the squared l2 norm.
-        nonneg: codes are non-negative.
+        ridge: weight mu of half the squared l2 norm, beside that of the penalty.
+        nonneg: codes are non-negative: the penalty is the sum of a non-negative code.
         mask: 0 where ``x`` is missing (it may hold anything there, NaN too) and anything else where it was observed;
             broadcasts against ``x``.
+        penalty: R; None for the l1 norm.
+        step: step size of a pursuit; None for 0.9 over the bound of the squared norm.
+        check: whether ``lam`` is checked; a layer has checked its own.
 
     Raises:
         ValueError: a bad weight, or ``x`` without a batch axis.
     """
 
     x: Tensor
-    pair: AdjointPair
+    operator: Operator
     lam: float | Tensor
     ridge: float = 0.0
     nonneg: bool = False
     mask: Tensor | None = None
+    penalty: Penalty | None = None
+    step: float | Tensor | None = None
+    check: bool = True
 
     def __post_init__(self) -> None:
         if self.x.ndim < 2:
             raise ValueError(f"signals must be (N, F) or (N, C, *S), got shape {tuple(self.x.shape)}")
-        if not 0 <= self.ridge < math.inf:
-            raise ValueError(f"ridge must be a finite number >= 0, got {self.ridge!r}")
-        object.__setattr__(self, "lam", as_weight(self.lam, self.x.ndim))
+        penalty = self.penalty or as_penalty(None, self.nonneg)
+        object.__setattr__(self, "penalty", penalty)
+        object.__setattr__(self, "nonneg", penalty.nonneg)
+        object.__setattr__(self, "ridge", check_ridge(self.ridge))
+        if self.check:
+            object.__setattr__(self, "lam", as_weight(self.lam, self.x.ndim))
+        elif isinstance(self.lam, Tensor):
+            object.__setattr__(self, "lam", align(self.lam, self.x.ndim))
+
+    @property
+    def pair(self) -> Operator:
+        """Older name of ``operator``."""
+        return self.operator
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Spatial size of the signals."""
+        return tuple(self.x.shape[2:])
+
+    @property
+    def quadratic(self) -> float:
+        """All of mu: the problem's and the penalty's."""
+        return self.ridge + self.penalty.ridge  # type: ignore[union-attr]
 
     def expanded(self) -> "Problem":
         """The same, with a signal for every weight where one signal has the weights of several samples."""
@@ -154,75 +129,75 @@ class Problem:
         """The observed part of a signal."""
         return signal if self.mask is None else signal.masked_fill(self.mask == 0, 0)
 
+    def signal(self, estimate: Tensor | None) -> Tensor:
+        """What a step compares its estimate ``D z`` with: the signal. ``estimate`` is None at the zero code.
+
+        A problem of several layers, whose signal is a code that moves with the estimate, has its own.
+        """
+        return self.x
+
     def residual(self, z: Tensor) -> Tensor:
         """Observed part of ``x - D z``."""
-        return self.masked(self.x - self.pair.synthesis(z, tuple(self.x.shape[2:])))
+        return self.masked(self.x - self.operator.synthesis(z, self.size))
 
-    def penalty(self, z: Tensor) -> Tensor:
-        """Weighted l1 norm plus ridge, per sample ``(N,)``."""
-        value = _sum(self.lam * z.abs())
-        return value + self.ridge / 2 * _sum(z.square()) if self.ridge else value
+    def penalty_value(self, z: Tensor) -> Tensor:
+        """``lam R(z)`` plus ridge, per sample ``(N,)``."""
+        value = self.penalty.value(z, self.lam)  # type: ignore[union-attr]
+        return value + self.quadratic / 2 * _energy(z) if self.quadratic else value
 
     def objective(self, z: Tensor) -> Tensor:
         """F(z) per sample ``(N,)``, without checking ``z >= 0``."""
-        return _sum(self.residual(z).square()) / 2 + self.penalty(z)
+        return _energy(self.residual(z)) / 2 + self.penalty_value(z)
+
+    def energy(self) -> Tensor:
+        """Half the squared norm of the observed signal, per sample ``(N,)`` in float64: the unit of tolerances."""
+        return _energy(self.masked(self.x), torch.float64) / 2
 
     def lam_max(self) -> Tensor:
-        """Smallest weight per sample at which the code is zero: the largest (absolute) correlation of ``x``.
+        """Smallest weight per sample at which the code is zero: the dual norm of the correlations with ``x``.
 
         Shape ``(N, 1, ...)`` with as many axes as the code, so it can be scaled and used as ``lam``. Rounded up by 32
         ulps, so that the code is exactly zero there whatever order a convolution sums in.
         """
-        correlation = self.pair.analysis(self.masked(self.x))
-        correlation = correlation if self.nonneg else correlation.abs()
-        top = correlation.flatten(1).amax(1).clamp_min(0) * (1 + 32 * torch.finfo(correlation.dtype).eps)
+        correlation = self.operator.analysis(self.masked(self.x))
+        top = self.penalty.gauge(correlation, 1.0)  # type: ignore[union-attr]
+        top = top * (1 + 32 * torch.finfo(top.dtype).eps)
         return top.view(-1, *(1,) * (correlation.ndim - 1))
 
     def duality_gap(self, z: Tensor) -> Tensor:
         r"""An upper bound of :math:`F(z) - \min F`, per sample ``(N,)`` in float64; 0 exactly at a solution.
 
         The residual, scaled into the dual feasible set, is the dual point: with
-        :math:`c = D^T r - \mu z`, :math:`\theta = s r` is feasible where :math:`s |c_j| \le \lambda_j` (Kim et al.,
-        "An interior-point method for large-scale l1-regularized least squares", 2007, section III). The ridge enters
-        as extra rows :math:`\sqrt\mu I` of the dictionary. Where a weight is 0 the bound is F(z) itself, as a rule.
+        :math:`c = D^T r - \mu z`, :math:`\theta = s r` is feasible where the gauge of :math:`s c` is at most 1; for
+        the l1 norm where :math:`s |c_j| \le \lambda_j` (Kim et al., "An interior-point method for large-scale
+        l1-regularized least squares", 2007, section III). The ridge enters as extra rows :math:`\sqrt\mu I` of the
+        dictionary. Where a weight is 0 the bound is F(z) itself, as a rule.
+
+        Raises:
+            NotImplementedError: the penalty has no dual.
         """
         # It is a small difference of large sums, hence float64.
         x, r, wide = self.masked(self.x), self.residual(z), torch.float64
-        correlation = self.pair.analysis(r)
-        if self.ridge:
-            correlation = correlation - self.ridge * z
-        correlation = correlation if self.nonneg else correlation.abs()
-        lam, size = self.lam, z.abs()
-        if not isinstance(lam, Tensor) or lam.ndim < z.ndim or lam.shape[2:].numel() == 1:
-            # One weight for all positions: their largest correlation and their sum say it all.
-            axes = tuple(range(2, z.ndim))
-            correlation = correlation.amax(axes, keepdim=True) if axes else correlation
-            size = size.sum(axes, dtype=wide, keepdim=True) if axes else size
-        excess = torch.where(correlation > 0, correlation / lam, 0.0).flatten(1).amax(1).to(wide)
-        norm = _sum(r.square(), wide) + (self.ridge * _sum(z.square(), wide) if self.ridge else 0)
-        inner = _sum(x * r, wide)
-        return norm / 2 + _sum(lam * size, wide) - dual_value(inner, norm, excess, self.nonneg)
+        correlation, mu = self.operator.analysis(r), self.quadratic
+        if mu:
+            correlation = correlation - mu * z
+        excess = self.penalty.gauge(correlation, self.lam).to(wide)  # type: ignore[union-attr]
+        norm = _energy(r, wide) + (mu * _energy(z, wide) if mu else 0)
+        inner = _inner(x, r)
+        value = self.penalty.exact_value(z, self.lam)  # type: ignore[union-attr]
+        return norm / 2 + value - dual_value(inner, norm, excess, self.nonneg)
 
     def lipschitz(self) -> Tensor:
-        """Largest eigenvalue of ``D^T D`` on signals of this size, for a step size; exact for a matrix.
+        """Largest eigenvalue of ``D^T D`` on signals of this size, for a step size.
 
-        A dictionary layer's own bound is used where there is one.
+        A dictionary's own bound is used where it has one.
         """
-        size = tuple(self.x.shape[2:])
-        if hasattr(self.pair, "bound"):
-            return self.pair.bound(size)
-        pair = self.pair
-        if isinstance(pair, _Matrix | _Convolution) and pair.weight.dtype in (torch.float16, torch.bfloat16):
-            pair = replace(pair, weight=pair.weight.float())  # no eigenvalue solver in half precision
-        with torch.no_grad():
-            if isinstance(pair, _Matrix):
-                value = torch.linalg.matrix_norm(pair.weight, ord=2).square()
-            else:
-                generator = torch.Generator().manual_seed(0)
-                start = torch.randn((1, *self.x.shape[1:]), generator=generator, dtype=torch.float64)
-                start = start.to(pair.weight if isinstance(pair, _Convolution) else self.x)
-                value = largest_eigenpair(lambda u: pair.synthesis(pair.analysis(u), size), start, 40)[1]
-        return value.to(self.x.dtype).clamp_min(torch.finfo(self.x.dtype).tiny)
+        return norm_bound(self.operator, self.x)
+
+    @property
+    def step_size(self) -> float | Tensor:
+        """Step size of a pursuit: the given one, or 0.9 over :meth:`lipschitz`."""
+        return SAFETY / self.lipschitz() if self.step is None else self.step
 
 
 def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Tensor:
@@ -241,7 +216,14 @@ def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Ten
     return scale * inner - scale.square() * norm / 2
 
 
-def _sum(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Sum per sample ``(N,)``."""
+def _energy(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Squared norm per sample ``(N,)``."""
+    square = t.abs().square() if t.is_complex() else t.square()
     # Over the axes as they are: flattening codes in channels_last would copy them.
-    return t.sum(tuple(range(1, t.ndim)), dtype=dtype)
+    return square.sum(tuple(range(1, t.ndim)), dtype=dtype)
+
+
+def _inner(x: Tensor, r: Tensor) -> Tensor:
+    """Real inner product per sample ``(N,)``, float64."""
+    product = (x.conj() * r).real if r.is_complex() or x.is_complex() else x * r
+    return product.sum(tuple(range(1, r.ndim)), dtype=torch.float64)

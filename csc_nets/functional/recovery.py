@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from csc_nets.functional.problem import AdjointPair, Problem, as_adjoint_pair
-from csc_nets.functional.pursuit import solve
+from csc_nets.functional.operators import Operator, as_operator
+from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.solvers import solve
 
 __all__ = ["sparse_code_recovery"]
 
@@ -15,7 +16,7 @@ __all__ = ["sparse_code_recovery"]
 class _Restricted:
     """A dictionary of the atoms on a support ``(N, M, *S')``: what an adjoint pair is with the others left out."""
 
-    pair: AdjointPair
+    pair: Operator
     support: Tensor
     norm: Tensor  # bounds that of the whole dictionary, and so that of a part
 
@@ -31,7 +32,7 @@ class _Restricted:
 
 def sparse_code_recovery(
     x: Tensor,
-    dictionary: AdjointPair | Tensor,
+    dictionary: Operator | Tensor,
     lam: float | Tensor,
     project: Callable[[Tensor], Tensor],
     *,
@@ -69,7 +70,7 @@ def sparse_code_recovery(
         >>> sparse_code_recovery(x, torch.eye(3), 0.5, lambda z: top_k(z, 2))
         tensor([[ 2.5000, -1.5000,  0.0000]])
     """
-    pair = as_adjoint_pair(dictionary)
+    pair = as_operator(dictionary)
     code = project(solve(x, pair, lam, tol=tol, steps=steps, nonneg=nonneg))
     part = _Restricted(pair, (code != 0).to(x.dtype), Problem(x, pair, lam).lipschitz())
     return solve(x, part, lam, tol=tol, steps=steps, nonneg=nonneg, init=code)

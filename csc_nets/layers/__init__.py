@@ -1,9 +1,11 @@
 """Modules: dictionaries, layers that compute sparse codes, decoders that synthesise from them."""
 
+from csc_nets.layers.coding import CSC
 from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
+from csc_nets.layers.options import CodingOptions
 from csc_nets.layers.pooled_csc import PooledCSC2d
 from csc_nets.layers.scattering import Scattering2d
 from csc_nets.layers.sparse_coding import SparseCoding
@@ -11,9 +13,11 @@ from csc_nets.layers.sparse_prior import SparsePriorConv2d
 from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles
 
 __all__ = [
+    "CSC",
     "CSC1d",
     "CSC2d",
     "CSC3d",
+    "CodingOptions",
     "DeconvDecoder",
     "DenseDictionary",
     "Dictionary1d",

@@ -6,11 +6,11 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from csc_nets.layers.dictionary import Dictionary1d, Dictionary2d, Dictionary3d, _ConvDictionary
+from csc_nets.layers.dictionary import Dictionary1d, Dictionary2d, Dictionary3d, ConvDictionary
 
 __all__ = ["DeconvDecoder"]
 
-_DICTIONARY: dict[int, type[_ConvDictionary]] = {1: Dictionary1d, 2: Dictionary2d, 3: Dictionary3d}
+_DICTIONARY: dict[int, type[ConvDictionary]] = {1: Dictionary1d, 2: Dictionary2d, 3: Dictionary3d}
 _NORM: dict[int, type[nn.Module]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
@@ -68,7 +68,7 @@ class DeconvDecoder(nn.Module):
         for dictionary, norm in zip(self.dictionaries, self.norms, strict=True):
             if isinstance(norm, nn.Identity):
                 continue
-            dictionary = cast(_ConvDictionary, dictionary)
+            dictionary = cast(ConvDictionary, dictionary)
             gain = math.sqrt(dictionary.in_channels * math.prod(dictionary.geometry.stride) / dictionary.out_channels)
             nn.init.constant_(norm.get_parameter("weight"), gain)
 
@@ -86,7 +86,7 @@ class DeconvDecoder(nn.Module):
         """
         if not 0 <= start < len(self.dictionaries):
             raise ValueError(f"DeconvDecoder: start must name one of {len(self.dictionaries)} stages, got {start}")
-        dictionaries = cast(list[_ConvDictionary], list(self.dictionaries)[start:])
+        dictionaries = cast(list[ConvDictionary], list(self.dictionaries)[start:])
         sizes: list[Sequence[int] | None] = [output_size]
         for dictionary in reversed(dictionaries[1:]):
             inner = sizes[0]

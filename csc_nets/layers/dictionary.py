@@ -1,7 +1,6 @@
 """Dictionaries as modules: atoms, analysis, synthesis, and the spectral bound that sets the step size."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,12 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import ConvGeometry, largest_eigenpair, power_step, unit_norm
-from csc_nets.functional.dictionary import atom_norm
-from csc_nets.functional.fused import analysis_relu, can_fuse
-from csc_nets.functional.problem import is_transformed
+from csc_nets.functional import ConvGeometry, Convolution, Matrix, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.operators.convolution import synthesize
+from csc_nets.functional.operators.geometry import atom_norm
 
-__all__ = ["DenseDictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d"]
+__all__ = ["ConvDictionary", "DenseDictionary", "Dictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d", "UnitNorm"]
 
 
 class _UnitNorm(torch.autograd.Function):
@@ -51,12 +50,14 @@ class UnitNorm(nn.Module):
         return weight.clone()  # training must not write into the tensor that a user assigned
 
 
-class _Dictionary(nn.Module):
+class Dictionary(nn.Module):
     """Atoms, their spectral bound and its upkeep. Subclasses give analysis and synthesis for given weights."""
 
     weight: Tensor
     direction: Tensor
     lipschitz: Tensor
+    # Whether a part of a signal may have another bound, and so another code, than the whole.
+    bound_depends_on_size = False
 
     def __init__(self, weight: Tensor, probe_size: Sequence[int], unit_norm: bool) -> None:
         super().__init__()
@@ -91,12 +92,13 @@ class _Dictionary(nn.Module):
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
-    def can_fuse(self, x: Tensor) -> bool:
-        """Whether :meth:`analysis_relu` may be called for signals like ``x``."""
-        return False
+    def read(self) -> Any:
+        """The dictionary with its atoms read once and its bound brought up to date, for one forward pass."""
+        weight = self.weight
+        self.update_lipschitz(weight)
+        return self._operator(weight)
 
-    def analysis_relu(self, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
-        """See :func:`csc_nets.functional.fused.analysis_relu`."""
+    def _operator(self, weight: Tensor) -> Any:
         raise NotImplementedError
 
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
@@ -140,24 +142,7 @@ class _Dictionary(nn.Module):
         return type(self).__name__.removeprefix("Parametrized")
 
 
-@dataclass(frozen=True)
-class _Atoms:
-    """A dictionary with its atoms read once: reading them normalises them, or multiplies factors."""
-
-    dictionary: _Dictionary
-    weight: Tensor
-
-    def analysis(self, x: Tensor) -> Tensor:
-        return self.dictionary.analysis(x, self.weight)
-
-    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        return self.dictionary.synthesis(z, output_size, self.weight)
-
-    def bound(self, size: Sequence[int]) -> Tensor:
-        return self.dictionary.bound(size)
-
-
-class DenseDictionary(_Dictionary):
+class DenseDictionary(Dictionary):
     r"""A matrix of unit atoms for vectors and tokens.
 
     Args:
@@ -183,6 +168,9 @@ class DenseDictionary(_Dictionary):
             raise ValueError(f"DenseDictionary: in_features and atoms must be positive, got {in_features}, {atoms}")
         super().__init__(torch.empty(atoms, in_features, device=device, dtype=dtype), (), unit_norm)
 
+    def _operator(self, weight: Tensor) -> Matrix:
+        return Matrix(weight, self.bound)
+
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
         return F.linear(signal, weight) @ weight
 
@@ -200,7 +188,7 @@ class DenseDictionary(_Dictionary):
         return f"{self.in_channels}, {self.out_channels}"
 
 
-class _ConvDictionary(_Dictionary):
+class ConvDictionary(Dictionary):
     r"""Convolutional dictionary: ``out_channels`` unit atoms laid over a signal.
 
     .. math:: D^T x = \mathrm{conv}(x, W), \qquad D z = \mathrm{conv\_transpose}(z, W)
@@ -259,11 +247,8 @@ class _ConvDictionary(_Dictionary):
         overlap = self.geometry.overlap(signal_size)
         return super().bound(signal_size) if overlap == 1 else super().bound(signal_size) * overlap
 
-    def can_fuse(self, x: Tensor) -> bool:
-        return can_fuse(x, self.direction, self.geometry)
-
-    def analysis_relu(self, x: Tensor, weight: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
-        return analysis_relu(x, weight, bias, self.geometry, onto)
+    def _operator(self, weight: Tensor) -> Convolution:
+        return Convolution(weight, self.geometry, self.bound)
 
     def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
         code = self._probe_geometry.analysis(signal, weight)
@@ -280,7 +265,7 @@ class _ConvDictionary(_Dictionary):
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code ``(N, M, *S')``; see :meth:`ConvGeometry.signal_size` for None."""
-        return self.geometry.synthesis(z, self.weight if weight is None else weight, output_size)
+        return synthesize(z, self.weight if weight is None else weight, self.geometry, output_size)
 
     def extra_repr(self) -> str:
         g = self.geometry
@@ -294,16 +279,16 @@ class _ConvDictionary(_Dictionary):
         return text
 
 
-class Dictionary1d(_ConvDictionary):
-    __doc__ = _ConvDictionary.__doc__
+class Dictionary1d(ConvDictionary):
+    __doc__ = ConvDictionary.__doc__
     dims = 1
 
 
-class Dictionary2d(_ConvDictionary):
-    __doc__ = _ConvDictionary.__doc__
+class Dictionary2d(ConvDictionary):
+    __doc__ = ConvDictionary.__doc__
     dims = 2
 
 
-class Dictionary3d(_ConvDictionary):
-    __doc__ = _ConvDictionary.__doc__
+class Dictionary3d(ConvDictionary):
+    __doc__ = ConvDictionary.__doc__
     dims = 3

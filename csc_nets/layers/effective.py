@@ -1,14 +1,16 @@
 """Sparse coding over the effective dictionary of several layers."""
 
 from collections.abc import Sequence
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import Cascade, ConvGeometry, unit_norm
-from csc_nets.functional.fused import can_fuse
-from csc_nets.layers.csc import CSC2d, _SparseCode
+from csc_nets.layers.coding import CSC
+from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
+from csc_nets.layers.options import CodingOptions
 
 __all__ = ["EffectiveCSC2d", "EffectiveDictionary2d", "effective_atoms"]
 
@@ -63,6 +65,7 @@ class EffectiveDictionary2d(Dictionary2d):
     """
 
     lipschitz_single: Tensor
+    bound_depends_on_size = True
 
     def __init__(self, dictionaries: Sequence[Dictionary2d]) -> None:
         Cascade(dictionaries)  # refuses neighbours that do not fit
@@ -107,9 +110,6 @@ class EffectiveDictionary2d(Dictionary2d):
         for dictionary in self.dictionaries:
             dictionary.reset_parameters()  # type: ignore[operator]
         self.refresh()
-
-    def can_fuse(self, x: Tensor) -> bool:
-        return can_fuse(x, self.lipschitz, self.geometry)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -187,7 +187,7 @@ class EffectiveCSC2d(CSC2d):
 
     Args:
         dictionaries: from the signal to the deepest code; see :class:`EffectiveDictionary2d`.
-        lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward: as for :class:`csc_nets.layers.CSC2d`.
+        **options: see :class:`~csc_nets.layers.CodingOptions`.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, M_K, H', W')``.
@@ -200,21 +200,8 @@ class EffectiveCSC2d(CSC2d):
 
     dictionary: EffectiveDictionary2d
 
-    def __init__(
-        self,
-        dictionaries: Sequence[Dictionary2d],
-        *,
-        lam: float | Tensor = 0.1,
-        steps: int | None = 2,
-        pursuit: str = "fista",
-        nonneg: bool = True,
-        ridge: float = 0.0,
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
-    ) -> None:
-        dictionary = EffectiveDictionary2d(dictionaries)
-        _SparseCode.__init__(self, dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward)
+    def __init__(self, dictionaries: Sequence[Dictionary2d], **options: Unpack[CodingOptions]) -> None:
+        CSC.__init__(self, EffectiveDictionary2d(dictionaries), **options)
 
     def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """Codes :math:`\\Gamma_1` to :math:`\\Gamma_K` of all factors for a code ``z`` of unit atoms.

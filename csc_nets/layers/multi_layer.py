@@ -8,16 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional import Cascade, Problem, as_weight, iterate, stop_rule
-from csc_nets.functional.problem import align
-from csc_nets.functional.pursuit import SAFETY
-from csc_nets.layers.dictionary import _Dictionary
-from csc_nets.layers.proximal_step import ProximalStep
+from csc_nets.functional import (
+    L1,
+    Cascade,
+    ConvGeometry,
+    HardThreshold,
+    Lateral,
+    NonnegativeL1,
+    Pair,
+    Penalty,
+    Problem,
+    Step,
+    advance,
+    as_weight,
+    run,
+    stop_rule,
+)
+from csc_nets.functional.problem import SAFETY, align
+from csc_nets.functional.pursuits.coupled import CoupledProblem
+from csc_nets.functional.pursuits.proximal_gradient import extrapolations
+from csc_nets.layers.coder import CodedStep
+from csc_nets.layers.dictionary import Dictionary
 
 __all__ = ["MultiLayerCSC"]
 
 LAYERED = ("layered_thresholding", "layered_iterative_thresholding", "layered_basis_pursuit")
-PURSUITS = (*LAYERED, "ml_ista", "ml_fista", "ml_lista", "all_free")
+_PENALTIES: dict[str, Penalty] = {"nonneg": NonnegativeL1(), "soft": L1(), "hard": HardThreshold()}
+TOGETHER = ("ml_ista", "ml_fista", "ml_lista")
+PURSUITS = (*LAYERED, *TOGETHER, "all_free")
 Lam = float | Tensor | Sequence[float | Tensor]
 
 
@@ -89,7 +107,7 @@ class MultiLayerCSC(nn.Module):
 
     def __init__(
         self,
-        dictionaries: Sequence[_Dictionary],
+        dictionaries: Sequence[Dictionary],
         *,
         pursuit: str = "ml_fista",
         steps: int = 6,
@@ -103,13 +121,13 @@ class MultiLayerCSC(nn.Module):
         super().__init__()
         if pursuit not in PURSUITS:
             raise ValueError(f"MultiLayerCSC: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
-        if prox not in ("nonneg", "soft", "hard"):
+        if prox not in _PENALTIES:
             raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
         if prox == "hard" and pursuit != "layered_thresholding":
             raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={pursuit!r}")
         if bias and prox != "nonneg":
             raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
-        axes = {d.direction.ndim if isinstance(d, _Dictionary) else None for d in dictionaries}
+        axes = {d.direction.ndim if isinstance(d, Dictionary) else None for d in dictionaries}
         if len(axes) != 1 or None in axes:
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
             raise ValueError(f"MultiLayerCSC: dictionaries must be layers of one number of axes, got {names or 'none'}")
@@ -228,99 +246,128 @@ class MultiLayerCSC(nn.Module):
             return self._layered(x, weights)
         return self._untied(x, weights) if self.pursuit == "all_free" else self._together(x, weights)
 
-    def _step_size(self, i: int, signal_size: Sequence[int], entry: int = 0) -> Tensor:
-        """Step size of layer ``i`` with a set of dictionaries (0 is the first one)."""
-        dictionary = self._set(entry)[i]
-        # Also where the bound is not used here: others may use the dictionary.
-        dictionary.update_lipschitz(dictionary.weight)
+    def _set(self, entry: int) -> Any:
+        return self.dictionaries if entry == 0 else self.sets[entry - 1]
+
+    def _read(self, entry: int = 0) -> list[Any]:
+        """The operators of a set of dictionaries (0 is the first one), read once."""
+        return [dictionary.read() for dictionary in self._set(entry)]
+
+    def _step_size(self, i: int, operator: Any, signal_size: Sequence[int]) -> Tensor:
+        """Step size of layer ``i``."""
         given: Tensor | None = getattr(self, f"step_size_{i}")
         if given is not None:
             return given
         if self.pursuit == "layered_thresholding":
-            return torch.ones_like(dictionary.lipschitz)
-        return SAFETY / dictionary.bound(signal_size)
+            return torch.ones_like(self.dictionaries[i].lipschitz)
+        return SAFETY / operator.bound(signal_size)
 
-    def _step(
-        self,
-        i: int,
-        eta: Tensor,
-        scale: Tensor,
-        lam: float | Tensor,
-        entry: int = 0,
-        atoms: Tensor | None = None,
-    ) -> ProximalStep:
-        """The step of layer ``i`` with threshold ``scale * lam - bias``, synthesising with ``atoms``."""
-        dictionary = self._set(entry)[i]
-        weight = dictionary.weight
-        threshold = scale * align(torch.as_tensor(lam, dtype=weight.dtype, device=weight.device), weight.ndim)
-        if len(self.biases):
-            threshold = threshold - align(self.biases[entry * len(self.dictionaries) + i], weight.ndim)
-        if self.pursuit == "ml_lista":
-            feedforward = self.feedforward[i]
-            feedforward.update_lipschitz(feedforward.weight)
-            return _LISTAStep(dictionary, weight, feedforward, eta, threshold, self.prox)
-        behind = weight if atoms is None else atoms
-        return ProximalStep(dictionary, weight * eta, threshold, prox=self.prox, atoms=behind)
+    def _row(self, i: int, eta: Tensor, operator: Any = None, entry: int = 0) -> Step:
+        """A step of layer ``i`` with the biases of a set of dictionaries."""
+        if not len(self.biases):
+            return Step(eta, operator=operator)
+        return Step(eta, shift=-self.biases[entry * len(self.dictionaries) + i], operator=operator)
 
-    def _set(self, entry: int) -> Any:
-        return self.dictionaries if entry == 0 else self.sets[entry - 1]
+    def _problem(self, x: Tensor, operator: Any, lam: float | Tensor, **more: Any) -> Problem:
+        kind = CoupledProblem if more else Problem
+        return kind(x, operator, lam, penalty=_PENALTIES[self.prox], check=False, **more)
 
     def _layered(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
         codes: list[Tensor] = []
         count = {"layered_thresholding": 1, "layered_iterative_thresholding": self.steps}.get(
             self.pursuit, self.steps + 1
         )
-        for i, dictionary in enumerate(self.dictionaries):
-            eta, below = self._step_size(i, x.shape[2:]), x
-            step = self._step(i, eta, eta, lam[i])
-            stop = None
+        for i, operator in enumerate(self._read()):
+            problem = self._problem(x, operator, lam[i])
+            rows, stop = [self._row(i, self._step_size(i, operator, problem.size))] * count, None
             if self.tol is not None:
-                stop = stop_rule(Problem(below, dictionary, lam[i], nonneg=self.prox == "nonneg"), self.tol)
-
-            def update(y: Tensor, disposable: bool, below: Tensor = below, step: ProximalStep = step) -> Tensor:
-                return step.update(y, below, disposable=disposable)
-
-            x = iterate(update, step.start(below), count, momentum=self.tol is not None, stop=stop)
+                stop = stop_rule(problem, self.tol)
+                rows = [
+                    row._replace(ahead=beta, inertia=beta)
+                    for row, beta in zip(rows, extrapolations(count), strict=True)
+                ]
+            x = run(problem, rows, stop=stop)
             codes.append(x)
         return codes
 
     def _together(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        """ML-ISTA, ML-FISTA and ML-LISTA."""
+        """ML-ISTA, ML-FISTA and ML-LISTA: the deepest layer's table, with the others in its signal."""
         sizes = [tuple(x.shape[2:]), *self.dictionary.sizes(x.shape[2:])]
-        steps, scale = [], x.new_ones((), dtype=self.dictionaries[0].weight.dtype)
-        for i, weight in enumerate(lam):
-            eta = self._step_size(i, sizes[i])
-            scale = scale * eta
-            steps.append(self._step(i, eta, scale, weight))
-        codes = _forward_pass(x, steps)
-
-        def sweep(deepest: Tensor, disposable: bool) -> Tensor:
-            estimates = [deepest]
-            for step, size in zip(steps[::-1], sizes[-2::-1], strict=True):
-                estimates.insert(0, step.synthesis(estimates[0], size))
-            below = x
-            for i, step in enumerate(steps):
-                # The synthesis that the gradient needs is the estimate of the layer below.
-                below = codes[i] = step.update(estimates[i + 1], below, estimate=estimates[i])
-            return below
-
-        iterate(sweep, codes[-1], self.steps + 1, momentum=self.pursuit == "ml_fista")
-        return codes
+        problem: Problem | None = None
+        row = None
+        scale = x.new_ones((), dtype=self.dictionaries[0].lipschitz.dtype)
+        laterals = [dictionary.read() for dictionary in self.feedforward] or [None] * len(lam)
+        for i, (operator, feedforward) in enumerate(zip(self._read(), laterals, strict=True)):
+            eta = self._step_size(i, operator, sizes[i])
+            weight = scale * align(torch.as_tensor(lam[i], dtype=scale.dtype, device=x.device), x.ndim)
+            chosen = operator if feedforward is None else Lateral(feedforward, operator)
+            if problem is None:
+                problem = self._problem(x, chosen, weight)
+            else:  # only the shape of its signal counts
+                like = x.new_zeros(()).expand(len(x), self.dictionaries[i].in_channels, *sizes[i])
+                problem = self._problem(like, chosen, weight, lower=problem, row=row)
+            row, scale = self._row(i, eta), scale * eta
+        assert problem is not None and row is not None
+        betas = extrapolations(self.steps + 1) if self.pursuit == "ml_fista" else [0.0] * (self.steps + 1)
+        deepest = run(problem, [row._replace(ahead=beta, inertia=beta) for beta in betas])
+        return [*getattr(problem, "codes", ()), deepest]
 
     def _untied(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        sizes = [tuple(x.shape[2:]), *self.dictionary.sizes(x.shape[2:])]
         codes: list[Tensor] = []
+        before: list[Any] = []
         for entry in range(1 + len(self.sets)):
-            below = x
-            for i, weight in enumerate(lam):
-                eta = self._step_size(i, sizes[i], entry)
-                if entry == 0:
-                    below = self._step(i, eta, eta, weight).start(below)
-                    codes.append(below)
-                else:
-                    step = self._step(i, eta, eta, weight, entry, self._set(entry - 1)[i].weight)
-                    below = codes[i] = step.update(codes[i], below)
+            below, now = x, self._read(entry)
+            for i, operator in enumerate(now):
+                eta = self._step_size(i, operator, below.shape[2:])
+                pair = Pair(operator, before[i]) if before else None
+                problem = self._problem(below, operator, lam[i])
+                below = advance(problem, self._row(i, eta, pair, entry), codes[i] if before else None)
+                codes[i:] = [below, *codes[i + 1 :]]
+            before = now
         return codes
+
+    def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
+        """See :class:`~csc_nets.layers.coder.Coder`.
+
+        Of the dictionaries those count that computed the codes last: the last set of ``"all_free"``, and
+        ``feedforward`` for ``"ml_lista"`` without steps.
+        """
+        once = self.steps == (1 if self.pursuit == "layered_iterative_thresholding" else 0)
+        dictionaries = self.dictionaries
+        if self.pursuit == "all_free" and self.steps:
+            dictionaries = self.sets[-1]
+        elif self.pursuit == "ml_lista" and once:
+            dictionaries = self.feedforward
+        found: list[CodedStep] = []
+        signal = x
+        for i, (dictionary, code) in enumerate(zip(dictionaries, self.codes(x, **arguments), strict=True)):
+            gain = None
+            if once or self.pursuit == "layered_thresholding":
+                gain = self._step_size(i, self.dictionaries[i], signal.shape[2:])
+            geometry = getattr(dictionary, "geometry", None) or ConvGeometry.create(0, ())
+            last = i == len(self.dictionaries) - 1
+            found.append(CodedStep(signal, dictionary.weight, geometry, code, gain, f"[{i}]", returned=last))
+            signal = code
+        return found
+
+    def thresholds(self) -> dict[str, Tensor]:
+        """See :class:`~csc_nets.layers.coder.Coder`: thresholds over the step sizes, where a step is
+        ``eta relu(D^T x - threshold)`` at a code of zeros; for codes of float64, on the CPU."""
+        found, depth = {}, len(self.dictionaries)
+        for entry, dictionaries in enumerate([self.dictionaries, *self.sets]):
+            scale = torch.ones((), dtype=torch.float64)
+            for i, dictionary in enumerate(dictionaries):
+                threshold = scale * self.lam[i].double().cpu().expand(dictionary.out_channels)
+                eta: Any = getattr(self, f"step_size_{i}")
+                if eta is None:
+                    eta = 1.0 if self.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
+                eta = torch.as_tensor(eta).double().cpu()
+                if len(self.biases):
+                    threshold = threshold - self.biases[entry * depth + i].double().cpu() / eta
+                if self.pursuit in TOGETHER:  # a gradient comes through the steps of the layers below
+                    scale = scale * eta
+                found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold
+        return found
 
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The signal :math:`D_1 \\cdots D_K z` of a deepest code, of spatial size ``output_size``."""
@@ -351,37 +398,12 @@ class MultiLayerCSC(nn.Module):
         return f"MultiLayerCSC(lam=({lam}), {self.extra_repr()}{layers}\n)"
 
 
-class _LISTAStep(ProximalStep):
-    """A step whose input comes through other filters than its lateral terms: B for the input, D for the rest."""
-
-    def __init__(
-        self, lateral: Any, weight: Tensor, feedforward: Any, eta: Tensor, threshold: Tensor, prox: str
-    ) -> None:
-        atoms = feedforward.weight
-        super().__init__(feedforward, atoms * eta, threshold, prox=prox, atoms=atoms)
-        self.lateral, self.weight, self.lateral_descent = lateral, weight, weight * -eta
-
-    def update(self, y: Tensor, x: Tensor, **_: Any) -> Tensor:
-        """See :class:`MultiLayerCSC`."""
-        inhibition = self.lateral.synthesis(y, x.shape[2:], self.weight)
-        v = self.dictionary.analysis(x, self.gain, self.bias, exact=False)
-        return self._shrink(v.add_(self.lateral.analysis(inhibition, self.lateral_descent, exact=False)), y)[0]
-
-
 def _like(value: float | Tensor, other: Tensor) -> Tensor:
     """A copy of ``value`` with the dtype and device of ``other``."""
     return torch.as_tensor(value, dtype=other.dtype, device=other.device).detach().clone()
 
 
-def _forward_pass(x: Tensor, steps: Sequence[ProximalStep]) -> list[Tensor]:
-    codes = []
-    for step in steps:
-        x = step.start(x)
-        codes.append(x)
-    return codes
-
-
-def _fresh(dictionaries: Sequence[_Dictionary]) -> list[_Dictionary]:
+def _fresh(dictionaries: Sequence[Dictionary]) -> list[Dictionary]:
     """Dictionaries of the same shapes with atoms of their own."""
     copies = copy.deepcopy(list(dictionaries))
     for dictionary in copies:

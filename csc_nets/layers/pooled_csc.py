@@ -1,15 +1,16 @@
 """A convolution, a rectifier and pooling with switches, as a pursuit of a block-sparse code."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import absolute_pool, iterative_hard_thresholding, one_per_block, top_k, unpool
-from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional import ISTA, OnePerBlock, Problem, absolute_pool, run, top_k, unpool
+from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary2d
 
 __all__ = ["PooledCSC2d"]
@@ -17,22 +18,34 @@ __all__ = ["PooledCSC2d"]
 SIGNS = ("signed", "nonneg", "mirrored")
 
 
-@dataclass(frozen=True)
-class _Mirrored:
-    """The atoms of a dictionary, and behind them the same atoms with the other sign."""
+_ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "window": (lambda n: n is None or (isinstance(n, int) and n >= 1), "an int >= 1 or None"),
+    "density": (lambda share: 0 < share <= 1, "in (0, 1]"),
+    "steps": (lambda n: isinstance(n, int) and n >= 1, "an int >= 1"),
+    "sign": (lambda sign: sign in SIGNS, f"one of {', '.join(SIGNS)}"),
+    "step_size": (lambda eta: eta is None or 0 < eta < math.inf, "None or a finite number > 0"),
+}
 
-    dictionary: Dictionary2d
+
+@dataclass(frozen=True)
+class Mirrored:
+    """The atoms of an operator, and behind them the same atoms with the other sign."""
+
+    operator: Any
 
     def analysis(self, x: Tensor) -> Tensor:
-        v = self.dictionary.analysis(x)
+        """Correlations with the atoms and with their negatives, ``(N, 2 M, *S')``."""
+        v = self.operator.analysis(x)
         return torch.cat([v, -v], 1)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The signal of a code ``(N, 2 M, *S')``."""
         plus, minus = z.chunk(2, 1)
-        return self.dictionary.synthesis(plus - minus, output_size)
+        return self.operator.synthesis(plus - minus, output_size)
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
-        return 2 * self.dictionary.bound(signal_size)
+        """Twice that of the operator."""
+        return 2 * self.operator.bound(signal_size)
 
 
 class PooledCSC2d(nn.Module):
@@ -85,16 +98,6 @@ class PooledCSC2d(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        if window is not None and (isinstance(window, bool) or not isinstance(window, int) or window < 1):
-            raise ValueError(f"PooledCSC2d: window must be an int >= 1 or None, got {window!r}")
-        if not 0 < density <= 1:
-            raise ValueError(f"PooledCSC2d: density must be in (0, 1], got {density!r}")
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"PooledCSC2d: steps must be an int >= 1, got {steps!r}")
-        if sign not in SIGNS:
-            raise ValueError(f"PooledCSC2d: sign must be one of {', '.join(SIGNS)}, got {sign!r}")
-        if step_size is not None and not 0 < step_size < math.inf:
-            raise ValueError(f"PooledCSC2d: step_size must be None or a finite number > 0, got {step_size!r}")
         self.dictionary = Dictionary2d(
             in_channels,
             out_channels,
@@ -108,6 +111,18 @@ class PooledCSC2d(nn.Module):
             unit_norm=unit_norm,
         )
         self.window, self.density, self.steps, self.sign, self.step_size = window, density, steps, sign, step_size
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _ALLOWED:
+            check, allowed = _ALLOWED[name]
+            if isinstance(value, bool) or not check(value):
+                raise ValueError(f"PooledCSC2d: {name} must be {allowed}, got {value!r}")
+        super().__setattr__(name, value)
+
+    @property
+    def penalty(self) -> OnePerBlock:
+        """The blocks, and how many of them are kept."""
+        return OnePerBlock(self.window, self.density, self.sign != "signed")
 
     @property
     def out_channels(self) -> int:
@@ -139,7 +154,7 @@ class PooledCSC2d(nn.Module):
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:
         r""":math:`\tfrac12 \|x - D z\|^2` of codes before pooling, as of :meth:`code`, per sample ``(N,)``."""
-        return (x - self._pair().synthesis(z, x.shape[2:])).square().flatten(1).sum(1) / 2
+        return (x - self._pair(self.dictionary).synthesis(z, x.shape[2:])).square().flatten(1).sum(1) / 2
 
     def forward(self, x: Tensor) -> Tensor:
         """Pooled codes of signals ``(N, C, H, W)``."""
@@ -156,19 +171,23 @@ class PooledCSC2d(nn.Module):
             raise ValueError(
                 f"PooledCSC2d: expected {channels} input channels (N, {channels}, H, W), got {tuple(x.shape)}"
             )
-        self.dictionary.update_lipschitz(self.dictionary.weight)
-        if self.steps == 1:  # without unpooling what is pooled again
-            v = self._pair().analysis(x)
-            values, switches = absolute_pool(self._rectify(v), self.window)
-            values = values if self.density == 1 else top_k(values, self._count(values.shape[1:].numel()))
-            return values if self.step_size == 1 else values * self.step(x), switches
-        return absolute_pool(self.code(x), self.window)
+        problem = self._problem(x)
+        if self.steps > 1:
+            return absolute_pool(run(problem, ISTA(self.steps).steps(problem)), self.window)
+        # Without unpooling what is pooled again.
+        v = problem.operator.analysis(x)
+        values, switches = absolute_pool(v if self.sign == "signed" else v.relu(), self.window)
+        kept = self.penalty.kept(v)
+        values = values if kept is None else top_k(values, kept)
+        return values if self.step_size == 1 else values * problem.step_size, switches
 
     def code(self, x: Tensor) -> Tensor:
         """The code before pooling, ``(N, M, H', W')``, one non-zero in a block."""
-        return iterative_hard_thresholding(
-            x, self._pair(), project=self._project, steps=self.steps, step_size=self.step(x)
-        )
+        problem = self._problem(x)
+        return run(problem, ISTA(self.steps).steps(problem))
+
+    def _problem(self, x: Tensor) -> Problem:
+        return Problem(x, self._pair(self.dictionary.read()), 0.0, penalty=self.penalty, step=self.step_size, check=False)
 
     def synthesize(self, values: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
         """The signal of pooled codes: unpooled to their switches, then the transposed convolution.
@@ -182,26 +201,24 @@ class PooledCSC2d(nn.Module):
             ``(N, C, *output_size)``.
         """
         size = self.dictionary.geometry.code_size(output_size)
-        return self._pair().synthesis(unpool(values, switches, size), output_size)
+        return self._pair(self.dictionary).synthesis(unpool(values, switches, size), output_size)
 
-    def _pair(self) -> Dictionary2d | _Mirrored:
-        return _Mirrored(self.dictionary) if self.sign == "mirrored" else self.dictionary
+    def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
+        """See :class:`~csc_nets.layers.coder.Coder`: the code before pooling, which the next layer does not see."""
+        weight, gain = self.atoms, self.step(x) if self.steps == 1 else None
+        weight = torch.cat([weight, -weight]) if self.sign == "mirrored" else weight
+        return [CodedStep(x, weight, self.dictionary.geometry, self.code(x), gain, returned=False)]
+
+    def thresholds(self) -> dict[str, Tensor]:
+        """None: blocks compete, and no weight is taken away."""
+        return {}
+
+    def _pair(self, dictionary: Any) -> Any:
+        return Mirrored(dictionary) if self.sign == "mirrored" else dictionary
 
     def step(self, x: Tensor) -> float | Tensor:
         """The step size for signals of the size of ``x``."""
-        return SAFETY / self._pair().bound(x.shape[2:]) if self.step_size is None else self.step_size
-
-    def _rectify(self, v: Tensor) -> Tensor:
-        return v if self.sign == "signed" else torch.relu(v)
-
-    def _project(self, v: Tensor) -> Tensor:
-        window = v.shape[2:] if self.window is None else (self.window,) * 2
-        blocks = v.shape[1] * -(-v.shape[2] // window[0]) * -(-v.shape[3] // window[1])
-        return one_per_block(self._rectify(v), None if self.density == 1 else self._count(blocks), window=self.window)
-
-    def _count(self, blocks: int) -> int:
-        """How many of so many blocks are kept."""
-        return max(1, round(self.density * blocks))
+        return self._problem(x).step_size
 
     def extra_repr(self) -> str:
         text = f"window={self.window}, steps={self.steps}, sign={self.sign!r}"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.layers.dictionary import UnitNorm, _Dictionary
+from csc_nets.layers.dictionary import UnitNorm, Dictionary
 
 __all__ = ["LargestEntries", "sparsify_atoms"]
 
@@ -50,7 +50,7 @@ class LargestEntries(nn.Module):
         return weight
 
 
-def sparsify_atoms(dictionary: _Dictionary, count: int) -> None:
+def sparsify_atoms(dictionary: Dictionary, count: int) -> None:
     """Gives every atom of a dictionary at most ``count`` non-zeros, and unit norm, from now on and in training.
 
     Raises:

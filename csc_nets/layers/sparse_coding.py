@@ -1,16 +1,20 @@
 """The sparse coding layer of vectors and tokens."""
 
+from typing import Any, Unpack
+
 import torch
 from torch import Tensor
 
-from csc_nets.functional import ConvGeometry, Problem
-from csc_nets.layers.csc import _SparseCode
+from csc_nets.functional import Problem
+from csc_nets.layers.coder import CodedStep
+from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import DenseDictionary
+from csc_nets.layers.options import CodingOptions
 
 __all__ = ["SparseCoding"]
 
 
-class SparseCoding(_SparseCode):
+class SparseCoding(CSC):
     r"""Sparse code of vectors or tokens over a learned matrix of atoms.
 
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1, \quad z \ge 0
@@ -18,7 +22,7 @@ class SparseCoding(_SparseCode):
     Args:
         in_features: length F of a vector.
         atoms: number M of atoms.
-        lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward: as for :class:`CSC2d`.
+        **options: see :class:`~csc_nets.layers.CodingOptions`.
 
     Shape:
         ``(..., F)`` to ``(..., M)``.
@@ -29,23 +33,11 @@ class SparseCoding(_SparseCode):
         in_features: int,
         atoms: int,
         *,
-        lam: float | Tensor = 0.1,
-        steps: int | None = 2,
-        pursuit: str = "fista",
-        nonneg: bool = True,
-        ridge: float = 0.0,
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Unpack[CodingOptions],
     ) -> None:
-        dictionary = DenseDictionary(in_features, atoms, device, dtype)
-        super().__init__(dictionary, lam, steps, pursuit, nonneg, ridge, learn_lam, tol, backward)
-
-    @property
-    def _geometry(self) -> ConvGeometry:
-        return ConvGeometry.create(0, ())  # one atom covers the signal: a matrix
+        super().__init__(DenseDictionary(in_features, atoms, device, dtype), **options)
 
     def forward(
         self,
@@ -62,7 +54,8 @@ class SparseCoding(_SparseCode):
         atoms = self.dictionary.out_channels
         rows, lam, mask = self._rows(x, lam, mask)
         init = None if init is None else init.reshape(len(rows), atoms)
-        return self._code(rows, lam, init, mask).view(*x.shape[:-1], atoms)
+        problem = super().problem(rows, lam, mask)
+        return self.gradient(self.pursuit, problem, init).view(*x.shape[:-1], atoms)
 
     def _rows(
         self, x: Tensor, lam: float | Tensor | None, mask: Tensor | None
@@ -86,3 +79,8 @@ class SparseCoding(_SparseCode):
     def lam_max(self, x: Tensor) -> Tensor:
         """The smallest sparsity weight per vector at which the code is zero, ``(..., 1)``."""
         return self.problem(x).lam_max().view(*x.shape[:-1], 1)
+
+    def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
+        """See :class:`~csc_nets.layers.coder.Coder`; vectors are one batch ``(N, F)``, whatever their axes."""
+        rows, _, mask = self._rows(x, None, arguments.get("mask"))
+        return super().coded(rows, output.reshape(len(rows), -1), **{**arguments, "mask": mask})

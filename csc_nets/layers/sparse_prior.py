@@ -7,16 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import as_weight, iterate
-from csc_nets.functional.problem import align
-from csc_nets.functional.pursuit import SAFETY
-from csc_nets.layers.csc import CSC2d, Positive, _SparseCode
+from csc_nets.functional import LCA, PriorISTA, as_weight
+from csc_nets.functional.checks import errors_of
+from csc_nets.layers.coding import CSC, Positive
+from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
-from csc_nets.layers.proximal_step import ProximalStep
 
 __all__ = ["SparsePriorConv2d"]
 
-DYNAMICS = ("ista", "lca")
+DYNAMICS: dict[str, type[PriorISTA]] = {"ista": PriorISTA, "lca": LCA}
 
 
 class RateTimesVariance(Positive):
@@ -135,8 +134,6 @@ class SparsePriorConv2d(CSC2d):
             raise ValueError(f"{name}: dynamics must be one of {', '.join(DYNAMICS)}, got {dynamics!r}")
         if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
             raise ValueError(f"{name}: sigma must be a finite number > 0, got {sigma!r}")
-        if step_size is not None and not 0 < step_size < math.inf:
-            raise ValueError(f"{name}: step_size must be a finite number > 0 or None, got {step_size!r}")
         as_weight(rate, 2, f"{name}: rate")
         if not (rate.is_meta or bool((rate > 0).all()) if isinstance(rate, Tensor) else rate > 0):
             raise ValueError(f"{name}: rate must be above 0 (0 is no prior that integrates), got {rate!r}")
@@ -152,8 +149,9 @@ class SparsePriorConv2d(CSC2d):
             dtype,
             unit_norm=unit_norm,
         )
-        _SparseCode.__init__(self, dictionary, rate, steps, "ista", True, 0.0, False, None)
-        self.dynamics, self.step_size = dynamics, step_size
+        with errors_of(name):
+            pursuit = DYNAMICS[dynamics](steps, step_size)
+        CSC.__init__(self, dictionary, lam=rate, pursuit=pursuit)
         variance = RateTimesVariance(torch.as_tensor(sigma).to(self.lam, copy=True), learn_sigma)
         thresholds = (self.lam * variance.sigma.detach().square()).expand(out_channels).clone()
         del self.lam
@@ -210,6 +208,16 @@ class SparsePriorConv2d(CSC2d):
         return layer.train(conv.training)
 
     @property
+    def dynamics(self) -> str:
+        """Name of the dynamics."""
+        return next((name for name, kind in DYNAMICS.items() if type(self.pursuit) is kind), "other")
+
+    @property
+    def step_size(self) -> float | None:
+        """Step size of all steps; None as in the class."""
+        return getattr(self.pursuit, "step_size", None)
+
+    @property
     def sigma(self) -> Tensor:
         """Standard deviation of the noise, 0-d."""
         return self._variance.sigma
@@ -257,71 +265,6 @@ class SparsePriorConv2d(CSC2d):
         with torch.autocast(bank.device.type, enabled=False):
             gram = bank @ bank.T
         return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).square().sum()
-
-    def _code(self, x: Tensor, lam: float | Tensor | None, init: Tensor | None, mask: Tensor | None) -> Tensor:
-        dictionary, weight = self.dictionary, self.atoms
-        dictionary.update_lipschitz(weight)
-        value = align(self.lam, x.ndim) if lam is None else as_weight(lam, x.ndim, "SparsePriorConv2d: lam")
-        threshold = torch.as_tensor(value, dtype=weight.dtype, device=weight.device)
-        missing = None if mask is None else mask == 0
-        observed = x if missing is None else x.masked_fill(missing, 0)
-        first: float | Tensor = 1.0 if self.step_size is None else self.step_size
-        if self.dynamics == "lca":
-            return self._compete(observed, weight, threshold, first, init, missing)
-
-        def step(eta: float | Tensor) -> ProximalStep:
-            return ProximalStep(dictionary, weight * eta, eta * threshold, atoms=weight, missing=missing)
-
-        further = step(self._further_step_size(x)) if self.steps > 1 or init is not None else None
-
-        def update(y: Tensor, disposable: bool = False) -> Tensor:
-            assert further is not None
-            return further.update(y, observed, disposable=disposable)
-
-        return iterate(update, step(first).start(observed) if init is None else update(init), self.steps)
-
-    def _further_step_size(self, x: Tensor) -> float | Tensor:
-        """Step size of the steps after the first one."""
-        if self.step_size is not None:
-            return self.step_size
-        bound = self.dictionary.bound(x.shape[2:])
-        return SAFETY / (bound if self.dynamics == "ista" else bound.clamp_min(1))
-
-    def _compete(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        threshold: Tensor,
-        first: float | Tensor,
-        init: Tensor | None,
-        missing: Tensor | None,
-    ) -> Tensor:
-        r"""Euler steps of the LCA, in :math:`v = u - t`, whose positive part is the code:
-
-        .. math:: v \leftarrow (1 - \eta) v + \eta a + \eta \Phi^T (x - \Phi a) - \eta t, \qquad a = \max(v, 0).
-
-        ISTA is the same with :math:`a` in place of :math:`(1 - \eta) v + \eta a`: it forgets by how much a coefficient
-        is below its threshold.
-        """
-        eta = self._further_step_size(x)
-        descent = weight * -eta
-
-        def drive(signal: Tensor, filters: Tensor, threshold: Tensor) -> Tensor:
-            if threshold.ndim == signal.ndim:  # per sample
-                v = self.dictionary.analysis(signal, filters)
-                return v - threshold.to(v.dtype)
-            return self.dictionary.analysis(signal, filters, -threshold.flatten().expand(len(filters)))
-
-        def update(v: Tensor, disposable: bool = False) -> Tensor:
-            a = v.relu()
-            surplus = self.dictionary.synthesis(a, x.shape[2:], weight) - x
-            if missing is not None:
-                surplus = surplus.masked_fill_(missing, 0)
-            return drive(surplus, descent, eta * threshold) + (1 - eta) * v + eta * a
-
-        # At rest u = 0, so v = -t, and the code is zero.
-        v = drive(x, weight * first, threshold) if init is None else update(init)
-        return iterate(update, v, self.steps).relu()
 
     def extra_repr(self) -> str:
         sigma = "?" if self.sigma.is_meta else f"{self.sigma.item():.4g}"

@@ -10,18 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional.problem import as_weight
-from csc_nets.functional.reach import Window, window
-from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
+from csc_nets.functional.tiling.receptive_field import Window, window
+from csc_nets.layers.csc import ConvCSC
 
 __all__ = ["chain", "encode", "encode_tiles", "synthesize_tiles", "tile_bytes", "tile_size"]
 
 Where = tuple[slice, ...]
-CSC = CSC1d | CSC2d | CSC3d
 
 BUDGET = 96 * 2**20  # codes of a tile then stay in the cache of a processor: faster than the whole at once
 # Arrays of the size of a tile's signal and code that are alive at once; measured by benchmarks/tiles.py.
 SIGNALS, CODES = 4, 5
-PURSUITS = ("fista", "ista", "threshold", "calibrated")
 POINTWISE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.ReLU, nn.Identity, nn.Dropout)
 
 
@@ -37,7 +35,7 @@ def encode_tiles(
     r"""Codes of signals of any size in tiles, equal to ``layer(x)`` up to rounding; without gradient.
 
     A pursuit of T steps from zero looks only so far: a tile is coded together with the samples around it that count
-    (:func:`csc_nets.functional.reach.window`), and these alone are coded more than once. The borders of the whole
+    (:func:`csc_nets.functional.tiling.receptive_field.window`), and these alone are coded more than once. The borders of the whole
     signal keep the layer's padding.
 
     Args:
@@ -67,7 +65,7 @@ def encode_tiles(
         True
     """
     modules = chain(layer)
-    layers = [m for m in modules if isinstance(m, CSC)]
+    layers = [m for m in modules if isinstance(m, ConvCSC)]
     if lam is not None:
         if len(layers) > 1:
             raise ValueError(f"encode_tiles: lam is for a single layer, got {len(layers)} of them")
@@ -101,7 +99,7 @@ def encode(layer: nn.Module, x: Tensor, *, out: Tensor | None = None, **options:
     Raises:
         ValueError: ``out`` of another shape; as for :func:`encode_tiles`.
     """
-    layers = [m for m in chain(layer) if isinstance(m, CSC)]
+    layers = [m for m in chain(layer) if isinstance(m, ConvCSC)]
     shape = (len(x), layers[-1].dictionary.out_channels, *_sizes(layers, x)[-1])
     if out is None:
         out = torch.empty(shape, dtype=layers[-1].dictionary.lipschitz.dtype, device=x.device)
@@ -113,7 +111,7 @@ def encode(layer: nn.Module, x: Tensor, *, out: Tensor | None = None, **options:
 
 
 @torch.no_grad()
-def synthesize_tiles(layer: CSC, tiles: Iterable[tuple[Where, Tensor]], shape: Sequence[int]) -> Tensor:
+def synthesize_tiles(layer: ConvCSC, tiles: Iterable[tuple[Where, Tensor]], shape: Sequence[int]) -> Tensor:
     """The signal ``D z`` of a code that comes in tiles, each added where its atoms lie; equal to ``layer.synthesize``.
 
     Args:
@@ -145,7 +143,7 @@ def tile_size(layer: nn.Module, x: Tensor, budget: float) -> tuple[int, ...]:
     Raises:
         ValueError: a single position takes more.
     """
-    whole = _sizes([m for m in chain(layer) if isinstance(m, CSC)], x)[-1]
+    whole = _sizes([m for m in chain(layer) if isinstance(m, ConvCSC)], x)[-1]
 
     def cost(side: int) -> int:
         return tile_bytes(layer, x, [min(side, n) for n in whole])
@@ -167,7 +165,7 @@ def tile_bytes(layer: nn.Module, x: Tensor, tile: Sequence[int]) -> int:
     Counted are the arrays of a pursuit in evaluation mode: two iterates, two that convolutions rearrange, and the tile
     before, which a caller still holds; and four signals. torch's own kernels, some 100 MB, come once on top.
     """
-    layers = [m for m in chain(layer) if isinstance(m, CSC)]
+    layers = [m for m in chain(layer) if isinstance(m, ConvCSC)]
     sizes = _sizes(layers, x)
     centre = [slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(sizes[-1], tile, strict=True)]
     bytes_of_stage = []
@@ -186,7 +184,7 @@ def chain(layer: nn.Module) -> list[nn.Module]:
         ValueError: one that is not in evaluation mode or cannot be cut, or no CSC layer among them.
     """
     modules = _modules(layer)
-    if not any(isinstance(m, CSC) for m in modules):
+    if not any(isinstance(m, ConvCSC) for m in modules):
         raise ValueError("encode_tiles: the chain has no CSC layer")
     return modules
 
@@ -194,8 +192,8 @@ def chain(layer: nn.Module) -> list[nn.Module]:
 def _modules(layer: nn.Module) -> list[nn.Module]:
     if isinstance(layer, nn.Sequential | nn.ModuleList):
         return [m for child in layer for m in _modules(child)]
-    if not isinstance(layer, (CSC1d, CSC2d, CSC3d, *POINTWISE)):
-        kinds = ", ".join(kind.__name__ for kind in (CSC1d, CSC2d, CSC3d, *POINTWISE))
+    if not isinstance(layer, (ConvCSC, *POINTWISE)):
+        kinds = ", ".join(["CSC1d, CSC2d, CSC3d", *(kind.__name__ for kind in POINTWISE)])
         raise ValueError(f"encode_tiles: layer must be one of {kinds} or a chain of them, got {type(layer).__name__}")
     if layer.training:
         raise ValueError(f"encode_tiles: {type(layer).__name__} must be in evaluation mode: call layer.eval()")
@@ -203,15 +201,15 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
         raise ValueError(
             f"encode_tiles: {type(layer).__name__} must keep running statistics: those of a tile are others"
         )
-    if isinstance(layer, CSC):
+    if isinstance(layer, ConvCSC):
         if layer.tol is not None:
             raise ValueError(
                 f"encode_tiles: tol must be None, where to stop is decided by the whole signal, got {layer.tol}"
             )
-        if layer.pursuit not in PURSUITS or not isinstance(layer.steps, int):
+        if not layer.pursuit.local or layer.dictionary.bound_depends_on_size:
             raise ValueError(
-                f"encode_tiles: pursuit must be one of {', '.join(PURSUITS)} with a number of steps, "
-                f"got {layer.pursuit!r} with steps={layer.steps}"
+                "encode_tiles: the code must be decided by samples nearby, with a step size of its own, "
+                f"got {layer!r}"
             )
     return [layer]
 
@@ -219,11 +217,11 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
 Plan = list[tuple[list[Window], list[slice]]]
 
 
-def _plan(layers: Sequence[CSC], sizes: Sequence[tuple[int, ...]], wanted: Sequence[slice]) -> Plan:
+def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: Sequence[slice]) -> Plan:
     """What every layer of a chain is shown and which positions of its code are kept, for those wanted of the last."""
     plan: Plan = []
     for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
-        steps = 1 if layer.pursuit == "threshold" or layer.steps is None else layer.steps
+        steps = layer.steps or 1
         geometry = layer.dictionary.geometry
         windows = [
             window(geometry, i, n, steps, w.start, w.stop) for i, (n, w) in enumerate(zip(size, wanted, strict=True))
@@ -244,7 +242,7 @@ def _code(
     # The fused pass wants channels together. Only a clone gets there: a single channel counts as either layout.
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     for module in modules:
-        if isinstance(module, CSC):
+        if isinstance(module, ConvCSC):
             windows, kept = next(stages)
             code = code.clone(memory_format=layout)
             code = module(code, lam=_weight(lam, module, batch, windows, code), mask=missing)
@@ -257,7 +255,7 @@ def _code(
 
 
 def _weight(
-    lam: float | Tensor | None, layer: CSC, batch: slice, windows: Sequence[Window], x: Tensor
+    lam: float | Tensor | None, layer: ConvCSC, batch: slice, windows: Sequence[Window], x: Tensor
 ) -> float | Tensor | None:
     """The part of a sparsity weight that belongs to a window."""
     if not isinstance(lam, Tensor) or lam.ndim < x.ndim:
@@ -279,7 +277,7 @@ def _cut(t: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
     return t
 
 
-def _sizes(layers: Sequence[CSC], x: Tensor) -> list[tuple[int, ...]]:
+def _sizes(layers: Sequence[ConvCSC], x: Tensor) -> list[tuple[int, ...]]:
     """Spatial sizes of the signal and of every layer's code."""
     dictionary = layers[0].dictionary
     dims, channels = dictionary.geometry.dims, dictionary.in_channels

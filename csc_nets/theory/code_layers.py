@@ -12,8 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from csc_nets.functional import ConvGeometry, unit_norm
-from csc_nets.functional.dictionary import PADDING_MODES
-from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional.operators.geometry import PADDING_MODES
+from csc_nets.functional.problem import SAFETY
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, PooledCSC2d, SparseCoding, SparsePriorConv2d
 from csc_nets.theory.modes import evaluation_mode
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional.problem import SAFETY
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparsePriorConv2d
 
 __all__ = ["LayerRates", "PriorRates", "prior_rates"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.functional.sparse_code import SparseCode
+from csc_nets.functional.tiling.sparse_code import SparseCode
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding
 from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles, tile_bytes, tile_size
 

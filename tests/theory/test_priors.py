@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.functional.pursuit import SAFETY
+from csc_nets.functional.problem import SAFETY
 from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, SparsePriorConv2d
 from csc_nets.models import create_model
 from csc_nets.theory.priors import prior_rates

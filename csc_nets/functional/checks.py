@@ -1,0 +1,43 @@
+"""Questions that every room asks: who is looking on, and whether a number is what it should be."""
+
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+__all__ = ["as_count", "errors_of", "is_transformed"]
+
+
+def is_transformed() -> bool:
+    """Whether a compiler traces, or ``torch.func`` or forward-mode differentiation looks on."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
+
+
+def as_count(value: Any, name: str = "steps", least: int = 1) -> int:
+    """A whole number as an ``int``; numpy's integers are welcome.
+
+    Raises:
+        ValueError: a boolean, no whole number, or one below ``least``.
+    """
+    try:
+        count = -1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        count = -1
+    if isinstance(value, bool) or count < least:
+        raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
+    return count
+
+
+@contextmanager
+def errors_of(owner: str) -> Iterator[None]:
+    """Puts the name of an owner before the message of a ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        raise error if str(error).startswith(f"{owner}: ") else ValueError(f"{owner}: {error}") from error

@@ -1,0 +1,290 @@
+r"""The gradient of a sparse code that solves its problem, however it was found.
+
+A solution is a fixed point of a proximal gradient step, :math:`z = \mathrm{prox}_{t}(v)` with
+:math:`v = \kappa (z + g D^T m (x - D z))`, :math:`t = \kappa g \lambda` and :math:`\kappa = 1 / (1 + g \mu)`.
+
+Derivation: with J the derivative of the prox at v, differentiating the fixed point gives, for a gradient c at the code,
+
+.. math:: w - \kappa (I - g D^T m D) J^T w = c, \qquad \partial v = J^T w, \qquad
+          \partial t = (\partial \mathrm{prox} / \partial t)^T w,
+
+from where automatic differentiation of one step goes on to signal, atoms and weights. Nothing of the iterations is
+kept. Where the prox acts on each entry by itself, J is a diagonal matrix j, and with :math:`u = J w` on the support
+(:math:`j \ne 0`) the equation is symmetric,
+
+.. math:: \bigl(D_S^T m D_S + \mu + (1/j - 1) / (\kappa g)\bigr)\, \kappa g\, u = c_S .
+
+For the l1 norms j is 1 there: :math:`(D_S^T m D_S + \mu) \kappa g u = c_S`. Else the first equation is solved in the
+sense of least squares. Sources: Bai, Kolter, Koltun, `"Deep Equilibrium Models" <https://arxiv.org/abs/1909.01377>`_,
+2019, Theorem 1; Bertrand et al., `"Implicit differentiation of Lasso-type models" <https://arxiv.org/abs/2002.08943>`_,
+2020, for the restriction to the support.
+
+**What the duality gap says.** With G the gap, :math:`\|D(z - z^*)\| \le \sqrt{2G}`, because F grows that fast from its
+minimum. So a unit atom whose correlation is more than :math:`\sqrt{2G}` below its weight is off the support of the
+solution. Once the support and signs are right, u is that of the solution and so is the gradient of x; that of the atoms
+errs, with :math:`|K|` samples in an atom and :math:`s` the least singular value of :math:`m D_S`, by at most
+
+.. math:: \sqrt{2 G |K|}\, (\|u\| + \|D u\| / s)
+
+(Derivation: each entry of a correlation is an inner product of a signal and a shifted code.) With a wrong support the
+error has no bound: entries of c are missing or in excess.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.gradients.base import Gradient, register_gradient
+from csc_nets.functional.operators.protocol import norm_bound
+from csc_nets.functional.penalties import Penalty
+from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.step import Pursuit
+
+__all__ = ["CONVERGED", "Implicit", "least_solution"]
+
+# A gap in units of half the squared norm of the signal at which a fixed number of steps counts as converged.
+CONVERGED = 1e-3
+
+
+@register_gradient("implicit")
+@dataclass(frozen=True)
+class Implicit(Gradient):
+    """The gradient of a solution, from one code whatever the steps; see the top of this file.
+
+    The code must be a solution, to the pursuit's tolerance or else 1e-3 of half the squared norm of the signal, or a
+    forward pass with gradient is a RuntimeError. Codes are computed in full precision under autocast. With a number of
+    steps, transforms of ``torch.func`` and compilers see the steps.
+
+    Args:
+        steps: of the linear solver, at most.
+    """
+
+    steps: int = 200
+
+    def check(self, pursuit: Pursuit, penalty: Penalty) -> None:
+        """Refuses pursuits that do not end at a solution."""
+        if not pursuit.solves:
+            raise ValueError(
+                f"gradient='implicit' is that of a solution, and steps of {pursuit!r} do not end at one: "
+                "take gradient='unroll'"
+            )
+
+    def __call__(self, pursuit: Pursuit, problem: Problem, init: Tensor | None = None) -> Tensor:
+        """The code, with the gradient of a solution."""
+        if pursuit.count is not None and (not torch.is_grad_enabled() or is_transformed()):
+            return pursuit.run(problem, init)
+        problem = _in_full_precision(problem)
+        with torch.autocast(problem.x.device.type, enabled=False):
+            with torch.no_grad():
+                z = pursuit.run(problem, None if init is None else init.to(problem.x.dtype))
+                if pursuit.count is not None:
+                    _require_solution(problem, z, pursuit)
+            return self._attached(problem, z) if torch.is_grad_enabled() else z
+
+    def _attached(self, problem: Problem, z: Tensor) -> Tensor:
+        """The code with its gradient: that of one step, with the equation above solved on the way back."""
+        gain = problem.step_size
+        keep = 1 / (1 + problem.quadratic * gain)
+        v = keep * (z + gain * problem.operator.analysis(problem.residual(z)))
+        if not (v.requires_grad or (isinstance(problem.lam, Tensor) and problem.lam.requires_grad)):
+            return z
+        t = torch.as_tensor(keep * gain * problem.lam, dtype=z.abs().dtype, device=z.device)
+        code = problem.penalty.prox(v, t)  # type: ignore[union-attr]
+        if not code.requires_grad:
+            return z
+        linear = _Linearised(problem, v.detach(), t.detach(), keep, gain, self.steps)
+        code.register_hook(linear.solve)
+        return z + (code - code.detach())  # the value of z, the gradient of the step
+
+
+def _in_full_precision(problem: Problem) -> Problem:
+    """The problem as it is without autocast."""
+    weight = getattr(problem.operator, "weight", problem.x)
+    return replace(problem, x=problem.x.to(weight.dtype), check=False) if not problem.x.is_complex() else problem
+
+
+def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
+    """Refuses a code that is none.
+
+    Raises:
+        RuntimeError: the duality gap of a sample is above the tolerance, or not a number; for a penalty without a dual,
+            a step moves the code by more than that, in units of its norm.
+    """
+    tol = pursuit.tol or CONVERGED
+    if problem.penalty.has_dual:  # type: ignore[union-attr]
+        measure, gap = "duality gap over half the squared norm of the signal", problem.duality_gap(z)
+        gap = torch.where(gap <= 0, 0, gap / problem.energy())
+    else:
+        measure, gain = "change by one more step over the norm of the code", problem.step_size
+        keep = 1 / (1 + problem.quadratic * gain)
+        v = keep * (z + gain * problem.operator.analysis(problem.residual(z)))
+        moved = z - problem.penalty.prox(v, torch.as_tensor(keep * gain * problem.lam))  # type: ignore[union-attr]
+        norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
+        gap = torch.linalg.vector_norm(moved.flatten(1), dim=1)
+        gap = torch.where(gap == 0, 0, gap / norm)
+    left = ~(gap <= tol)
+    if bool(left.any()):
+        raise RuntimeError(
+            f"{int(left.sum())} of {len(z)} codes are no solutions after {pursuit.count} steps: {measure} up to "
+            f"{float(gap[left].amax()):.1e}, allowed {tol:.1e}. Raise steps or tol, or use gradient='recompute'"
+        )
+
+
+@dataclass
+class _Linearised:
+    """The equation of a gradient at a code."""
+
+    problem: Problem
+    v: Tensor
+    t: Tensor
+    keep: Any
+    gain: Any
+    steps: int
+
+    def solve(self, c: Tensor) -> Tensor:
+        """w for the gradient c at the code."""
+        if torch.is_grad_enabled():
+            raise RuntimeError("gradient='implicit' has no second derivatives: use gradient='unroll'")
+        with torch.autocast(c.device.type, enabled=False):
+            if self.problem.penalty.separable and not c.is_complex():  # type: ignore[union-attr]
+                return self._on_support(c)
+            return self._least_squares(c)
+
+    def _normal(self, u: Tensor) -> Tensor:
+        """``D^T m D u``."""
+        problem, operator = self.problem, self.problem.operator
+        signal = problem.masked(operator.synthesis(u, problem.size))
+        kwargs = {"exact": False} if hasattr(operator, "scaled") else {}
+        return operator.analysis(signal, **kwargs).detach()
+
+    def _slope(self) -> Tensor:
+        """The diagonal j of the derivative of the prox."""
+        if self.problem.penalty.kernel is not None:  # type: ignore[union-attr]
+            return (self.problem.penalty.prox(self.v, self.t) != 0).to(self.v.dtype)  # type: ignore[union-attr]
+        return self._transposed(torch.ones_like(self.v))
+
+    def _transposed(self, w: Tensor) -> Tensor:
+        """``J^T w``."""
+        with torch.enable_grad():
+            v = self.v.detach().requires_grad_()
+            (found,) = torch.autograd.grad(self.problem.penalty.prox(v, self.t), v, w)  # type: ignore[union-attr]
+        return found
+
+    def _on_support(self, c: Tensor) -> Tensor:
+        slope = self._slope()
+        # Rows in the order of memory, so that they are views. The linear solver sees the entries of the support only.
+        atoms_last = not slope.is_contiguous()
+        shape = slope.movedim(1, -1).shape if atoms_last else slope.shape
+        as_rows = lambda code: (code.movedim(1, -1) if atoms_last else code).flatten(1)  # noqa: E731
+        as_code = lambda rows: rows.view(shape).movedim(-1, 1) if atoms_last else rows.view(shape)  # noqa: E731
+        slopes = as_rows(slope)
+        index, padding = _support(slopes)
+        dense = torch.zeros_like(slopes)
+        own = slopes.gather(1, index)
+        extra = None
+        if self.problem.penalty.kernel is None:  # type: ignore[union-attr]
+            extra = torch.where(padding, 0, (1 / own - 1) / (self.keep * self.gain))
+        mu = self.problem.quadratic
+
+        def apply(u: Tensor) -> Tensor:
+            v = as_rows(self._normal(as_code(dense.scatter_(1, index, u)))).gather(1, index).masked_fill_(padding, 0)
+            v = v.add_(u, alpha=mu) if mu else v
+            return v if extra is None else v + extra * u
+
+        right = as_rows(c).gather(1, index).masked_fill_(padding, 0)
+        bound = norm_bound(self.problem.operator, self.problem.x)
+        bound = bound + mu if extra is None else bound + mu + extra.abs().amax()
+        u, _ = least_solution(apply, right, bound, torch.finfo(c.dtype).eps ** 0.5, self.steps)
+        # w = u / (kappa g j) on the support. Off it w does not matter: J ends there.
+        w = torch.where(padding, 0, u / (self.keep * self.gain * own))
+        return as_code(torch.zeros_like(slopes).scatter_(1, index, w))
+
+    def _least_squares(self, c: Tensor) -> Tensor:
+        shape, keep, gain = c.shape, self.keep, self.gain
+        flat = lambda code: torch.view_as_real(code).flatten(1) if code.is_complex() else code.flatten(1)  # noqa: E731
+
+        def code(rows: Tensor) -> Tensor:
+            return torch.view_as_complex(rows.view(*shape, 2)) if c.is_complex() else rows.view(shape)
+
+        def residual(w: Tensor) -> Tensor:
+            u = self._transposed(w)
+            return w - keep * (u - gain * self._normal(u))
+
+        def adjoint(w: Tensor) -> Tensor:
+            with torch.enable_grad():
+                v = self.v.detach().requires_grad_()
+                forward = keep * (w - gain * self._normal(w))
+                # J itself, by differentiating its transpose.
+                dummy = torch.zeros_like(w).requires_grad_()
+                (back,) = torch.autograd.grad(
+                    self.problem.penalty.prox(v, self.t), v, dummy, create_graph=True  # type: ignore[union-attr]
+                )
+                (found,) = torch.autograd.grad(back, dummy, forward)
+            return w - found
+
+        apply = lambda rows: flat(adjoint(residual(code(rows))))  # noqa: E731
+        right, scale = flat(adjoint(c)), torch.ones((), dtype=c.abs().dtype, device=c.device)
+        rows, _ = least_solution(apply, right, scale, torch.finfo(scale.dtype).eps ** 0.75, 4 * self.steps)
+        return code(rows)
+
+
+def least_solution(
+    apply: Callable[[Tensor], Tensor], b: Tensor, scale: Tensor, tol: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    r"""The solution of least norm of :math:`A u = b` per sample, for a positive semi-definite A.
+
+    Conjugate residuals: of the Krylov space they take the vector of least residual, so that an equation that cannot be
+    fulfilled is solved in the sense of least squares, where conjugate gradients would diverge. What then remains is in
+    the null space, and taking its direction out of u leaves the least solution (Liu, Milzarek, Roosta, "Obtaining
+    pseudo-inverse solutions with MINRES", 2023, the lifting step).
+
+    Args:
+        apply: :math:`u \mapsto A u`, row by row.
+        b: ``(N, n)``.
+        scale: of the eigenvalues of A, 0-d; those 6e-6 (float32; 2e-12 in float64) of it count as 0.
+        tol: the norm of the residual in units of that of b at which a row is done.
+        steps: applications of A, at most.
+
+    Returns:
+        u ``(N, n)``, and the norm of the residual over that of b, ``(N,)``.
+    """
+    dot = lambda s, t: torch.linalg.vecdot(s, t)[:, None]  # noqa: E731
+    null = torch.finfo(b.dtype).eps ** 0.75 * scale
+    u, r, p = torch.zeros_like(b), b.clone(), b.clone()
+    image = apply(r)
+    size = norm = dot(b, b)
+    rho, singular = dot(r, image), (norm > 0) & (dot(image, image) <= null**2 * norm)
+    done = singular | (norm == 0)
+    for k in range(steps):
+        if k % 4 == 0 and bool(done.all()):
+            break
+        length = torch.where(done, 0, rho / dot(image, image))
+        u.addcmul_(length, p)
+        r.addcmul_(length, image, value=-1)
+        of_r = apply(r)
+        before, rho, norm = rho, dot(r, of_r), dot(r, r)
+        singular = (norm > tol**2 * size) & (dot(of_r, of_r) <= null**2 * norm)
+        done = done | singular | (norm <= tol**2 * size)
+        share = torch.where(done, 0, rho / before)
+        p.mul_(share).add_(r)
+        image = image.mul_(share).add_(of_r)
+    u = torch.where(singular, u - dot(u, r) / norm * r, u)
+    return u, torch.where(size > 0, norm / size, 0).sqrt().flatten()
+
+
+def _support(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rows ``(N, n)`` are not zero: columns ``(N, k)``, and True where they are but padding of shorter rows.
+
+    Padding is a column where its row is zero.
+    """
+    sample, column = rows.nonzero(as_tuple=True)
+    counts = torch.bincount(sample, minlength=len(rows))
+    most = int(counts.amax()) if len(rows) else 0
+    place = torch.arange(len(sample), device=rows.device) - (counts.cumsum(0) - counts)[sample]
+    index = (rows == 0).int().argmax(1, keepdim=True).repeat(1, most)
+    index[sample, place] = column
+    return index, torch.arange(most, device=rows.device) >= counts[:, None]

@@ -1,0 +1,269 @@
+r"""The gradient of an unrolled pursuit from its codes alone.
+
+A row of a pursuit (:class:`~csc_nets.functional.Step`), with g its gain and :math:`\kappa` the shrinkage of a ridge, is
+
+.. math:: y_k = z_{k-1} + \iota_k (z_{k-1} - z_{k-2}), \quad p_k = z_{k-1} + \alpha_k (z_{k-1} - z_{k-2}), \quad
+          r_k = m \odot (x - D p_k), \quad z_k = \mathrm{prox}_t(\kappa y_k + \kappa g D^T r_k)
+
+Automatic differentiation keeps the points, :math:`r_k` and :math:`z_k` of every step. The codes are enough: the points
+follow from two of them by one pass over memory, the residuals by a synthesis. Here as many of the syntheses are kept as
+take half the memory of the codes, and three codes of four, or two where all syntheses are kept: the others are an
+analysis away.
+
+Derivation: with c the gradient at :math:`z_k`, h that at the argument of the prox, which is c where the code is not
+zero, and :math:`u = m \odot D h`,
+
+.. math:: \partial y_k = \kappa h, \quad \partial p_k = - \kappa g D^T u, \quad \partial x \mathrel{+}= \kappa g u, \quad
+          \partial W \mathrel{+}= \kappa g\, (r_k \star h - u \star p_k), \quad
+          \partial t \mathrel{-}= h \odot \mathrm{sign}(z_k)
+
+where :math:`x \star z` is the correlation of a signal and a code, the gradient of :math:`\langle z, D^T x \rangle` and
+of :math:`\langle x, D z \rangle` with respect to the atoms. So a step costs one synthesis, one analysis and two
+correlations, as it does in automatic differentiation. The gradients of both points go to the two codes they are made of.
+
+The formula is for the l1 norms, for operators that know these correlations, and for rows that share them. Other rows
+(filters or learned gains of their own, other penalties) are run again, a few at a time, under automatic
+differentiation: the same gradient and the same saving, at the price of running every row twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.gradients.base import Gradient, register_gradient
+from csc_nets.functional.kernels import Kernels
+from csc_nets.functional.penalties import Penalty
+from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.loop import advance, extrapolated, run
+from csc_nets.functional.pursuits.step import Pursuit, Step
+
+__all__ = ["Recompute"]
+
+# Of this many codes in a row the last one or two are computed again, from the two before them.
+SEGMENT = 4
+# Codes that take as much memory as one synthesis that is kept.
+SHARE = 2
+
+
+@register_gradient("recompute")
+@dataclass(frozen=True)
+class Recompute(Gradient):
+    """The gradient of the unrolled steps, up to rounding, from less than half of the memory; see the top of this file.
+
+    Transforms of ``torch.func`` and compilers see the steps. The gradient can be differentiated again, at the price of
+    automatic differentiation.
+    """
+
+    def check(self, pursuit: Pursuit, penalty: Penalty) -> None:
+        """Refuses pursuits that are more than a fixed table."""
+        if pursuit.count is None or pursuit.tol is not None:
+            raise ValueError(f"gradient='recompute' takes a fixed number of steps, got {pursuit!r}")
+        if type(pursuit).run is not Pursuit.run:
+            raise ValueError(
+                f"gradient='recompute' runs a table of steps, and {pursuit!r} does more than that with its codes: "
+                "take gradient='unroll'"
+            )
+
+    def __call__(self, pursuit: Pursuit, problem: Problem, init: Tensor | None = None) -> Tensor:
+        """The code, with the gradient of its steps."""
+        if not torch.is_grad_enabled() or is_transformed():
+            return pursuit.run(problem, init)
+        rows = tuple(pursuit.steps(problem))
+        if not _has_formula(problem, rows):
+            return _rerun(problem, rows, init)
+        inputs = (problem.x, problem.operator.weight, problem.lam, init)  # type: ignore[attr-defined]
+        if not any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
+            return pursuit.run(problem, init)
+        return _Recompute.apply(problem, rows, *inputs)
+
+
+def _has_formula(problem: Problem, rows: Sequence[Step]) -> bool:
+    """Whether the derivation above is about these rows."""
+    numbers = (n for row in rows for n in (row.gain, row.shift, row.ahead, row.inertia))
+    return (
+        problem.penalty.kernel is not None  # type: ignore[union-attr]
+        and hasattr(problem.operator, "analysis_gradients")
+        and type(problem).signal is Problem.signal
+        and not problem.x.is_complex()
+        and all(row.operator is None and row.memory is None for row in rows)
+        and not any(isinstance(n, Tensor) and (n.ndim or n.requires_grad) for n in numbers)
+    )
+
+
+def _rerun(problem: Problem, rows: Sequence[Step], init: Tensor | None) -> Tensor:
+    """Rows whose intermediate results are computed again when the gradient is needed."""
+    if any(row.memory is not None for row in rows):
+        return run(problem, rows, init)
+    before, z = init, init
+    for row in rows:
+        new = checkpoint(advance, problem, row, z, before, use_reentrant=False, preserve_rng_state=False)
+        before, z = z, new
+    assert z is not None
+    return z
+
+
+def _with(problem: Problem, x: Tensor, weight: Tensor, lam: Any) -> Problem:
+    return replace(problem, x=x, operator=problem.operator.map(lambda _: weight), lam=lam, check=False)  # type: ignore[attr-defined]
+
+
+def _emptied(problem: Problem) -> Problem:
+    """The same without its tensors, which autograd keeps."""
+    empty = problem.x.new_empty((0,) * problem.x.ndim)
+    return _with(problem, empty, problem.operator.weight.new_empty(0), 0.0)  # type: ignore[attr-defined]
+
+
+class _Record:
+    """Codes of a pursuit and syntheses of its points; those that were not kept are computed again."""
+
+    def __init__(self, problem: Problem, rows: Sequence[Step], init: Tensor | None) -> None:
+        self.problem, self.rows, self.init = problem, rows, init
+        self.codes: list[Tensor | None] = []
+        self.estimates: list[Tensor | None] = [None] * len(rows)
+
+    def add_code(self, z: Tensor) -> None:
+        k = len(self.codes)
+        # With a small signal, whose syntheses are all kept, a code costs an analysis only.
+        dropped = 2 if SHARE * self.problem.x.numel() <= z.numel() else 1
+        self.codes.append(z if k % SEGMENT < SEGMENT - dropped or k == len(self.rows) - 1 else None)
+
+    def add_estimate(self, estimate: Tensor, point: Tensor) -> None:
+        k, every = len(self.codes), max(1, -(-SHARE * estimate.numel() // max(1, point.numel())))
+        if k % every == 0:
+            self.estimates[k] = estimate
+
+    def open(self, kept: Sequence[Tensor | None]) -> None:
+        """Makes it readable again, from what was kept."""
+        self.kernels, count = Kernels(self.problem), len(self.rows)
+        self.codes, self.estimates = list(kept[:count]), list(kept[count:])
+
+    def code(self, k: int) -> Tensor:
+        z = self.codes[k]
+        if z is None:
+            point, start = self.points(k)
+            assert point is not None and start is not None  # the first code is always kept
+            estimate, kernel = self.estimate(k, point), self.kernels(self.rows[k])
+            fresh = start is not self.codes[k - 1]
+            z = self.codes[k] = kernel.advance(self.problem.x, start, point, estimate, disposable=fresh)
+        return z
+
+    def points(self, k: int) -> tuple[Tensor | None, Tensor | None]:
+        """Where step k takes its gradient, and where it starts; None for the zero code."""
+        if k == 0:
+            return self.init, self.init
+        return extrapolated(self.code(k - 1), self.code(k - 2) if k > 1 else self.init, self.rows[k])
+
+    def estimate(self, k: int, point: Tensor) -> Tensor:
+        """Synthesis of the point of step k."""
+        signal = self.estimates[k]
+        if signal is None:
+            signal = self.estimates[k] = self.kernels(self.rows[k]).synthesis(point, self.problem.size)
+        return signal
+
+
+class _Recompute(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, problem: Problem, rows: Sequence[Step], x: Tensor, weight: Tensor, lam: Any, init: Tensor | None
+    ) -> Tensor:
+        problem = _with(problem, x, weight, lam)
+        record = _Record(problem, rows, init)
+        z = run(problem, rows, init, record=record)
+        device = x.device.type
+        ctx.problem, ctx.rows, ctx.lam = _emptied(problem), rows, None if isinstance(lam, Tensor) else lam
+        ctx.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        ctx.save_for_backward(x, weight, lam if ctx.lam is None else None, init, *record.codes, *record.estimates)
+        return z
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, lam, init, *kept = ctx.saved_tensors
+        lam = lam if ctx.lam is None else ctx.lam
+        wants, problem = ctx.needs_input_grad[2:], _with(ctx.problem, x, weight, lam)
+        with torch.autocast(x.device.type, ctx.precision, enabled=ctx.precision is not None):
+            if torch.is_grad_enabled():  # somebody will differentiate again
+                inputs = (x, weight, lam, init)
+                wanted = [t for t, wants_it in zip(inputs, wants, strict=True) if wants_it]
+                found = iter(torch.autograd.grad(run(problem, ctx.rows, init), wanted, gradient, create_graph=True))
+                return None, None, *(next(found) if wants_it else None for wants_it in wants)
+            record = _Record(problem, ctx.rows, init)
+            record.open(kept)
+            return None, None, *_gradients(record, gradient, weight, wants)
+
+
+def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    """Gradients of signal, atoms, sparsity weight and warm start, None where they are not wanted."""
+    problem, rows, lam = record.problem, record.rows, record.problem.lam
+    # One signal may have several weights, and a warm start be that of all signals.
+    x = problem.x.expand(len(c), *problem.x.shape[1:])
+    record.init = None if record.init is None else record.init.expand_as(c)
+    wants_x, wants_weight, wants_lam, _ = wants
+    observed = lambda s: s if record.kernels.missing is None else s.masked_fill_(record.kernels.missing, 0)  # noqa: E731
+    nonneg = problem.penalty.kernel == "nonneg"  # type: ignore[union-attr]
+    # Under autocast codes are in half precision: convolutions in that, sums over the steps in full.
+    filters = problem.operator.map(lambda w: w.to(c.dtype))  # type: ignore[attr-defined]
+    of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
+    of_lam = torch.zeros_like(lam) if isinstance(lam, Tensor) else None
+    of_init = later = None
+    scaled = scaled_by = None
+    for k in reversed(range(len(rows))):
+        z, (point, _) = record.code(k), record.points(k)
+        gain, _, keep = record.kernels.threshold(rows[k])
+        gain = torch.as_tensor(gain, dtype=weight.dtype, device=weight.device)
+        if scaled is None or gain is not scaled_by:
+            scaled, scaled_by = problem.operator.map(lambda w: (w * gain).to(c.dtype)), gain
+        h = torch.ops.aten.threshold_backward(c, z, 0) if nonneg else c.masked_fill(z == 0, 0)
+        if wants_lam and of_lam is not None:
+            of_lam -= gain * (h if nonneg else h * z.sign()).sum_to_size(of_lam.shape)
+        residual = x
+        if wants_weight and point is not None:
+            residual = observed(x - record.estimate(k, point))
+        u, correlation = filters.analysis_gradients(h, residual, signal=wants_x or point is not None, atoms=wants_weight)
+        if correlation is not None:
+            of_weight.addcmul_(correlation, gain)
+        if u is None or point is None:
+            if u is not None:
+                of_x.addcmul_(observed(u), gain)
+            break
+        u = observed(u)
+        if wants_x:
+            of_x.addcmul_(u, gain)
+        of_point, correlation = scaled.synthesis_gradients(u, point.to(c.dtype), atoms=wants_weight)
+        if correlation is not None:
+            of_weight -= correlation
+        of_start = h if keep is None else h.mul_(keep)
+        if k:
+            c, later = _to_codes(rows[k], of_start, of_point, later)
+        else:
+            of_init = _minus(of_start.sub_(of_point), later)
+        record.codes[k] = record.estimates[k] = None
+    found = (of_x, of_weight, of_lam, of_init)
+    return tuple(gradient if wanted else None for gradient, wanted in zip(found, wants, strict=True))
+
+
+Share = tuple[Tensor, float]
+
+
+def _to_codes(row: Any, of_start: Tensor, of_point: Tensor, later: Share | None) -> tuple[Tensor, Share | None]:
+    """Gradient of the code before a step, and what the step subtracts from that of the code before it.
+
+    Args:
+        row: the step.
+        of_start: gradient of its start.
+        of_point: minus that of its point.
+        later: what the step after it subtracts.
+    """
+    ahead, inertia = row.ahead, row.inertia
+    if ahead == inertia:
+        whole = of_start.sub_(of_point)
+        return _minus(whole * (1 + ahead), later), (whole, ahead) if ahead else None
+    of_code = of_start * (1 + inertia) - of_point * (1 + ahead)
+    return _minus(of_code, later), (of_start * inertia - of_point * ahead, 1.0)
+
+
+def _minus(fresh: Tensor, share: Share | None) -> Tensor:
+    return fresh if share is None else fresh.sub_(share[0], alpha=share[1])

@@ -1,0 +1,101 @@
+r"""A convolutional dictionary with given atoms, as an operator."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional.operators import few_channels
+from csc_nets.functional.operators.fused import analysis_relu, can_fuse
+from csc_nets.functional.operators.geometry import ConvGeometry
+from csc_nets.functional.operators.spectral import operator_norm
+
+__all__ = ["Convolution", "synthesize"]
+
+Bound = Callable[[Sequence[int]], Tensor]
+
+
+@dataclass(frozen=True)
+class Convolution:
+    r"""Atoms laid over a signal: :math:`D^T x = \mathrm{conv}(x, W)`, and its exact adjoint.
+
+    Args:
+        weight: atoms ``(M, C, *K)``.
+        geometry: stride, padding, dilation, padding mode.
+        norm: signal size to a bound of :math:`\|D\|^2`, where it is known; None computes it.
+    """
+
+    weight: Tensor
+    geometry: ConvGeometry
+    norm: Bound | None = None
+
+    def analysis(
+        self, x: Tensor, bias: Tensor | None = None, *, exact: bool = True, like: Tensor | None = None
+    ) -> Tensor:
+        """Correlations ``(N, M, *S')`` of signals ``(N, C, *S)`` with the atoms, plus a bias per atom ``(M,)``.
+
+        Args:
+            x: signals.
+            bias: what to add.
+            exact: bit for bit torch's convolution; else equal to it up to rounding, and faster where that is possible.
+            like: a code that the correlations will be added to, whose layout says what is fast.
+        """
+        if like is not None and x.requires_grad:
+            if few_channels.applies(like, self.weight, self.geometry, x.shape[2:]):
+                return few_channels.analysis(x, self.weight, bias, self.geometry)
+        return self.geometry.analysis(x, self.weight, bias, exact=exact)
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Signals ``(N, C, *output_size)`` of codes ``(N, M, *S')``."""
+        return synthesize(z, self.weight, self.geometry, output_size)
+
+    def bound(self, signal_size: Sequence[int]) -> Tensor:
+        r"""Bound of :math:`\|D\|^2` on signals of this size, 0-d."""
+        if self.norm is not None:
+            return self.norm(signal_size)
+        wide = self.map(lambda w: w.detach().to(torch.promote_types(w.dtype, torch.float32)))  # no half eigenvalues
+        value = operator_norm(wide, wide.weight.new_empty(1, self.weight.shape[1], *signal_size))
+        return value.to(self.weight.dtype)
+
+    def analysis_gradients(
+        self, code: Tensor, x: Tensor, *, signal: bool = True, atoms: bool = True
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """See :meth:`ConvGeometry.analysis_gradients`."""
+        return self.geometry.analysis_gradients(code, x, self.weight, signal=signal, atoms=atoms)
+
+    def synthesis_gradients(self, signal: Tensor, z: Tensor, *, atoms: bool = True) -> tuple[Tensor, Tensor | None]:
+        """See :meth:`ConvGeometry.synthesis_gradients`."""
+        return self.geometry.synthesis_gradients(signal, z, self.weight, atoms=atoms)
+
+    def scaled(self, gain: Tensor) -> "Convolution":
+        """With the filters times a gain, 0-d or one per atom ``(M,)``."""
+        return replace(self, weight=self.weight * _per_filter(gain, self.weight))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Convolution":
+        """With changed filters, such as rounded ones."""
+        return replace(self, weight=change(self.weight))
+
+    def can_fuse(self, x: Tensor) -> bool:
+        """Whether :meth:`analysis_relu` may be called."""
+        return can_fuse(x, self.weight, self.geometry)
+
+    def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """See :func:`csc_nets.functional.operators.fused.analysis_relu`."""
+        return analysis_relu(x, self.weight, bias, self.geometry, onto)
+
+
+def synthesize(
+    z: Tensor, weight: Tensor, geometry: ConvGeometry, output_size: Sequence[int] | None = None
+) -> Tensor:
+    """:meth:`ConvGeometry.synthesis`, by products of matrices where signals have few channels and that is faster."""
+    size = geometry.checked_size(z.shape[2:], output_size)
+    bare, whole = geometry.bare(size)
+    if geometry.is_matrix(size) or not few_channels.applies(z, weight, bare, whole):
+        return geometry.synthesis(z, weight, size)
+    signal = few_channels.synthesis(z, weight, bare, whole)
+    return signal if bare is geometry else geometry.fold(signal)
+
+
+def _per_filter(gain: Tensor, weight: Tensor) -> Tensor:
+    return gain.view(-1, *(1,) * (weight.ndim - 1)) if gain.ndim else gain

@@ -1,0 +1,141 @@
+r"""What a dictionary is to a pursuit: analysis :math:`D^T x`, synthesis :math:`D z`, and a bound of :math:`\|D\|^2`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from csc_nets.functional.operators.spectral import operator_norm
+
+__all__ = ["Lateral", "Operator", "Pair", "Preconditioned", "norm_bound", "read"]
+
+
+@runtime_checkable
+class Operator(Protocol):
+    r"""Analysis and synthesis, exact adjoints of each other: :math:`\langle D z, x \rangle = \langle z, D^T x \rangle`.
+
+    These two methods make an operator. What it may have besides:
+
+    - ``bound(signal_size)``: a 0-d tensor, at least :math:`\|D\|^2` on signals of this spatial size. Without it the
+      norm is computed by the Lanczos method in every forward pass.
+    - ``read()``: the same operator with its atoms read once, for one forward pass. A module whose atoms are computed
+      (normalised, multiplied) or whose bound is kept up to date does that here.
+    - ``descent(x, z, estimate)``: what a step adds to the code, in place of ``analysis(x - estimate)`` with
+      ``estimate = synthesis(z)``, as :class:`Lateral` has it.
+    - ``weight``, ``scaled`` and the other methods of :class:`~csc_nets.functional.Convolution`: then a step size is
+      folded into the filters.
+    """
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """Signal ``(N, C, *S)`` to code ``(N, M, *S')``."""
+
+    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+        """Code ``(N, M, *S')`` to signal ``(N, C, *output_size)``."""
+
+
+def read(operator: Operator) -> Operator:
+    """The operator with its atoms read once; itself where that makes no difference."""
+    reader: Callable[[], Operator] | None = getattr(operator, "read", None)
+    return operator if reader is None else reader()
+
+
+def norm_bound(operator: Operator, x: Tensor) -> Tensor:
+    r"""Bound of :math:`\|D\|^2` on signals shaped as ``x (N, C, *S)``: the operator's own, or by the Lanczos method."""
+    own: Callable[[Sequence[int]], Tensor] | None = getattr(operator, "bound", None)
+    return operator_norm(operator, x) if own is None else own(tuple(x.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Analysis with one operator and synthesis with another: the filters of a step of their own, as in LISTA.
+
+    The two need not be adjoint, so there is no bound and no certificate.
+    """
+
+    analyser: Any
+    synthesiser: Operator
+
+    @property
+    def weight(self) -> Tensor:
+        """Filters of the analysis."""
+        return self.analyser.weight
+
+    def analysis(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """By the first."""
+        return self.analyser.analysis(x, *args, **kwargs)
+
+    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+        """By the second."""
+        return self.synthesiser.synthesis(z, output_size)
+
+    def scaled(self, gain: Tensor) -> "Pair":
+        """The analysis times a gain."""
+        return Pair(self.analyser.scaled(gain), self.synthesiser)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Pair":
+        """With changed filters, such as rounded ones."""
+        return Pair(self.analyser.map(change), self.synthesiser.map(change))  # type: ignore[attr-defined]
+
+    def can_fuse(self, x: Tensor) -> bool:
+        """As of the analysis."""
+        return self.analyser.can_fuse(x)
+
+    def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """As of the analysis."""
+        return self.analyser.analysis_relu(x, bias, onto)
+
+
+@dataclass(frozen=True)
+class Preconditioned(Pair):
+    r"""An operator whose residuals pass a filter before the analysis: steps along :math:`D^T H (x - D z)`.
+
+    Args:
+        analyser, synthesiser: the operator.
+        metric: H, a map of signals to signals of the same shape.
+    """
+
+    metric: Callable[[Tensor], Tensor]
+
+    def analysis(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """:math:`D^T H x`."""
+        return self.analyser.analysis(self.metric(x), *args, **kwargs)
+
+    def scaled(self, gain: Tensor) -> "Preconditioned":
+        """The analysis times a gain."""
+        return Preconditioned(self.analyser.scaled(gain), self.synthesiser, self.metric)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Preconditioned":
+        """With changed filters; the metric stays."""
+        return Preconditioned(self.analyser.map(change), self.synthesiser.map(change), self.metric)  # type: ignore[attr-defined]
+
+    def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """As of the analysis."""
+        return self.analyser.analysis_relu(self.metric(x), bias, onto)
+
+
+@dataclass(frozen=True)
+class Lateral:
+    r"""The operator of a step whose input comes through filters B and whose lateral terms through D:
+
+    .. math:: B^T x - D^T D z
+
+    Args:
+        feedforward: B, which synthesises, too.
+        lateral: D.
+    """
+
+    feedforward: Operator
+    lateral: Operator
+
+    def analysis(self, x: Tensor) -> Tensor:
+        """:math:`B^T x`."""
+        return self.feedforward.analysis(x)
+
+    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
+        """:math:`B z`."""
+        return self.feedforward.synthesis(z, output_size)
+
+    def descent(self, x: Tensor, z: Tensor, estimate: Tensor) -> Tensor:
+        """What a step adds, before its gain."""
+        return self.feedforward.analysis(x) - self.lateral.analysis(self.lateral.synthesis(z, tuple(x.shape[2:])))

@@ -1,0 +1,329 @@
+r"""Penalties R of a code: :math:`\tfrac12 \|x - D z\|^2 + \lambda R(z)`.
+
+A penalty gives its proximal map :math:`\mathrm{prox}_{t R}(v) = \arg\min_z \tfrac12 |v - z|^2 + t R(z)`, its value,
+and, where it is a norm or a gauge, the dual one. :func:`register_penalty` gives it a name for configs. Codes are
+``(N, M, *S')``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional import prox
+from csc_nets.registry import Registry
+
+__all__ = [
+    "L0",
+    "L1",
+    "ElasticNet",
+    "GroupL1",
+    "HardThreshold",
+    "NonnegativeL1",
+    "OnePerBlock",
+    "Penalty",
+    "TopK",
+    "as_penalty",
+    "register_penalty",
+]
+
+
+class Penalty:
+    """What all penalties have. A subclass gives ``prox`` and, for an objective, ``value``.
+
+    Attributes:
+        nonneg: codes are non-negative.
+        separable: the prox acts on each entry by itself, so that its derivative is a diagonal matrix.
+        ridge: weight of half the squared norm that belongs to the penalty; 0 for most.
+        kernel: ``"nonneg"`` or ``"soft"`` where the prox is ``relu(v - t)`` or the soft threshold, which have fast
+            kernels; None for others.
+    """
+
+    nonneg: bool = False
+    separable: bool = False
+    ridge: float = 0.0
+    kernel: str | None = None
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """The proximal map at ``v (N, M, *S')`` with a threshold ``t`` that broadcasts against it."""
+        raise NotImplementedError
+
+    def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """``lam R(z)`` per sample, ``(N,)``."""
+        raise NotImplementedError(f"{type(self).__name__} has no value, so no objective either")
+
+    def exact_value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """:meth:`value` in float64, for differences of large sums."""
+        return self.value(z.to(torch.promote_types(z.dtype, torch.float64)), lam)
+
+    def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        r"""The smallest :math:`s \ge 0` with the correlation in :math:`s\, \partial (\lambda R)(0)`, per sample ``(N,)``.
+
+        Dual feasible points are those of gauge 1 at most: duality gaps and ``lam_max`` are made of it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no dual, so no duality gap and no lam_max")
+
+    @property
+    def has_dual(self) -> bool:
+        """Whether there is a :meth:`gauge`."""
+        return type(self).gauge is not Penalty.gauge
+
+
+_PENALTIES: Registry[type[Penalty]] = Registry("penalty")
+register_penalty = _PENALTIES.register
+
+
+def as_penalty(penalty: "str | Mapping[str, Any] | Penalty | None", nonneg: bool | None = None) -> Penalty:
+    """A penalty from an object, a registered name, or a mapping with ``name`` and the arguments of the class.
+
+    Args:
+        penalty: None for the l1 norm.
+        nonneg: which l1 norm; None for the non-negative one.
+
+    Raises:
+        ValueError: an unknown name, bad arguments, both arguments.
+    """
+    if penalty is None:
+        if nonneg not in (None, True, False):
+            raise ValueError(f"nonneg must be True or False, got {nonneg!r}")
+        return L1() if nonneg is False else NonnegativeL1()
+    if nonneg is not None:
+        raise ValueError(f"give nonneg or penalty, not both, got nonneg={nonneg!r} and penalty={penalty!r}")
+    return _PENALTIES.build(penalty, Penalty)
+
+
+def _sum(t: Tensor) -> Tensor:
+    """Sum per sample ``(N,)``."""
+    return t.sum(tuple(range(1, t.ndim)))  # as they lie: flattening codes in channels_last would copy them
+
+
+def _largest_ratio(correlation: Tensor, lam: float | Tensor) -> Tensor:
+    """The largest quotient of a correlation and its weight, 0 where it is not positive, ``(N,)``."""
+    if not isinstance(lam, Tensor) or lam.ndim < correlation.ndim or lam.shape[2:].numel() == 1:
+        # One weight for all positions: their largest correlation says it all.
+        axes = tuple(range(2, correlation.ndim))
+        correlation = correlation.amax(axes, keepdim=True) if axes else correlation
+    return torch.where(correlation > 0, correlation / lam, 0.0).flatten(1).amax(1)
+
+
+@register_penalty("l1")
+@dataclass(frozen=True)
+class L1(Penalty):
+    r"""The l1 norm, :math:`\sum_i |z_i|`; of complex codes the sum of their moduli."""
+
+    separable = True
+    kernel = "soft"
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """The soft threshold."""
+        return prox.soft_threshold(v, t)
+
+    def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """Weighted l1 norm."""
+        return _sum(lam * z.abs())
+
+    def exact_value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """The same in float64, without a copy of the code in it where all positions have one weight."""
+        if isinstance(lam, Tensor) and lam.ndim == z.ndim and lam.shape[2:].numel() > 1:
+            return super().exact_value(z, lam)
+        axes = tuple(range(2, z.ndim))
+        return _sum(lam * (z.abs().sum(axes, dtype=torch.float64, keepdim=True) if axes else z.abs().double()))
+
+    def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        """The weighted largest modulus."""
+        return _largest_ratio(correlation.abs(), lam)
+
+
+@register_penalty("nonnegative_l1")
+@dataclass(frozen=True)
+class NonnegativeL1(L1):
+    r"""The sum of a non-negative code: its prox is the ReLU of a CNN with bias :math:`-t`, for t of any sign."""
+
+    nonneg = True
+    kernel = "nonneg"
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """The non-negative soft threshold."""
+        return prox.nonneg_soft_threshold(v, t)
+
+    def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        """The weighted largest correlation."""
+        return _largest_ratio(correlation, lam)
+
+
+@register_penalty("elastic_net")
+@dataclass(frozen=True)
+class ElasticNet(L1):
+    r"""The l1 norm beside half the squared norm with a weight of its own, :math:`\lambda \|z\|_1 + \mu/2 \|z\|^2`.
+
+    The second term is smooth: pursuits fold it into their steps, as they do with a layer's ``ridge``.
+
+    Args:
+        ridge: :math:`\mu`, at least 0.
+        nonneg: codes are non-negative.
+    """
+
+    ridge: float = 0.0
+    nonneg: bool = False
+
+    def __post_init__(self) -> None:
+        check_ridge(self.ridge)
+
+    @property
+    def kernel(self) -> str:  # type: ignore[override]
+        """As for the l1 norm."""
+        return "nonneg" if self.nonneg else "soft"
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """That of the l1 term."""
+        return prox.nonneg_soft_threshold(v, t) if self.nonneg else prox.soft_threshold(v, t)
+
+    def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        """That of the l1 term."""
+        return _largest_ratio(correlation if self.nonneg else correlation.abs(), lam)
+
+
+@register_penalty("group_l1")
+@dataclass(frozen=True)
+class GroupL1(Penalty):
+    r"""The sum of the norms of groups of atoms, one group for each position: :math:`\sum_g \|z_g\|_2`.
+
+    Args:
+        group_size: neighbouring atoms in a group; None for all atoms of a position.
+    """
+
+    group_size: int | None = None
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """Shrinks each group's norm. A threshold per atom counts by the first atom of its group."""
+        return prox.group_soft_threshold(v, self._per_group(t, v), self.group_size)
+
+    def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """Weighted sum of norms."""
+        return _sum(self._per_group(lam, z) * self._norms(z))
+
+    def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        """The weighted largest norm of a group."""
+        return _largest_ratio(self._norms(correlation), self._per_group(lam, correlation))
+
+    def _norms(self, z: Tensor) -> Tensor:
+        size = self.group_size or z.shape[1]
+        return torch.linalg.vector_norm(z.unflatten(1, (-1, size)), dim=2)
+
+    def _per_group(self, t: float | Tensor, v: Tensor) -> float | Tensor:
+        if not isinstance(t, Tensor) or t.ndim < v.ndim - 1 or t.shape[1 - v.ndim] == 1:
+            return t
+        axis = t.ndim - v.ndim + 1
+        size = self.group_size or v.shape[1]
+        return t.unflatten(axis, (-1, size)).select(axis + 1, 0)
+
+
+@register_penalty("l0")
+@dataclass(frozen=True)
+class L0(Penalty):
+    r"""The number of non-zeros. Not convex: a pursuit finds a code that no step improves (Blumensath, Davies 2008)."""
+
+    separable = True
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        r"""Keeps :math:`|v| > \sqrt{2 t}`."""
+        return prox.hard_threshold(v, (2 * torch.as_tensor(t, device=v.device)).sqrt())
+
+    def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """Weighted count."""
+        return _sum(lam * (z != 0).to(z.abs().dtype))
+
+
+@register_penalty("hard")
+@dataclass(frozen=True)
+class HardThreshold(Penalty):
+    r"""The hard threshold at the level t, as layered hard thresholding has it.
+
+    It is the prox of :math:`t^2/2` times the number of non-zeros: with one step of size 1, ``lam`` is the level, and
+    the value that is minimised :math:`\lambda^2/2` times that number.
+    """
+
+    separable = True
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """Keeps :math:`|v| > t`."""
+        return prox.hard_threshold(v, t)
+
+    def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        r""":math:`\lambda^2 / 2` times the number of non-zeros."""
+        return _sum(lam * lam / 2 * (z != 0).to(z.abs().dtype))
+
+
+class _Constraint(Penalty):
+    """A set of codes: the prox is the projection, whatever the threshold, and the value 0 within."""
+
+    def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
+        """0 on the set; codes are taken to lie there."""
+        return z.abs().new_zeros(len(z))
+
+
+@register_penalty("top_k")
+@dataclass(frozen=True)
+class TopK(_Constraint):
+    """At most k non-zeros in each sample; ``lam`` does not count.
+
+    Args:
+        k: entries to keep.
+        nonneg: keep positive entries only.
+    """
+
+    k: int = 32
+    nonneg: bool = False
+    separable = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
+            raise ValueError(f"TopK: k must be an int >= 1, got {self.k!r}")
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """Keeps the k largest."""
+        return prox.top_k(v.relu() if self.nonneg else v, self.k)
+
+
+@register_penalty("one_per_block")
+@dataclass(frozen=True)
+class OnePerBlock(_Constraint):
+    """At most one non-zero in each window of an atom's positions; ``lam`` does not count.
+
+    Args:
+        window: positions of a block per axis; None for all positions of an atom.
+        share: share of the blocks that are kept, in (0, 1]: those with the largest entries.
+        nonneg: keep positive entries only.
+    """
+
+    window: int | None = None
+    share: float = 1.0
+    nonneg: bool = False
+    separable = True
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """Keeps the largest of each block; see :func:`~csc_nets.functional.one_per_block`."""
+        v = v.relu() if self.nonneg else v
+        return prox.one_per_block(v, self.kept(v), window=self.window)
+
+    def kept(self, v: Tensor) -> int | None:
+        """How many blocks of a code are kept; None for all."""
+        if self.share == 1:
+            return None
+        blocks = v.shape[1]
+        for n in v.shape[2:]:
+            blocks *= 1 if self.window is None else -(-n // self.window)
+        return max(1, round(self.share * blocks))
+
+
+def check_ridge(ridge: float) -> float:
+    """Refuses a weight that is negative or not finite.
+
+    Raises:
+        ValueError: for these.
+    """
+    if isinstance(ridge, bool) or not isinstance(ridge, int | float) or not 0 <= ridge < float("inf"):
+        raise ValueError(f"ridge must be a finite number >= 0, got {ridge!r}")
+    return ridge

@@ -1,0 +1,53 @@
+"""Pursuits: tables of steps that compute a sparse code, and solvers to a tolerance."""
+
+from csc_nets.functional.pursuits.calibrated import Calibrated, Whitened
+from csc_nets.functional.pursuits.calibration import calibrate, calibrated, calibration_update, whitening
+from csc_nets.functional.pursuits.competition import LCA, PriorISTA
+from csc_nets.functional.pursuits.douglas_rachford import douglas_rachford
+from csc_nets.functional.pursuits.lista import LISTA
+from csc_nets.functional.pursuits.loop import advance, run, stop_rule
+from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold
+from csc_nets.functional.pursuits.solvers import (
+    duality_gap,
+    fista,
+    ista,
+    iterative_hard_thresholding,
+    lam_max,
+    objective,
+    solve,
+    thresholding,
+)
+from csc_nets.functional.pursuits.step import Pursuit, Step, as_pursuit, register_pursuit
+from csc_nets.functional.pursuits.tolerance import ToTolerance
+
+__all__ = [
+    "FISTA",
+    "ISTA",
+    "LCA",
+    "LISTA",
+    "Calibrated",
+    "PriorISTA",
+    "Pursuit",
+    "Step",
+    "Threshold",
+    "ToTolerance",
+    "Whitened",
+    "advance",
+    "as_pursuit",
+    "calibrate",
+    "calibrated",
+    "calibration_update",
+    "douglas_rachford",
+    "duality_gap",
+    "fista",
+    "ista",
+    "iterative_hard_thresholding",
+    "lam_max",
+    "objective",
+    "register_pursuit",
+    "run",
+    "solve",
+    "stop_rule",
+    "thresholding",
+    "whitening",
+]

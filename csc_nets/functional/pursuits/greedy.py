@@ -1,0 +1,109 @@
+r"""Proximal gradient steps to a certified accuracy: greedy FISTA.
+
+.. math:: z_{k+1} = \mathrm{prox}_{\gamma g}(y_k - \gamma \nabla f(y_k)), \qquad
+          y_{k+1} = \begin{cases} z_{k+1} & \text{where } \langle y_k - z_{k+1}, z_{k+1} - z_k \rangle \ge 0 \\
+          2 z_{k+1} - z_k & \text{elsewhere} \end{cases}
+
+Source: Liang, Luo, Schoenlieb, `"Improving 'Fast Iterative Shrinkage-Thresholding Algorithm': Faster, Smarter, and
+Greedier" <https://arxiv.org/abs/1811.01430>`_, 2022, Algorithm 4: full momentum from the first step on, dropped where
+it points uphill, with steps longer than 1/L. The momentum of FISTA grows slowly after each restart; this one does not
+wait. A sample whose code moves further than the first step did has its step shortened, down to half of the safe one.
+"""
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional.problem import Problem
+
+__all__ = ["converge"]
+
+# Steps in units of the safe one, and their shortening, of a code that moves this many times as far as at first.
+_LENGTH, _SHORTER, _FAR = 1.4, 0.96, 4.0
+# Shortest step in units of the safe one, which may be of a bound that training has left behind.
+_SHORTEST = 0.5
+# Entries of a code that a core's cache holds together with what a step makes of them.
+_CACHE = 1 << 16
+# Looks at the gap come at least this often (a look costs what a step does), later at every eighth of all steps so far.
+_LOOK = 4
+
+
+@torch.no_grad()
+def converge(
+    problem: Problem, step_size: float | Tensor, *, tol: float, steps: int, init: Tensor | None = None
+) -> tuple[Tensor, Tensor, int]:
+    """A code with a duality gap of at most ``tol`` times half the squared norm of the signal, sample by sample.
+
+    Args:
+        problem: what to solve, with one of the l1 norms as its penalty. A sample is left alone once it is solved.
+        step_size: a safe one, at most 1/L.
+        tol: tolerance, > 0.
+        steps: largest number of steps.
+        init: warm start ``(N, M, *S')``; None is zero.
+
+    Returns:
+        The code ``(N, M, *S')``, its gap over half the squared norm of the signal ``(N,)``, float64, which is larger
+        than ``tol`` where the steps did not suffice, or not finite, and the number of steps.
+    """
+    energy = problem.energy()
+    residual = problem.masked(problem.x) if init is None else problem.residual(init)
+    correlation = problem.operator.analysis(residual).clone()  # to be written over, and it may be the signal
+    y = torch.zeros_like(correlation) if init is None else torch.empty_like(correlation).copy_(init)
+    z, one = y.clone(), (len(y), *(1,) * (y.ndim - 1))
+    least = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)
+    eta, lam = (_LENGTH * least).repeat(one), torch.as_tensor(problem.lam, dtype=z.dtype, device=z.device)
+    first, done, some, look = torch.full_like(eta, torch.inf), torch.zeros_like(eta, dtype=torch.bool), False, 0
+    parts = _parts(z)
+    for k in range(1, steps + 1):
+        for part in parts:
+            weight = lam[part] if lam.ndim == z.ndim and len(lam) > 1 else lam
+            still = done[part] if some else None
+            _step(problem, z[part], y[part], correlation[part], weight, eta[part], first[part], still, least)
+        z, correlation = correlation, z  # the new code was written where the correlations were
+        if k == steps or k >= look + max(_LOOK, look // 8):
+            gap = problem.duality_gap(z)
+            lost, look = ~gap.isfinite(), k
+            gap = torch.where(gap <= 0, 0, gap / energy)
+            done = (gap <= tol).view(one)
+            if k == steps or bool((done.flatten() | lost).all()):
+                return z, gap, k
+            some = bool(done.any())
+        correlation = problem.operator.analysis(problem.residual(y))
+    raise ValueError(f"steps must be an int >= 1, got {steps!r}")
+
+
+def _step(
+    problem: Problem,
+    z: Tensor,
+    y: Tensor,
+    correlation: Tensor,
+    lam: Tensor,
+    eta: Tensor,
+    first: Tensor,
+    done: Tensor | None,
+    least: Tensor,
+) -> None:
+    """One step of some samples: writes the new code over ``correlation``, and the new ``y``, ``eta`` and ``first``."""
+    atoms_last = not z.is_contiguous()
+    rows = lambda code: (code.movedim(1, -1) if atoms_last else code).flatten(1)  # noqa: E731 (in the order of memory)
+    new = correlation.mul_(eta).add_(y)
+    threshold = eta * lam
+    if problem.quadratic:
+        shrinkage = 1 / (1 + eta * problem.quadratic)
+        new, threshold = new.mul_(shrinkage), threshold * shrinkage
+    new = new.sub_(threshold).relu_() if problem.nonneg else new.sub_(torch.clamp(new, -threshold, threshold))
+    if done is not None:
+        torch.where(done, z, new, out=new)
+    move = new - z
+    far = torch.linalg.vector_norm(rows(move), dim=1).view_as(eta)
+    torch.where(first.isinf(), far, first, out=first)
+    torch.where(far > _FAR * first, (_SHORTER * eta).clamp_min_(_SHORTEST * least), eta, out=eta)
+    downhill = torch.linalg.vecdot(rows(y.sub_(new)), rows(move)) < 0
+    torch.addcmul(new, move, downhill.view_as(eta).to(move.dtype), out=y)
+
+
+def _parts(code: Tensor) -> list[slice]:
+    """Groups of samples that a step treats one after another, so that what it computes stays in the cache."""
+    if code.device.type != "cpu" or not code.numel():
+        return [slice(None)]
+    count = max(1, _CACHE * len(code) // code.numel())
+    return [slice(i, i + count) for i in range(0, len(code), count)]

@@ -1,0 +1,268 @@
+"""Codes of signals over any dictionary, as functions: FISTA, ISTA, hard thresholding, and solutions to a tolerance."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional import prox
+from csc_nets.functional.checks import as_count
+from csc_nets.functional.operators import Operator, as_operator
+from csc_nets.functional.operators.fourier import prefers_fourier
+from csc_nets.functional.operators.protocol import read
+from csc_nets.functional.penalties import Penalty, as_penalty
+from csc_nets.functional.problem import Problem, as_weight
+from csc_nets.functional.pursuits.douglas_rachford import split
+from csc_nets.functional.pursuits.greedy import converge
+from csc_nets.functional.pursuits.loop import run, stop_rule
+from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA
+
+__all__ = [
+    "duality_gap",
+    "fista",
+    "ista",
+    "iterative_hard_thresholding",
+    "lam_max",
+    "objective",
+    "solve",
+    "thresholding",
+]
+
+
+@dataclass(frozen=True)
+class _Map(Penalty):
+    """A penalty of which only the proximal map is known."""
+
+    proximal_map: Callable[[Tensor, float | Tensor], Tensor]
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        return self.proximal_map(v, t)
+
+
+def _problem(x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, **options: Any) -> Problem:
+    return Problem(x, read(as_operator(dictionary)), lam, **options)
+
+
+def fista(
+    x: Tensor,
+    dictionary: Operator | Tensor,
+    lam: float | Tensor,
+    *,
+    steps: int = 100,
+    nonneg: bool = False,
+    ridge: float = 0.0,
+    penalty: Penalty | str | None = None,
+    proximal_map: Callable[[Tensor, float | Tensor], Tensor] | None = None,
+    step_size: float | Tensor | None = None,
+    init: Tensor | None = None,
+    mask: Tensor | None = None,
+    tol: float | None = None,
+    criterion: str = "gap",
+    trace: list[Tensor] | None = None,
+    monotone: bool = False,
+    restart: bool = False,
+    momentum: bool = True,
+) -> Tensor:
+    r"""Fast iterative shrinkage-thresholding, textbook form: the gradient is taken at the extrapolated point.
+
+    Source: Beck and Teboulle 2009, eq. 4.1 to 4.3; see :class:`~csc_nets.functional.FISTA`.
+
+    Args:
+        x: signals ``(N, C, *S)``, or ``(N, F)`` for a matrix.
+        dictionary: weights ``(M, F)`` (rows are atoms) or ``(M, C, *K)``, or any object with ``analysis`` and
+            ``synthesis``, such as a dictionary layer.
+        lam: sparsity weight: a number, one per atom ``(M,)``, or one per sample ``(N, 1, ...)``.
+        steps: largest number of steps, the first one included.
+        nonneg: codes are non-negative.
+        ridge: weight of half the squared l2 norm of the code.
+        penalty: in place of the (non-negative) l1 norm; see :mod:`csc_nets.functional.penalties`.
+        proximal_map: ``(v, threshold) -> z`` in place of its proximal map.
+        step_size: 1/L; None estimates L.
+        init: warm start; None is zero, whose first step costs one analysis and no synthesis.
+        mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
+        tol: stop each sample at this tolerance; None takes all steps.
+        criterion: what ``tol`` bounds, see :func:`stop_rule`.
+        trace: a list that receives the objective ``(N,)`` of every step.
+        monotone: never accept a step that increases the objective (two more evaluations a step).
+        restart: drop a sample's momentum where it points uphill.
+        momentum: extrapolate; False is ISTA.
+
+    Returns:
+        Codes ``(N, M, *S')``.
+
+    Raises:
+        ValueError: negative or NaN ``lam``, ``steps`` below 1, ``tol`` not above 0, an unknown criterion.
+    """
+    as_count(steps)
+    if isinstance(step_size, int | float) and not 0 < step_size < math.inf:
+        raise ValueError(f"step_size must be a finite number > 0, got {step_size!r}")
+    chosen = as_penalty(penalty, nonneg or None) if proximal_map is None and penalty is not None else None
+    if proximal_map is not None:
+        if trace is not None or monotone or (tol is not None and criterion == "gap"):
+            raise ValueError("trace, monotone and the gap criterion need an objective, which a proximal_map has not")
+        chosen = _Map(proximal_map)
+    problem = _problem(x, dictionary, lam, ridge=ridge, nonneg=nonneg, mask=mask, penalty=chosen, step=step_size)
+    pursuit = FISTA(steps) if momentum else ISTA(steps)
+    return run(
+        problem,
+        pursuit.steps(problem),
+        init,
+        stop=None if tol is None else stop_rule(problem, tol, criterion),
+        trace=None if trace is None else lambda z: trace.append(problem.objective(z)),
+        monotone=monotone,
+        restart=restart,
+    )
+
+
+def ista(x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, **options: Any) -> Tensor:
+    r"""Iterative shrinkage-thresholding: :math:`z \leftarrow S_{\lambda/L}(z + D^T (x - D z) / L)`.
+
+    Source: Daubechies, Defrise, De Mol 2004; Beck and Teboulle 2009, eq. 1.4. It is :func:`fista` without momentum and
+    takes the same keywords.
+    """
+    return fista(x, dictionary, lam, momentum=False, **options)
+
+
+def thresholding(x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, nonneg: bool = False) -> Tensor:
+    r"""One thresholding of the correlations, :math:`S_\lambda(D^T x)`: the forward pass of a CNN layer."""
+    v = as_operator(dictionary).analysis(x)
+    return (prox.nonneg_soft_threshold if nonneg else prox.soft_threshold)(v, as_weight(lam, v.ndim))
+
+
+def iterative_hard_thresholding(
+    x: Tensor,
+    dictionary: Operator | Tensor,
+    k: int | None = None,
+    *,
+    project: Callable[[Tensor], Tensor] | None = None,
+    steps: int = 100,
+    step_size: float | Tensor | None = 1.0,
+    init: Tensor | None = None,
+    mask: Tensor | None = None,
+    tol: float | None = None,
+) -> Tensor:
+    r"""Iterative hard thresholding: :math:`z \leftarrow P(z + \eta D^T (x - D z))`.
+
+    Source: Blumensath and Davies, "Iterative Hard Thresholding for Compressed Sensing", 2009, eq. 10 (P keeps the k
+    largest entries); with a model projection it is Algorithm 1 of Gilbert et al., "Towards Understanding the
+    Invertibility of Convolutional Neural Networks".
+
+    Args:
+        x: signals ``(N, C, *S)`` or ``(N, F)``.
+        dictionary: as for :func:`fista`.
+        k: entries to keep per sample; or give ``project``.
+        project: projection on a set of codes, such as :func:`~csc_nets.functional.prox.one_per_block`.
+        steps: number of steps.
+        step_size: 1 in both sources, which suits a dictionary near an isometry on sparse codes; None for 1/L.
+        init: warm start; None is zero.
+        mask: 1 where ``x`` is known; broadcasts against ``x``.
+        tol: stop a sample when its code moved by at most ``tol`` times its norm.
+
+    Returns:
+        Codes ``(N, M, *S')``.
+    """
+    if (k is None) == (project is None):
+        raise ValueError("iterative_hard_thresholding: give either k or project")
+    keep = partial(prox.top_k, k=k) if k is not None else project
+    return ista(
+        x,
+        dictionary,
+        0.0,
+        proximal_map=lambda v, t: keep(v),  # type: ignore[misc]
+        steps=steps,
+        step_size=step_size,
+        init=init,
+        mask=mask,
+        tol=tol,
+        criterion="change",
+    )
+
+
+def objective(x: Tensor, dictionary: Operator | Tensor, z: Tensor, lam: float | Tensor, **options: Any) -> Tensor:
+    """:meth:`Problem.objective <csc_nets.functional.Problem.objective>` of codes ``z``, ``(N,)``."""
+    return _problem(x, dictionary, lam, **options).objective(z)
+
+
+def duality_gap(x: Tensor, dictionary: Operator | Tensor, z: Tensor, lam: float | Tensor, **options: Any) -> Tensor:
+    """:meth:`Problem.duality_gap <csc_nets.functional.Problem.duality_gap>` of codes ``z``, ``(N,)``."""
+    return _problem(x, dictionary, lam, **options).duality_gap(z)
+
+
+def lam_max(x: Tensor, dictionary: Operator | Tensor, nonneg: bool = False) -> Tensor:
+    """:meth:`Problem.lam_max <csc_nets.functional.Problem.lam_max>` of signals ``x``, ``(N, 1, ...)``."""
+    return _problem(x, dictionary, 0.0, nonneg=nonneg).lam_max()
+
+
+def solve(
+    x: Tensor,
+    dictionary: Operator | Tensor,
+    lam: float | Tensor,
+    *,
+    tol: float = 1e-4,
+    steps: int = 10_000,
+    nonneg: bool = False,
+    ridge: float = 0.0,
+    init: Tensor | None = None,
+    mask: Tensor | None = None,
+    method: str = "auto",
+) -> Tensor:
+    """Codes solved to a certified accuracy: objectives at most ``tol`` times half the squared norm above the least.
+
+    A duality gap proves it: with FISTA that of the code (:func:`duality_gap`), with Douglas-Rachford that of the code
+    and the dual point of the run, which is smaller. Without gradient; arguments as for :func:`fista`. A tolerance near
+    the precision of ``x`` (1e-6 in float32) needs float64.
+
+    Args:
+        method: ``"fista"``, greedy, for everything (:mod:`csc_nets.functional.pursuits.greedy`); ``"douglas_rachford"``,
+            for convolutions with zero or circular padding, see :func:`~csc_nets.functional.douglas_rachford`;
+            ``"auto"`` takes the latter where it measured faster: :func:`prefers_fourier`.
+
+    Raises:
+        ValueError: ``x`` is not finite where it was observed, or an argument is bad.
+        RuntimeError: the tolerance was not reached within ``steps``.
+    """
+    if method not in ("auto", "fista", "douglas_rachford"):
+        raise ValueError(f"method must be 'auto', 'fista' or 'douglas_rachford', got {method!r}")
+    as_count(steps)
+    if not tol > 0:
+        raise ValueError(f"tol must be greater than 0, got {tol!r}")
+    with torch.no_grad():
+        problem = _problem(x, dictionary, lam, ridge=ridge, nonneg=nonneg, mask=mask).expanded()
+        x = problem.x
+        if not bool(problem.masked(x).isfinite().all()):
+            raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
+        size = problem.masked(x).abs().flatten(1).amax(1)
+        extreme = (size > 0) & ((size < 1e-9) | (size > 1e9))
+        if bool(extreme.any()):  # whose squares single precision would not hold
+            unit = torch.where(extreme, size, 1).double().log2().floor().exp2().view(-1, *(1,) * (x.ndim - 1))
+            z = solve(
+                (x / unit).to(x.dtype),
+                dictionary,
+                # At most what the type holds: far above all correlations.
+                (torch.as_tensor(problem.lam, dtype=torch.float64, device=x.device) / unit)
+                .clamp_max(torch.finfo(x.dtype).max)
+                .to(x.dtype),
+                tol=tol,
+                steps=steps,
+                nonneg=nonneg,
+                ridge=ridge,
+                init=None if init is None else (init / unit).to(x.dtype),
+                mask=mask,
+                method=method,
+            )
+            return (z * unit).to(x.dtype)
+        if method == "douglas_rachford" or (method == "auto" and prefers_fourier(problem.operator, x)):
+            z, gap = split(problem, steps, init=init, tol=tol)
+        else:
+            z, gap, _ = converge(problem, problem.step_size, tol=tol, steps=steps, init=init)
+    left = len(x) if gap is None else int((~(gap <= tol)).sum())
+    if left:
+        raise RuntimeError(
+            f"solve: {left} of {len(x)} samples did not reach tol={tol} in {steps} steps of {x.dtype}: raise steps or "
+            "tol, or use float64"
+        )
+    return z

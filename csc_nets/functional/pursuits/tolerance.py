@@ -1,0 +1,89 @@
+"""A pursuit that takes as many steps as a tolerance asks for: the forward pass of an equilibrium layer."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.greedy import converge
+from csc_nets.functional.pursuits.loop import run, stop_rule
+from csc_nets.functional.pursuits.proximal_gradient import FISTA
+from csc_nets.functional.pursuits.step import Pursuit, register_pursuit
+
+__all__ = ["ToTolerance"]
+
+
+@register_pursuit("to_tolerance")
+@dataclass(frozen=True, repr=False)
+class ToTolerance(Pursuit):
+    """Greedy FISTA (:mod:`csc_nets.functional.pursuits.greedy`) until every sample is solved; without gradient.
+
+    For penalties other than the l1 norms it is FISTA, restarted where it points uphill, until the code stands still.
+
+    Args:
+        tol: duality gap over half the squared norm of the signal, > 0; without a dual, the change of the code over its
+            norm.
+        most: steps at which it gives up.
+
+    Raises:
+        RuntimeError: a sample did not get there; or a compiler or ``torch.func`` looks on, which would have to look at
+            codes to know when to stop.
+    """
+
+    tol: float = 1e-3
+    most: int = 20_000
+    count = None
+    solves = True
+    local = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tol, bool) or not isinstance(self.tol, int | float) or not self.tol > 0:
+            raise ValueError(f"tol must be greater than 0, got {self.tol!r}")
+
+    def changed(self, **changes: Any) -> Pursuit:
+        """With a ``count`` it is FISTA, with this tolerance."""
+        count = changes.pop("count", None)
+        tol = changes.get("tol", self.tol)
+        return replace(self, tol=tol) if count is None else FISTA(count, tol)
+
+    @torch.no_grad()
+    def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
+        """The code ``(N, M, *S')``."""
+        if is_transformed():
+            raise RuntimeError(
+                f"{self!r} looks at its codes to know when to stop, not under a compiler or torch.func: "
+                "take a number of steps"
+            )
+        problem = problem.expanded()
+        if problem.penalty.kernel is None or problem.x.is_complex():  # type: ignore[union-attr]
+            return self._by_fista(problem, init)
+        z, gap, steps = converge(problem, problem.step_size, tol=self.tol, steps=self.most, init=init)
+        left = ~(gap <= self.tol)
+        if bool(left.any()):
+            raise RuntimeError(
+                f"{int(left.sum())} of {len(z)} codes are no solutions after {steps} steps: duality gap over half the "
+                f"squared norm of the signal up to {float(gap[left].amax()):.1e}, allowed {self.tol:.1e}. Raise tol, "
+                "or take a number of steps"
+            )
+        return z
+
+    def _by_fista(self, problem: Problem, init: Tensor | None) -> Tensor:
+        criterion = "gap" if problem.penalty.has_dual else "change"  # type: ignore[union-attr]
+        stop, done = stop_rule(problem, self.tol, criterion), torch.zeros(len(problem.x), dtype=torch.bool)
+
+        def look(new: Tensor, old: Tensor) -> Tensor:
+            nonlocal done
+            finished = stop(new, old)
+            done = done.to(finished.device) | finished
+            return finished
+
+        z = run(problem, FISTA(self.most).steps(problem), init, stop=look, restart=True)
+        if not bool(done.all()):
+            raise RuntimeError(
+                f"{int((~done).sum())} of {len(z)} codes are no solutions to {self.tol:.1e} after {self.most} steps: "
+                "raise tol, or take a number of steps"
+            )
+        return z

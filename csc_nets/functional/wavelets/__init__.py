@@ -1,0 +1,1 @@
+"""Filter banks and scattering."""

@@ -1,0 +1,310 @@
+r"""Layers whose forward pass solves a sparse coding problem."""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from csc_nets.functional import ConvGeometry, Gradient, Operator, Penalty, Problem, Pursuit
+from csc_nets.functional import as_gradient, as_penalty, as_pursuit, as_weight
+from csc_nets.functional.checks import as_count, errors_of
+from csc_nets.functional.operators.protocol import read
+from csc_nets.functional.penalties import check_ridge
+from csc_nets.layers.coder import CodedStep
+from csc_nets.layers.options import CodingOptions, Parts, default_gradient
+
+__all__ = ["CSC", "Positive"]
+
+
+class Positive(nn.Module):
+    """Parametrization by a softplus, for a learned sparsity weight."""
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return nn.functional.softplus(raw)
+
+    def right_inverse(self, value: Tensor) -> Tensor:
+        return value + torch.log(-torch.expm1(-value))
+
+
+class CSC(nn.Module):
+    r"""Sparse coding over any dictionary: an operator, a penalty, a pursuit and the way it is differentiated.
+
+    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda R(z) + \tfrac{\mu}{2} \|z\|^2
+
+    :class:`CSC1d`, :class:`CSC2d`, :class:`CSC3d` and :class:`SparseCoding` are this layer with dictionaries of their
+    own.
+
+    Args:
+        dictionary: an :class:`~csc_nets.functional.Operator`; a module with parameters trains with the layer.
+        **options: see :class:`~csc_nets.layers.CodingOptions`.
+
+    Attributes:
+        dictionary, penalty, pursuit, gradient: the four parts. They may be assigned, as objects or by name.
+        lam: sparsity weight; assign ``layer.lam = 0.2`` at any time.
+        ridge: :math:`\mu`.
+
+    Shape:
+        signals ``(N, C, *S)`` to codes ``(N, M, *S')``, as the dictionary has it.
+
+    Raises:
+        ValueError: bad numbers, or parts that do not go together.
+
+    Example:
+        >>> class Double:
+        ...     def analysis(self, x):
+        ...         return 2 * x
+        ...     def synthesis(self, z, output_size=None):
+        ...         return 2 * z
+        >>> layer = CSC(Double(), lam=0.5, steps=50, nonneg=False)
+        >>> layer(torch.tensor([[1.0, 0.1]])).round(decimals=3)
+        tensor([[0.3750, 0.0000]])
+    """
+
+    dictionary: Any
+    lam: Tensor
+
+    def __init__(self, dictionary: Any, **options: Unpack[CodingOptions]) -> None:
+        super().__init__()
+        name = self._get_name()
+        if not isinstance(dictionary, Operator):
+            raise ValueError(f"{name}: dictionary must have analysis and synthesis, got {type(dictionary).__name__}")
+        with errors_of(name):
+            parts = Parts.of(name, options)
+            self.dictionary = dictionary
+            self._penalty, self._gradient, self._ridge = parts.penalty, parts.gradient, parts.ridge
+            self._take(parts.pursuit, parts.penalty, parts.gradient)
+        value = self._as_lam(parts.lam)
+        if parts.learn_lam:
+            if not bool((value > 0).all()):
+                raise ValueError(f"{name}: a learned lam must start above 0, got {parts.lam!r}")
+            self.lam = nn.Parameter(value)
+            parametrize.register_parametrization(self, "lam", Positive())
+        else:
+            self.register_buffer("lam", value)
+
+    def _take(self, pursuit: Pursuit, penalty: Penalty, gradient: Gradient | None) -> None:
+        """Takes parts that go together; refuses all if they do not."""
+        pursuit.check(penalty)
+        (gradient or default_gradient(pursuit)).check(pursuit, penalty)
+        self._penalty, self._gradient = penalty, gradient
+        if pursuit is self.__dict__.get("_table", self._modules.get("pursuit")):
+            return
+        pursuit = pursuit.attach(self.dictionary)
+        # A table is plain data; a pursuit with parameters of its own is a module.
+        self._modules.pop("pursuit", None)
+        self.__dict__.pop("_table", None)
+        if isinstance(pursuit, nn.Module):
+            self._modules["pursuit"] = pursuit.train(self.training)
+        else:
+            self._table = pursuit
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = getattr(type(self), name, None)
+        if isinstance(own, property) and own.fset is not None and not parametrize.is_parametrized(self, name):
+            with errors_of(self._get_name()):
+                own.fset(self, value)
+            return
+        if name == "lam" and ("lam" in self.__dict__.get("_buffers", ()) or parametrize.is_parametrized(self, name)):
+            value = self._as_lam(value)
+        super().__setattr__(name, value)
+
+    @property
+    def pursuit(self) -> Any:
+        """The :class:`~csc_nets.functional.Pursuit`. A name that is assigned keeps the numbers of the last one."""
+        return self.__dict__["_table"] if "_table" in self.__dict__ else self._modules["pursuit"]
+
+    @pursuit.setter
+    def pursuit(self, value: Any) -> None:
+        new = as_pursuit(value, self.steps, self.tol) if isinstance(value, str) else as_pursuit(value)
+        self._take(new, self._penalty, self._gradient)
+
+    @property
+    def steps(self) -> int | None:
+        """Number of steps of the pursuit; None where a tolerance decides."""
+        return self.pursuit.count
+
+    @steps.setter
+    def steps(self, value: int | None) -> None:
+        if value is None and self.tol is None:
+            raise ValueError("steps=None solves to a tolerance: give tol first")
+        count = None if value is None else as_count(value)
+        self._take(self.pursuit.changed(count=count), self._penalty, self._gradient)
+
+    @property
+    def tol(self) -> float | None:
+        """Tolerance of the pursuit; None where it takes all steps."""
+        return self.pursuit.tol
+
+    @tol.setter
+    def tol(self, value: float | None) -> None:
+        self._take(self.pursuit.changed(tol=value), self._penalty, self._gradient)
+
+    @property
+    def penalty(self) -> Any:
+        """The :class:`~csc_nets.functional.Penalty`."""
+        return self._penalty
+
+    @penalty.setter
+    def penalty(self, value: Any) -> None:
+        self._take(self.pursuit, as_penalty(value), self._gradient)
+
+    @property
+    def nonneg(self) -> bool:
+        """Whether codes are non-negative; assigning it takes one of the two l1 norms."""
+        return self._penalty.nonneg
+
+    @nonneg.setter
+    def nonneg(self, value: bool) -> None:
+        self._take(self.pursuit, as_penalty(None, value), self._gradient)
+
+    @property
+    def gradient(self) -> Any:
+        """The :class:`~csc_nets.functional.Gradient`. Where none was chosen it is that of the steps, or of a solution
+        without a number of steps."""
+        return self._gradient or default_gradient(self.pursuit)
+
+    @gradient.setter
+    def gradient(self, value: Any) -> None:
+        self._take(self.pursuit, self._penalty, None if value is None else as_gradient(value))
+
+    @property
+    def ridge(self) -> float:
+        """Weight of half the squared norm of the code."""
+        return self._ridge
+
+    @ridge.setter
+    def ridge(self, value: float) -> None:
+        self._ridge = check_ridge(value)
+
+    def _as_lam(self, lam: float | Tensor) -> Tensor:
+        """A weight for all atoms ``()`` or one per atom ``(M,)``, in the dictionary's dtype."""
+        name, atoms = self._get_name(), getattr(self.dictionary, "out_channels", None)
+        if isinstance(lam, Tensor) and (lam.ndim > 1 or (lam.ndim and atoms is not None and lam.shape != (atoms,))):
+            raise ValueError(
+                f"{name}: lam of the layer must be a number or one per atom ({atoms or 'M'},), "
+                f"got shape {tuple(lam.shape)}; weights per sample go to forward(x, lam=...)"
+            )
+        as_weight(lam, 2, f"{name}: lam")
+        like = self._like()
+        value = torch.as_tensor(lam, dtype=like.dtype, device=like.device).detach().clone()
+        if parametrize.is_parametrized(self, "lam") and not bool((value > 0).all()):
+            raise ValueError(f"{name}: a learned lam must be above 0, got {lam!r}")
+        # One number for a layer with a weight per atom is that number for every atom.
+        now = getattr(self, "lam", None)
+        return value if now is None or value.ndim == now.ndim else value.expand(now.shape).clone()
+
+    def _like(self) -> Tensor:
+        """A real tensor with the dtype and device of the dictionary."""
+        own = getattr(self.dictionary, "lipschitz", None)
+        if isinstance(own, Tensor):
+            return own
+        tensors = [*self.parameters(), *self.buffers()]
+        like = next((t for t in tensors if t.is_floating_point() or t.is_complex()), torch.empty(0))
+        return like.real if like.is_complex() else like
+
+    @property
+    def atoms(self) -> Tensor:
+        """The atoms ``(M, C, *K)``, of unit norm unless the dictionary was built without."""
+        return self.dictionary.weight  # type: ignore[no-any-return]
+
+    def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
+        """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""
+        return Problem(
+            x if mask is None else x.masked_fill(mask == 0, 0),
+            read(self.dictionary),
+            self.lam if lam is None else as_weight(lam, x.ndim, f"{self._get_name()}: lam"),
+            self.ridge,
+            mask=mask,
+            penalty=self.penalty,
+            check=False,
+        )
+
+    def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The signal ``D z`` of a code, of spatial size ``output_size``."""
+        return self.dictionary.synthesis(z, output_size)  # type: ignore[no-any-return]
+
+    def objective(
+        self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Objective of a code per sample, ``(N,)``."""
+        return self.problem(x, lam, mask).objective(z)
+
+    def lam_max(self, x: Tensor) -> Tensor:
+        """The smallest sparsity weight per sample at which the code is zero, ``(N, 1, ...)``."""
+        return self.problem(x).lam_max()
+
+    def calibrate(self, x: Tensor, *, mask: Tensor | None = None, updates: int = 20) -> None:
+        """Computes the coefficients of a calibrated pursuit afresh, for signals like ``x``.
+
+        Training does without; this is for dictionaries that were not trained with the layer.
+
+        Args:
+            x: signals, as for the layer.
+            mask: 0 where ``x`` is missing.
+            updates: how often to improve all steps.
+
+        Raises:
+            ValueError: the layer's pursuit is neither ``"calibrated"`` nor ``"whitened"``.
+        """
+        calibrate = getattr(self.pursuit, "calibrate", None)
+        if calibrate is None:
+            raise ValueError(f"{self._get_name()}: {self.pursuit!r} has nothing to calibrate")
+        calibrate(self.problem(x, mask=mask), updates)
+
+    def forward(
+        self,
+        x: Tensor,
+        *,
+        lam: float | Tensor | None = None,
+        init: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Sparse codes of a batch.
+
+        Args:
+            x: signals ``(N, C, *S)``.
+            lam: in place of the layer's own: a number, one per atom ``(M,)``, or one per sample ``(N, 1, ...)``.
+            init: warm start ``(N, M, *S')``.
+            mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
+
+        Returns:
+            Codes ``(N, M, *S')``.
+
+        Raises:
+            ValueError: signals that do not fit the dictionary, a bad ``lam``.
+        """
+        return self.gradient(self.pursuit, self.problem(x, lam, mask), init)
+
+    def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
+        """See :class:`~csc_nets.layers.coder.Coder`."""
+        geometry = getattr(self.dictionary, "geometry", None) or ConvGeometry.create(0, ())
+        gain = None if arguments.get("init") is not None else self.pursuit.single_gain
+        return [CodedStep(x, self.atoms, geometry, output, gain, mask=arguments.get("mask"))]
+
+    def thresholds(self) -> dict[str, Tensor]:
+        """See :class:`~csc_nets.layers.coder.Coder`."""
+        return {"": self.lam.expand(len(self.atoms))}
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Coefficients of calibrated steps stood beside the pursuit before it was a part of its own.
+        old, new = f"{prefix}calibrated.coefficients", f"{prefix}pursuit.coefficients"
+        if old in state_dict:
+            state_dict[new] = state_dict.pop(old)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def __repr__(self) -> str:
+        described = self.dictionary.extra_repr() if isinstance(self.dictionary, nn.Module) else repr(self.dictionary)
+        return f"{self._get_name()}({described}, {self.extra_repr()})"
+
+    def _get_name(self) -> str:
+        return type(self).__name__.removeprefix("Parametrized")
+
+    def extra_repr(self) -> str:
+        lam = f"{self.lam.item():.4g}" if self.lam.numel() == 1 and not self.lam.is_meta else tuple(self.lam.shape)
+        text = f"lam={lam}, pursuit={self.pursuit!r}"
+        usual = as_penalty(None)
+        text += "" if self.penalty == usual else f", penalty={self.penalty!r}"
+        text += f", ridge={self.ridge}" if self.ridge else ""
+        return text + ("" if self.gradient == default_gradient(self.pursuit) else f", gradient={self.gradient!r}")

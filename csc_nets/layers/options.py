@@ -1,0 +1,118 @@
+"""The options of every coding layer, declared once: layers and models hand them on as one mapping."""
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from csc_nets.functional import Gradient, Penalty, Pursuit, Unroll, as_gradient, as_penalty, as_pursuit
+from csc_nets.functional.gradients import Implicit
+from csc_nets.functional.penalties import check_ridge
+
+__all__ = ["CodingOptions", "Parts", "default_gradient", "with_defaults"]
+
+
+class CodingOptions(TypedDict, total=False):
+    r"""Keywords of :class:`~csc_nets.layers.CSC2d` and of all that is built from it.
+
+    Attributes:
+        lam: sparsity weight, a number or one per atom ``(M,)``, in units of the signal (atoms have unit norm); 0.1.
+        pursuit: a :class:`~csc_nets.functional.Pursuit` such as ``FISTA(4)``; or a registered name, such as
+            ``"fista"``, ``"ista"``, ``"threshold"``, ``"calibrated"``, ``"whitened"``, ``"lista"``; or a mapping with
+            ``name`` and the arguments of the pursuit. ``"fista"``.
+        steps: number of steps, for a name; 2. None, with a ``tol``, is the equilibrium layer: as many as it takes.
+        tol: for a name: stop each sample when its duality gap falls below ``tol`` times half its squared norm, after
+            ``steps`` steps at the latest.
+        penalty: a :class:`~csc_nets.functional.Penalty` such as ``TopK(32)``, a registered name, or a mapping; None is
+            the l1 norm.
+        nonneg: for the l1 norm: codes are non-negative, True; False is the signed soft threshold.
+        ridge: weight :math:`\mu` of half the squared norm of the code; 0.
+        learn_lam: train ``lam``, kept positive by a softplus; False.
+        gradient: a :class:`~csc_nets.functional.Gradient` such as ``Recompute()``, or its name: ``"unroll"``,
+            ``"recompute"``, ``"implicit"``. None is that of the steps, or of the solution where there is no number of
+            steps.
+        backward: older name of ``gradient``.
+    """
+
+    lam: float | Tensor
+    pursuit: str | Mapping[str, Any] | Pursuit
+    steps: int | None
+    tol: float | None
+    penalty: str | Mapping[str, Any] | Penalty | None
+    nonneg: bool | None
+    ridge: float
+    learn_lam: bool
+    gradient: str | Mapping[str, Any] | Gradient | None
+    backward: str | None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the options mean."""
+
+    lam: float | Tensor
+    learn_lam: bool
+    ridge: float
+    penalty: Penalty
+    pursuit: Pursuit
+    gradient: Gradient | None
+
+    @classmethod
+    def of(cls, owner: str, options: Mapping[str, Any]) -> "Parts":
+        """The parts of a layer.
+
+        Args:
+            owner: name of the layer, for errors.
+            options: some of :class:`CodingOptions`.
+
+        Raises:
+            TypeError: an unknown option.
+            ValueError: values that are bad, or do not belong together.
+        """
+        for key in options:
+            if key not in CodingOptions.__annotations__:
+                near = difflib.get_close_matches(key, CodingOptions.__annotations__, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"{owner} got an unexpected keyword argument {key!r}{hint}")
+        gradient = renamed_gradient(options.get("gradient"), options.get("backward"))
+        return cls(
+            lam=options.get("lam", 0.1),
+            learn_lam=options.get("learn_lam", False),
+            ridge=check_ridge(options.get("ridge", 0.0)),
+            penalty=as_penalty(options.get("penalty"), options.get("nonneg")),
+            pursuit=_pursuit(options),
+            gradient=None if gradient is None else as_gradient(gradient),
+        )
+
+
+def _pursuit(options: Mapping[str, Any]) -> Pursuit:
+    pursuit, named = options.get("pursuit", "fista"), isinstance(options.get("pursuit", "fista"), str)
+    steps, tol = options.get("steps", 2 if named else None), options.get("tol")
+    if named and steps is None and tol is None:
+        raise ValueError(f"steps=None solves to a tolerance: give tol, got steps=None, tol=None, pursuit={pursuit!r}")
+    return as_pursuit(pursuit, steps, tol)
+
+
+def renamed_gradient(gradient: Any, backward: str | None) -> Any:
+    """``gradient``, or what its older name says, with a warning."""
+    if backward is None:
+        return gradient
+    if gradient is not None:
+        raise ValueError(f"backward is the older name of gradient: give one, got {backward!r} and {gradient!r}")
+    warnings.warn("backward= is now called gradient=", DeprecationWarning, stacklevel=2)
+    return backward
+
+
+def default_gradient(pursuit: Pursuit) -> Gradient:
+    """The gradient of a pursuit for which none was chosen."""
+    return Implicit() if pursuit.count is None else Unroll()
+
+
+def with_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
+    """Options of a layer with a model's own defaults, of which ``steps`` is for pursuits by name."""
+    if not isinstance(options.get("pursuit", ""), str):
+        defaults.pop("steps", None)
+    return {**defaults, **options}
