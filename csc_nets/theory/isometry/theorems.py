@@ -1,0 +1,218 @@
+r"""What theory says of random filters as a model-RIP dictionary, and of one step of iterative hard thresholding.
+
+Source: Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
+<https://arxiv.org/abs/1705.08664>`_, section 3. In its letters, which are kept: **M input channels** of D samples, **K
+filters** of l samples laid at stride t, so :math:`n = (D - l) / t + 1` shifts.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from csc_nets.functional import ConvGeometry
+from csc_nets.theory.isometry.model_rip import quantile_rank, restricted_isometry
+from csc_nets.theory.isometry.random_model import check_counts, random_filters
+from csc_nets.theory.sparse.grouped_dictionary import GroupedDictionary
+
+__all__ = ["RandomLayer", "ReconstructionBound", "calibrate_constant", "reconstruction_bound"]
+
+
+@dataclass(frozen=True)
+class RandomLayer:
+    r"""A layer of random filters, and Theorem 3.1 about it.
+
+    The theorem: Gaussian filters with entries of variance 1 / (M l) have model-RIP :math:`(k, \delta)` with probability
+    :math:`1 - \epsilon` at least, if
+
+    .. math:: \frac{M l^2}{D} \ge \frac{C k}{\delta^2} (\log K + \log n - \log \epsilon)
+
+    The paper gives no value for the absolute constant C, so numbers below are such only up to C: the default of 1 is no
+    claim. :func:`calibrate_constant` measures one.
+
+    Args:
+        channels: M, **input** channels. The number of filters is another one, and enters as a logarithm only.
+        filters: K.
+        length: l, samples of a filter.
+        signal_length: D, samples of a channel.
+        stride: t.
+        failure: :math:`\epsilon`, between 0 and 1.
+        constant: C.
+
+    Raises:
+        ValueError: a number that is not positive, or filters whose shifts do not fill the signal.
+
+    Example:
+        >>> layer = RandomLayer(channels=32, filters=96, length=5, signal_length=32)
+        >>> layer.shifts, round(layer.delta(10), 2), round(layer.channels_needed(10, delta=0.1))
+        (28, 2.24, 16002)
+    """
+
+    channels: int
+    filters: int
+    length: int
+    signal_length: int
+    stride: int = 1
+    failure: float = 0.01
+    constant: float = 1.0
+
+    def __post_init__(self) -> None:
+        names = ("channels", "filters", "length", "signal_length", "stride")
+        check_counts(**{name: getattr(self, name) for name in names})
+        if not 0 < self.failure < 1:
+            raise ValueError(f"failure must be between 0 and 1, got {self.failure!r}")
+        if not 0 < self.constant < math.inf:
+            raise ValueError(f"constant must be a finite number > 0, got {self.constant!r}")
+        room = self.signal_length - self.length
+        if room < 0 or room % self.stride:
+            raise ValueError(
+                f"signal_length - length must be a multiple >= 0 of stride={self.stride}, got "
+                f"{self.signal_length} - {self.length} = {room}"
+            )
+
+    @property
+    def shifts(self) -> int:
+        """n, positions of a filter."""
+        return (self.signal_length - self.length) // self.stride + 1
+
+    @property
+    def spans(self) -> bool:
+        """Whether K n >= M D, as the paper assumes of filters that span all signals."""
+        return self.filters * self.shifts >= self.channels * self.signal_length
+
+    def delta(self, k: int) -> float:
+        r"""The constant that k non-zeros have, :math:`\sqrt{C k D \log(K n / \epsilon) / (M l^2)}`.
+
+        It says something below 1 only.
+        """
+        return math.sqrt(k / self._budget)
+
+    def sparsity_allowed(self, delta: float) -> float:
+        r"""Most non-zeros, :math:`M l^2 \delta^2 / (C D \log(K n / \epsilon))`."""
+        return delta**2 * self._budget
+
+    def channels_needed(self, k: int, delta: float) -> float:
+        r"""Input channels, :math:`C k D \log(K n / \epsilon) / (\delta l)^2`, whatever ``channels`` is."""
+        return self.channels * k / (delta**2 * self._budget)
+
+    def constant_for(self, k: int, delta: float) -> float:
+        """The C with which the theorem holds with equality."""
+        return self.constant * delta**2 * self._budget / k
+
+    @property
+    def _budget(self) -> float:
+        """Non-zeros at delta = 1."""
+        terms = math.log(self.filters * self.shifts / self.failure)
+        return self.channels * self.length**2 / (self.constant * self.signal_length * terms)
+
+
+def calibrate_constant(
+    layer: RandomLayer,
+    k: int,
+    *,
+    draws: int = 100,
+    samples: int = 100,
+    aligned: bool = True,
+    generator: torch.Generator | None = None,
+) -> float:
+    r"""The constant C of Theorem 3.1 that random filters of this layer need, by Monte Carlo.
+
+    Draws filters, takes the largest :math:`\delta_k` over random supports with all values, and of these over the draws
+    of filters the quantile :math:`1 - \epsilon`, rounded up to one that was drawn. No draw finds the worst of all
+    supports, so that the C of this layer is larger. And one that holds for all layers is larger than that of any.
+
+    Args:
+        layer: what to draw; its ``constant`` does not matter.
+        k: non-zeros.
+        draws: of the filters; fewer than 1 / failure make the quantile the largest draw.
+        samples: supports for each of them.
+        aligned: supports of one position, where filters overlap most; else random positions.
+        generator: of the random numbers.
+
+    Raises:
+        ValueError: no draws, and what :func:`~csc_nets.theory.restricted_isometry` refuses.
+    """
+    check_counts(draws=draws)
+    geometry = ConvGeometry.create(1, layer.length, layer.stride)
+    found = []
+    for _ in range(draws):
+        filters = random_filters(layer.filters, layer.channels, layer.length, generator=generator)
+        measured = restricted_isometry(
+            GroupedDictionary(filters, geometry),
+            k,
+            signal_size=(layer.signal_length,),
+            samples=samples,
+            values="worst",
+            aligned=aligned,
+            generator=generator,
+        )
+        found.append(measured.delta)
+    quantile = sorted(found)[quantile_rank(1 - layer.failure, draws) - 1]
+    return layer.constant_for(k, quantile)
+
+
+@dataclass(frozen=True)
+class ReconstructionBound:
+    r"""Bounds of one step of model-based iterative hard thresholding, relative to the norms of code and signal.
+
+    Attributes:
+        code: of :math:`\|\hat z - z\| / \|z\|`.
+        signal: of :math:`\|\hat x - x\| / \|x\|`; inf where the constants are 1 or more.
+    """
+
+    code: float
+    signal: float
+
+    @property
+    def vacuous(self) -> bool:
+        """Whether the bound is 1 or more: the signal 0 has an error of 1."""
+        return not self.signal < 1
+
+
+def reconstruction_bound(delta_k: float, delta_2k: float | None = None, form: str = "printed") -> ReconstructionBound:
+    r"""Theorem 3.3: a signal :math:`x = D z` is nearly :math:`\hat x = D \hat z` of :math:`\hat z = M(D^T x, k)`.
+
+    That is: convolution, pooling by absolute value, the k largest blocks, unpooling, transposed convolution give back
+    the signal up to
+
+    .. math:: \frac{\|\hat x - x\|}{\|x\|} \le
+              \frac{5 \delta_{2k}}{1 - \delta_k} \sqrt{\frac{1 + \delta_{2k}}{1 - \delta_{2k}}}
+              \quad \text{("printed")}, \qquad
+              2 \delta_{2k} \sqrt{\frac{1 + \delta_{2k}}{1 - \delta_k}} \quad \text{("derived")}
+
+    The paper says that this holds for any switches of the unpooling. It does not: with others than those of the largest
+    entries the error is :math:`\sqrt 2`, that of an unrelated signal. Read M as the projection
+    :func:`~csc_nets.functional.one_per_block` with known switches.
+
+    Derivation of the second form, which implies the first: let b = :math:`D^T D z`, and let the support S hold z and
+    :math:`\hat z`, so that every code on S is a sum of two of the model. The projection :math:`\hat z` is no further
+    from b than z is; outside of S both are 0, so :math:`\|b_S - \hat z\| \le \|b_S - z\|`, and
+    :math:`\|\hat z - z\| \le 2 \|b_S - z\| = 2 \|(D_S^T D_S - I) z\| \le 2 \delta_{2k} \|z\|`. With D on both sides
+    the norms change by :math:`\sqrt{1 + \delta_{2k}}` and :math:`\sqrt{1 - \delta_k}` at most.
+
+    Args:
+        delta_k: model-RIP constant of the codes.
+        delta_2k: of sums of two of them; None takes ``delta_k``. The printed form says nothing from 0.147 on where both
+            are equal, the derived one from 0.348 on.
+        form: ``"printed"`` or ``"derived"``.
+
+    Raises:
+        ValueError: a constant below 0, or ``delta_2k`` below ``delta_k``, whose codes are among its own.
+
+    Example:
+        >>> [round(reconstruction_bound(delta).signal, 3) for delta in (0.01, 0.02, 0.05, 0.1)]
+        [0.051, 0.104, 0.277, 0.614]
+        >>> reconstruction_bound(0.147).vacuous, reconstruction_bound(0.148).vacuous
+        (False, True)
+    """
+    delta_2k = delta_k if delta_2k is None else delta_2k
+    if not 0 <= delta_k <= delta_2k:
+        raise ValueError(f"constants must be 0 <= delta_k <= delta_2k, got {delta_k!r} and {delta_2k!r}")
+    if form not in ("printed", "derived"):
+        raise ValueError(f"form must be 'printed' or 'derived', got {form!r}")
+    if delta_2k >= 1:
+        return ReconstructionBound(math.inf, math.inf)
+    if form == "derived":
+        return ReconstructionBound(2 * delta_2k, 2 * delta_2k * math.sqrt((1 + delta_2k) / (1 - delta_k)))
+    code = 5 * delta_2k / (1 - delta_k)
+    return ReconstructionBound(code, code * math.sqrt((1 + delta_2k) / (1 - delta_2k)))
