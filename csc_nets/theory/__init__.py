@@ -1,4 +1,14 @@
-"""Numbers about weights and codes: coherence, local sparsity, and what they guarantee."""
+"""Theory of sparse coding networks, as numbers that can be computed for given weights and codes.
+
+The rooms, each of which imports only from the ones before it:
+
+- ``sparse``: coherence, local sparsity, and the theorems that say when a pursuit finds the true code;
+- ``isometry``: model restricted isometry, by measurement and by theorem;
+- ``energy``: bounds for the energy in cascades of filters and moduli;
+- ``network``: reports of any network.
+
+All public names are here; the rooms export nothing of their own.
+"""
 
 from csc_nets.theory.energy.decay_bounds import (
     conservation_bounds,

@@ -1,31 +1,33 @@
-r"""How fast energy leaves a modulus cascade: bounds of what is left behind N layers, and the depth that a share needs.
+r"""Bounds for the energy that is left in a modulus cascade after N layers.
 
-With Parseval filters that are analytic (each lies in an orthant, in any rotation) and vanish up to the gap
-:math:`\delta`, the energy of the N-fold moduli is
+Let the filters of every layer be a Parseval frame. Let each filter be analytic (its spectrum lies in an orthant, up to
+a rotation) and zero for frequencies up to the gap :math:`\delta`. The energy of the N-fold moduli is then
 
 .. math:: W_N(f) \le B \int |\hat f(\omega)|^2 \bigl(1 - \hat r(\omega / R_N)^2\bigr)\, d\omega, \qquad
           \hat r(\omega) = (1 - |\omega|)_+^l, \quad l > \lfloor d / 2 \rfloor + 1
 
 (Wiatowski, Grohs, Boelcskei, `Energy Propagation in Deep Convolutional Neural Networks
-<https://arxiv.org/abs/1704.03636>`_, 2018). The radius :math:`R_N` is all that depends on the filters. Theirs are
+<https://arxiv.org/abs/1704.03636>`_, 2018). Only the radius :math:`R_N` depends on the filters. The radii of
+the paper are
 
 - ``"general"``: :math:`N^\alpha \delta`,
 - ``"wavelet"``: :math:`a^{N - 1} \delta` with a = 5/3, d = 1, dyadic wavelets on [1/2, 2],
 - ``"weyl_heisenberg"``: the same with a = 3/2, d = 1, shifted windows on [-1, 1];
 
-ours is
+and a sharper one that is derived here is
 
-- ``"analytic"``: :math:`R_1 = \delta`, :math:`R_{N - 1} = R_N / a(\delta, R_N)` with :func:`support_base`, which grows
-  by :math:`2 \delta / d` a layer, in any dimension; with filters in rings :math:`p \le |\omega| \le q` of given
-  :math:`q / p` it grows by the factor a(p, q) at least.
+- ``"analytic"``: :math:`R_1 = \delta`, :math:`R_{N - 1} = R_N / a(\delta, R_N)` with :func:`support_base`. It grows by
+  :math:`2 \delta / d` per layer in any dimension d. If the filters lie in rings :math:`p \le |\omega| \le q` with a
+  given :math:`q / p`, it grows at least by the factor a(p, q).
 
-Derivation, after their proof. Let :math:`R_1 = \delta`; the bound holds for N = 1, since where :math:`\hat r` is not 0
-nothing passes. For N > 1 it holds for the signals :math:`|f * g|` with :math:`R_{N - 1}`. As r is not negative,
-:math:`||f * g| * r| \ge |f * g * (r e^{2 \pi i \nu x})|` for any frequency :math:`\nu`, so
+Derivation, after the proof of the paper, by induction. Let :math:`R_1 = \delta`. The bound is true for N = 1, because
+no frequency with :math:`\hat r \ne 0` passes the filters. For N > 1 apply the bound for N - 1 to the signals
+:math:`|f * g|`. As r is not negative,
+:math:`||f * g| * r| \ge |f * g * (r e^{2 \pi i \nu x})|` for every frequency :math:`\nu`, so
 
 .. math:: W_N(f) \le \sum_g \int |\hat f \hat g|^2 \bigl(1 - \hat r((\omega - \nu_g) / R_{N - 1})^2\bigr)\, d\omega,
 
-and the bound follows with any :math:`R_N` for which each g has a :math:`\nu_g` with
+The bound follows for every :math:`R_N` for which each g has a :math:`\nu_g` with
 :math:`|\omega - \nu_g| / R_{N - 1} \le |\omega| / R_N` wherever :math:`\hat g \ne 0` and :math:`|\omega| < R_N`
 (elsewhere :math:`\hat r(\omega / R_N) = 0`). See :func:`support_base` for the best :math:`\nu`.
 """
@@ -60,7 +62,7 @@ PUBLISHED_BASES = {"wavelet": 5 / 3, "weyl_heisenberg": 3 / 2}
 
 
 def growth_exponent(dim: int) -> float:
-    r"""The alpha of the general bound: 1 for d = 1, :math:`\log_2 \sqrt{d / (d - 1/2)}` else.
+    r"""The exponent alpha of the general bound: 1 for d = 1, :math:`\log_2 \sqrt{d / (d - 1/2)}` for d > 1.
 
     Example:
         >>> [round(growth_exponent(d), 4) for d in (1, 2, 3)]
@@ -72,10 +74,10 @@ def growth_exponent(dim: int) -> float:
 
 
 def decay_base(*, ratio: float | None = None, width: float | None = None) -> float:
-    r"""The published a of other one-dimensional banks: :math:`\frac{r^2 + 1}{r^2 - 1}` or :math:`\frac12 + \frac1R`.
+    r"""The published base of other banks for d = 1: :math:`\frac{r^2 + 1}{r^2 - 1}` or :math:`\frac12 + \frac1R`.
 
     Wiatowski, Grohs, Boelcskei, `Topology Reduction in Deep Convolutional Feature Extraction Networks
-    <https://arxiv.org/abs/1707.02711>`_, 2017. For wavelets it is :func:`support_base` of [1/r, r].
+    <https://arxiv.org/abs/1707.02711>`_, 2017. For wavelets it equals :func:`support_base` of [1/r, r].
 
     Args:
         ratio: r > 1, wavelets on [1/r, r].
@@ -98,24 +100,25 @@ def decay_base(*, ratio: float | None = None, width: float | None = None) -> flo
 
 
 def support_base(lower: float, upper: float, *, dim: int = 1, half_angle: float | None = None) -> float:
-    r"""The factor by which the radius may grow behind a filter on :math:`p \le |\omega| \le q` in an orthant.
+    r"""The factor by which the radius may grow in a layer with filters on :math:`p \le |\omega| \le q` in an orthant.
 
     .. math:: a(p, q) = \Bigl(1 - \frac{4 p q \cos^2 \beta}{(p + q)^2}\Bigr)^{-1/2}, \qquad \cos^2 \beta = 1 / d
 
     Derivation: let the support lie within the angle :math:`\beta` of a unit vector e (an orthant: its diagonal,
     :math:`\cos \beta = 1 / \sqrt d`) and :math:`\nu = t e`. Then :math:`|\omega - \nu|^2 / |\omega|^2
-    \le 1 - 2 t u \cos \beta + t^2 u^2` with :math:`u = 1 / |\omega|`. That is convex, so largest at u = 1/p or 1/q;
-    the two are equal, and their maximum least, for :math:`t = 2 p q \cos \beta / (p + q)`. For d = 1 it is
-    (q + p) / (q - p): 5/3 for wavelets on [1/2, 2], as published, and 2 for windows on [1, 3], where 3/2 is.
+    \le 1 - 2 t u \cos \beta + t^2 u^2` with :math:`u = 1 / |\omega|`. This is convex in u, so it is largest at u = 1/p
+    or u = 1/q. The larger of the two is smallest where they are equal, at :math:`t = 2 p q \cos \beta / (p + q)`. For
+    d = 1 the factor is (q + p) / (q - p): 5/3 for wavelets on [1/2, 2], as published, and 2 for windows on [1, 3],
+    where 3/2 is published.
 
     Args:
         lower: p > 0.
         upper: q >= p.
-        dim: d, of the orthant.
-        half_angle: beta in radians for filters in a narrower cone, below pi / 2, in place of ``dim``.
+        dim: d, dimension of the orthant.
+        half_angle: beta in radians, below pi / 2. Give it in place of ``dim`` for filters in a narrower cone.
 
     Returns:
-        a >= 1, inf for a filter of one frequency.
+        a >= 1; inf for a filter of a single frequency.
     """
     if not 0 < lower <= upper < math.inf:
         raise ValueError(f"support_base: expected 0 < lower <= upper, got {lower!r} and {upper!r}")
@@ -128,29 +131,30 @@ def support_base(lower: float, upper: float, *, dim: int = 1, half_angle: float 
 
 
 def default_exponent(dim: int) -> float:
-    """The l of the cut-off function, just above what it must exceed: 1.0001 for d = 1, 2.0001 for d = 2 and 3."""
+    """The default l of the cut-off function, just above its limit: 1.0001 for d = 1, 2.0001 for d = 2 and 3."""
     return dim // 2 + 1.0001
 
 
 def decay_radius(
     layers: int, family: Family = "general", *, gap: float = 1.0, dim: int = 1, base: float | None = None
 ) -> float:
-    r"""The radius :math:`R_N` of the bound behind N layers.
+    r"""The radius :math:`R_N` of the bound after N layers.
 
     Args:
         layers: N >= 1.
-        family: as in the head of this page; a family's radius is at least the general one's, which then counts.
+        family: family of the filters, see the docstring of this module. If the general radius is larger than the radius
+            of a family, the general one is taken.
         gap: delta.
-        dim: d, axes of the signal.
-        base: another a for wavelets and windows, for example of :func:`decay_base`; for ``"analytic"``, where there
-            is none by default, the least :func:`support_base` of the filters.
+        dim: d, number of axes of the signal.
+        base: another a. For wavelets and windows for example that of :func:`decay_base`. For ``"analytic"`` the
+            smallest :func:`support_base` of the filters; there is no default.
 
     Raises:
-        ValueError: an unknown family, ``"wavelet"`` or ``"weyl_heisenberg"`` with ``dim`` above 1, whose rates are not
-            exponential by these theorems, a base for ``"general"``, numbers that are not positive.
+        ValueError: the family is not known; ``"wavelet"`` or ``"weyl_heisenberg"`` with ``dim`` above 1, for which the
+            theorems give no exponential rate; a base for ``"general"``; a number that is not positive.
 
     Example:
-        >>> [decay_radius(n, "wavelet") for n in (1, 2, 3)]  # N is larger than 5/3 to the power N - 1
+        >>> [decay_radius(n, "wavelet") for n in (1, 2, 3)]  # here the general radius N is the larger one
         [1.0, 2.0, 3.0]
     """
     check_bound_arguments(family, gap, dim, base)
@@ -165,7 +169,7 @@ def decay_radius(
 
 
 def _power(base: float, exponent: float) -> float:
-    """inf where that is beyond the floats."""
+    """The power, or inf if it is too large for a float."""
     try:
         return float(base**exponent)
     except OverflowError:
@@ -173,10 +177,10 @@ def _power(base: float, exponent: float) -> float:
 
 
 def analytic_step(radius: float, dim: int) -> float:
-    """The largest next radius x with ``x / support_base(1, x) <= radius``; gap 1."""
+    """The radius after ``radius``: the largest x with ``x / support_base(1, x) <= radius``, for a gap of 1."""
     if dim == 1:  # x (x - 1) / (x + 1) = radius
         return (radius + 1 + math.sqrt((radius + 1) ** 2 + 4 * radius)) / 2
-    # x^2 - 4 x^3 / (d (1 + x)^2) = radius^2, by Newton's method, from above: the left side is convex and rises
+    # x^2 - 4 x^3 / (d (1 + x)^2) = radius^2 by Newton's method from above: the left side is convex and increasing.
     step = radius + 2 / dim + 1
     for _ in range(8):
         value = step**2 - 4 * step**3 / (dim * (1 + step) ** 2)
@@ -188,11 +192,12 @@ def analytic_step(radius: float, dim: int) -> float:
 def analytic_walk(
     dim: int, base: float | None, *, layers: float = math.inf, radius: float = math.inf
 ) -> tuple[int, float]:
-    """From R_1 = 1 to so many layers, or to so large a radius: the number of layers N and R_N; gap 1.
+    """Goes from R_1 = 1 up to ``layers`` or up to ``radius``. Returns the number of layers N, and R_N, for a gap of 1.
 
-    The radius grows by the step of :func:`analytic_step` or by the factor ``base``, whichever is more; the factor, once
-    it is more, stays so. Steps rise towards 2 / d: beyond a radius of 1,000 many layers are taken at once with the
-    first one's, which is too short by less than 1e-6. So R_N is a little too small, and a bound still.
+    In each layer the radius grows by the step of :func:`analytic_step` or by the factor ``base``, whichever gives more.
+    Once the factor gives more, it gives more for all further layers. The steps increase towards 2 / d. So beyond a
+    radius of 1,000, many layers are taken at once with the step of the first of them, which is too short by less than
+    1e-6. R_N is then slightly too small, so the bound stays true.
     """
     n, reached = 1, 1.0
     while n < layers and reached < radius:
@@ -217,7 +222,7 @@ def energy_decay_bound(
     base: float | None = None,
     smoothness: float | None = None,
 ) -> float:
-    r"""Bound of :math:`W_N(f) / \|f\|^2` for Parseval filters.
+    r"""Bound for :math:`W_N(f) / \|f\|^2`, for Parseval filters.
 
     .. math:: 1 - (1 - L / R_N)_+^{2 l} \quad \text{for } \hat f = 0 \text{ beyond } L, \qquad
               \min(1, 2 l \Omega / R_N)^{\min(1, 2 s)} \quad \text{for f in } H^s
@@ -228,13 +233,14 @@ def energy_decay_bound(
 
     Args:
         layers: N >= 1.
-        bandwidth: L, in the unit of the gap; with ``smoothness`` the mean frequency, see :func:`mean_frequency`.
+        bandwidth: L, in the unit of the gap. With ``smoothness``: the mean frequency, see :func:`mean_frequency`.
         family: and ``gap``, ``dim``, ``base``: as for :func:`decay_radius`.
-        exponent: l; :func:`default_exponent` if None.
+        exponent: l; None takes :func:`default_exponent`.
         smoothness: s > 0.
 
     Raises:
-        ValueError: as there, an exponent that is too small, a negative bandwidth, a smoothness that is not positive.
+        ValueError: :func:`decay_radius` refuses an argument, the exponent is too small, the bandwidth is negative, or
+            the smoothness is not positive.
     """
     exponent = check_exponent(exponent, dim)
     radius = decay_radius(layers, family, gap=gap, dim=dim, base=base)
@@ -258,18 +264,18 @@ def spectral_decay_bound(
     base: float | None = None,
     bounds: Sequence[tuple[float, float]] = (),
 ) -> Tensor:
-    """The bound of the head of this page for signals with a known spectrum, a number per signal, ``(*N)``.
+    """The bound in the docstring of this module for signals with a known spectrum: one number per signal, ``(*N)``.
 
     Args:
         layers: N >= 1.
         power: squared modulus of the spectrum, ``(*N, *S)``.
-        radius: lengths of the frequencies ``(*S)`` in the unit of the gap; its axes are the axes of the signal.
+        radius: lengths of the frequencies, ``(*S)``, in the unit of the gap. Its axes are the axes of the signal.
         family: and ``gap``, ``base``: as for :func:`decay_radius`.
-        exponent: l; :func:`default_exponent` if None.
-        bounds: frame bounds of the layers; Parseval if empty.
+        exponent: l; None takes :func:`default_exponent`.
+        bounds: frame bounds of the layers; empty for Parseval frames.
 
     Returns:
-        In the unit of ``power.sum()``.
+        Energies, in the unit of ``power.sum()``.
     """
     dim = radius.ndim
     exponent = check_exponent(exponent, dim)
@@ -279,12 +285,12 @@ def spectral_decay_bound(
 
 
 def mean_frequency(power: Tensor, radius: Tensor, smoothness: float = 0.5) -> Tensor:
-    r"""Mean :math:`(\int |\omega|^{2 s} |\hat f|^2 / \|f\|^2)^{1 / (2 s)}` of the frequency under a spectrum, ``(*N)``.
+    r"""Mean frequency :math:`(\int |\omega|^{2 s} |\hat f|^2 / \|f\|^2)^{1 / (2 s)}` of a spectrum, ``(*N)``.
 
     Args:
         power: squared modulus of the spectrum, ``(*N, *S)``.
         radius: lengths of the frequencies, ``(*S)``.
-        smoothness: s > 0; signals of :math:`H^s` have a finite one.
+        smoothness: s > 0. The mean is finite for signals in :math:`H^s`.
     """
     if not 0 < smoothness < math.inf:
         raise ValueError(f"mean_frequency: smoothness must be a finite number > 0, got {smoothness!r}")
@@ -296,7 +302,7 @@ def mean_frequency(power: Tensor, radius: Tensor, smoothness: float = 0.5) -> Te
 
 
 def conservation_bounds(bounds: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    r"""What the features and the rest of N layers hold of the energy, from the frame bounds of each layer.
+    r"""Bounds for the energy of the features and the rest of N layers, from the frame bounds of each layer.
 
     .. math:: \prod_n \min(1, A_n)\, \|f\|^2 \le \sum_{n < N} |||\Phi^n(f)|||^2 + W_N(f)
               \le \prod_n \max(1, B_n)\, \|f\|^2
@@ -312,7 +318,7 @@ def conservation_bounds(bounds: Sequence[tuple[float, float]]) -> tuple[float, f
 
 
 def check_bound_arguments(family: str, gap: float, dim: int, base: float | None) -> None:
-    """Refuses what no theorem is about."""
+    """Refuses arguments that no theorem covers."""
     if family not in ("general", "analytic", *PUBLISHED_BASES):
         raise ValueError(f"family must be 'general', 'wavelet', 'weyl_heisenberg' or 'analytic', got {family!r}")
     if dim < 1 or not 0 < gap < math.inf:
@@ -327,7 +333,7 @@ def check_bound_arguments(family: str, gap: float, dim: int, base: float | None)
 
 
 def check_exponent(exponent: float | None, dim: int) -> float:
-    """The exponent l, refused where the cut-off function may not be positive definite."""
+    """The exponent l. Refuses values for which the cut-off function may not be positive definite."""
     if exponent is None:
         return default_exponent(dim)
     if not dim // 2 + 1 < exponent < math.inf:

@@ -1,4 +1,4 @@
-"""How deep a modulus cascade must be for its features to hold a share of the signal's energy."""
+"""The depth that a modulus cascade needs, so that its features have a given share of the signal's energy."""
 
 import math
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from csc_nets.theory.energy.decay_bounds import (
 
 __all__ = ["Depth", "depth_for_energy"]
 
-# Logarithm of a number of layers that nobody builds; where layers grow with the logarithm, floats are the limit.
+# Largest allowed logarithm of the number of layers. Exponential families have another limit: radii that fit in a float.
 MANY = 100.0
 
 
 @dataclass(frozen=True)
 class Depth:
-    """An answer of :func:`depth_for_energy`; ``int()`` of it is the number of layers.
+    """The result of :func:`depth_for_energy`; ``int()`` gives the number of layers.
 
     Attributes:
-        layers: N: features behind 0, 1, ..., N moduli hold the share.
+        layers: N. The features after 0, 1, ..., N moduli have the share together.
         fraction: the share.
-        formula: how it was found.
-        assumption: under what it holds.
+        formula: the formula that gave N.
+        assumption: the assumptions of the formula.
     """
 
     layers: int
@@ -52,7 +52,7 @@ def depth_for_energy(
     base: float | None = None,
     smoothness: float | None = None,
 ) -> Depth:
-    r"""An N for which the bounds promise :math:`\sum_{n \le N} |||\Phi^n(f)|||^2 \ge (1 - \epsilon) \|f\|^2`.
+    r"""An N for which the bounds guarantee :math:`\sum_{n \le N} |||\Phi^n(f)|||^2 \ge (1 - \epsilon) \|f\|^2`.
 
     .. math:: N = \Bigl\lceil \log_a \frac{\rho}{\delta} \Bigr\rceil \text{ (wavelet, weyl_heisenberg)}, \qquad
               N = \Bigl\lceil \Bigl(\frac{\rho}{\delta}\Bigr)^{1/\alpha} - 1 \Bigr\rceil \text{ (general)}, \qquad
@@ -61,28 +61,29 @@ def depth_for_energy(
     for signals without frequencies beyond L (Wiatowski, Grohs, Boelcskei, `Energy Propagation in Deep Convolutional
     Neural Networks <https://arxiv.org/abs/1704.03636>`_, 2018, whose table takes L = delta, d = 1, l = 1.0001).
     Derivation: the rest is :math:`W_{N + 1}`, and its bound (:mod:`csc_nets.theory.energy.decay_bounds`) is at most
-    :math:`\epsilon` where :math:`R_{N + 1} \ge \rho`. For signals of :math:`H^s` the same holds with
+    :math:`\epsilon` if :math:`R_{N + 1} \ge \rho`. The same is true for signals in :math:`H^s`, with
     :math:`\rho = 2 l \Omega \epsilon^{-1 / \min(1, 2 s)}`.
 
-    For ``"wavelet"`` and ``"weyl_heisenberg"`` that is the published formula. It looks at the power of a alone; where N
-    itself is larger, in the first layers, one layer less may do
-    (:func:`~csc_nets.theory.energy_decay_bound`).
+    For ``"wavelet"`` and ``"weyl_heisenberg"`` this is the published formula. It uses the power of a only. In the first
+    layers the general radius, N, may be larger; then one layer less may be enough, see
+    :func:`~csc_nets.theory.energy_decay_bound`.
 
-    It is an upper bound, and a loose one: with :math:`L \le \delta` nothing at all passes the first layer.
+    N is sufficient, often much more than necessary: for :math:`L \le \delta` nothing passes the first layer.
 
     Args:
         fraction: the share 1 - epsilon, in (0, 1).
-        family: of filters; see :mod:`csc_nets.theory.energy.decay_bounds`. For ``"analytic"`` the least N with
-            :math:`R_{N + 1} \ge \rho` (to one in 10^6 where that is above 1,000 gaps).
-        bandwidth: L in the unit of the gap, or the mean frequency Omega with ``smoothness``.
+        family: family of the filters, see :mod:`csc_nets.theory.energy.decay_bounds`. For ``"analytic"``, N is the
+            smallest number with :math:`R_{N + 1} \ge \rho` (up to one in 10^6 above 1,000 gaps).
+        bandwidth: L in the unit of the gap. With ``smoothness``: the mean frequency Omega.
         gap: delta.
-        dim: axes of the signal; 1 for ``"wavelet"`` and ``"weyl_heisenberg"``.
-        exponent: l; just above ``dim // 2 + 1`` if None.
+        dim: number of axes of the signal; 1 for ``"wavelet"`` and ``"weyl_heisenberg"``.
+        exponent: l; None takes a value just above ``dim // 2 + 1``.
         base: another a, as for :func:`~csc_nets.theory.decay_radius`.
         smoothness: s > 0 for signals that are not band-limited.
 
     Raises:
-        ValueError: a share outside of (0, 1), a bandwidth that is not positive, and what ``decay_radius`` refuses.
+        ValueError: the share is outside of (0, 1), the bandwidth is not positive, or ``decay_radius`` refuses an
+            argument.
 
     Example:
         >>> [int(depth_for_energy(0.99, family)) for family in ("wavelet", "weyl_heisenberg", "general")]
@@ -97,7 +98,7 @@ def depth_for_energy(
             f"depth_for_energy: expected a finite bandwidth > 0, smoothness > 0 or None, got {bandwidth!r} and "
             f"{smoothness!r}"
         )
-    if smoothness is None:  # logarithms: a small smoothness asks for radii beyond the floats
+    if smoothness is None:  # in logarithms, because a small smoothness needs radii that are too large for floats
         log_needed = math.log(bandwidth / -math.expm1(math.log(fraction) / (2 * exponent)) / gap)
         signals = f"no frequencies beyond L = {bandwidth:g}"
     else:

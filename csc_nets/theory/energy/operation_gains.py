@@ -1,4 +1,4 @@
-"""The most that an operation can do to the energy of a signal, from its arguments."""
+"""The largest factor by which an operation can change the energy of a signal, from its arguments."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ __all__ = [
 def squared_norm(linear: Callable[[Tensor], Tensor], like: Tensor) -> float:
     """Square of the largest singular value of a linear map of signals of the shape of ``like``.
 
-    The Krylov space is spanned in float32 at least and without autocast, whatever the precision of the network.
+    It is computed in float32 or better and without autocast, for networks of any precision.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     start = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like.device, dtype)
@@ -40,14 +40,14 @@ def squared_norm(linear: Callable[[Tensor], Tensor], like: Tensor) -> float:
 
 
 def averages_positions(x: Tensor, dim: Any = None, *_: Any, **kwargs: Any) -> bool:
-    """Whether a mean of ``(N, C, *S)`` is one over positions and over nothing else."""
+    """Whether a mean of ``(N, C, *S)`` is taken over spatial axes only."""
     dim = kwargs.get("dim", dim)
     axes = [dim] if isinstance(dim, int) else list(dim or ())
     return x.ndim > 2 and bool(axes) and all(axis % x.ndim >= 2 for axis in axes)
 
 
 def per_axis(value: int | Sequence[int], dims: int) -> list[int]:
-    """One number for each axis; a single one is for all."""
+    """One number per axis; a single number is repeated."""
     values = [value] if isinstance(value, int) else list(value)
     return values * dims if len(values) == 1 else values
 
@@ -55,16 +55,16 @@ def per_axis(value: int | Sequence[int], dims: int) -> list[int]:
 def overlap_of_windows(
     dims: int, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, *_: Any, **__: Any
 ) -> float:
-    """In how many windows of a maximum one number can lie.
+    """Largest number of windows of a maximum pooling that one number can belong to.
 
-    Derivation: window i holds the number at p if p = s i + d j with 0 <= j < k; such j are s / gcd(s, d) apart.
+    Derivation: window i has the number at p if p = s i + d j with 0 <= j < k. Such j are s / gcd(s, d) apart.
     """
     axes = zip(*(per_axis(n, dims) for n in (kernel_size, stride or kernel_size, dilation)), strict=True)
     return float(math.prod(-(-k * math.gcd(s, d) // s) for k, s, d in axes))
 
 
 def overlap_of_adaptive(sizes: Sequence[int], output_size: Any, *_: Any, **__: Any) -> float:
-    """The same for windows i that reach from floor(i n / m) to ceil((i + 1) n / m), for m of them on n positions."""
+    """The same for m windows on n positions, where window i reaches from floor(i n / m) to ceil((i + 1) n / m)."""
     wanted = [output_size] * len(sizes) if output_size is None or isinstance(output_size, int) else list(output_size)
     overlap = 1
     for n, m in zip(sizes, (n if m is None else m for n, m in zip(sizes, wanted, strict=True)), strict=True):
@@ -77,8 +77,10 @@ def overlap_of_adaptive(sizes: Sequence[int], output_size: Any, *_: Any, **__: A
 
 
 def slope(func: Any, *args: Any, **kwargs: Any) -> float:
-    """Supremum of ``|f(t)| / |t|`` of a rectifier, from its arguments behind the input; infinite for a clamp whose
-    interval lacks 0."""
+    """Supremum of ``|f(t)| / |t|`` of a rectifier, from its arguments after the input.
+
+    It is infinite for a clamp to an interval without 0.
+    """
     if func in (F.leaky_relu, F.leaky_relu_):
         return max(1.0, abs(args[0] if args else kwargs.get("negative_slope", 0.01)))
     if func is F.elu:
@@ -96,8 +98,10 @@ def slope(func: Any, *args: Any, **kwargs: Any) -> float:
 
 
 def centred_share(func: Any, x: Tensor, *args: Any, **kwargs: Any) -> float | None:
-    """Share of the energy that is left when a normalisation takes out the means over what it normalises; None if it
-    takes out none, or a constant."""
+    """Share of the energy that a normalisation keeps when it subtracts the means of its groups.
+
+    None if the normalisation subtracts no mean, or a constant that does not depend on the input.
+    """
     if func is F.layer_norm:
         groups = x.flatten(x.ndim - len(args[0] if args else kwargs["normalized_shape"]))
     elif func is F.group_norm:

@@ -1,13 +1,14 @@
-r"""Model restricted isometry: how far a dictionary is from keeping the norm of sparse codes, by Monte Carlo.
+r"""Model restricted isometry: measures by Monte Carlo how much a dictionary changes the norm of sparse codes.
 
-A code is model-k-sparse if each of its blocks holds at most one non-zero, and k blocks hold one; a block is one atom
-with all its positions or, as networks pool, one window of them. The constant :math:`\delta_k` is the least for which
+A code is model-k-sparse if each of its blocks has at most one non-zero, and k blocks have one. A block is one atom with
+all its positions or, as in the pooling of networks, with the positions of one window. The constant :math:`\delta_k` is
+the smallest number with
 
 .. math:: (1 - \delta_k) \|z\|^2 \le \|D z\|^2 \le (1 + \delta_k) \|z\|^2 \qquad \text{for all such } z
 
 (Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
-<https://arxiv.org/abs/1705.08664>`_, section 3). Nobody computes it for more than a handful of codes: what is measured
-here bounds it from below, and says for which share of codes it may be exceeded.
+<https://arxiv.org/abs/1705.08664>`_, section 3). The exact constant cannot be computed except for tiny dictionaries.
+The measurement gives a lower bound of it, and an upper bound of the share of codes that deviate by more than that.
 """
 
 import math
@@ -26,12 +27,12 @@ from csc_nets.theory.sparse.grouped_dictionary import GroupedDictionary
 __all__ = ["RestrictedIsometry", "quantile_rank", "restricted_isometry"]
 
 VALUES = ("uniform", "gaussian", "sign", "worst")
-# Entries of codes and signals that are held at once: 64 MiB in float64.
+# Entries of codes and signals that are in memory at once: 64 MiB in float64.
 BATCH = 2**23
 
 
 def quantile_rank(share: float, n: int) -> int:
-    """The least rank, from 1, of n sorted numbers that at least this share of them does not exceed.
+    """The smallest rank r, from 1 to n, for which the first r of n sorted numbers are at least this share of them.
 
     Example:
         >>> quantile_rank(0.07, 100), 0.07 * 100
@@ -42,12 +43,12 @@ def quantile_rank(share: float, n: int) -> int:
 
 @dataclass(frozen=True)
 class RestrictedIsometry:
-    r"""Measured ratios :math:`\|D z\|^2 / \|z\|^2`, and what they say of codes that were not drawn.
+    r"""Measured ratios :math:`\|D z\|^2 / \|z\|^2`, and statistical statements about codes that were not drawn.
 
     Attributes:
-        ratios: ``(samples,)``, float64; with ``values="worst"`` of each support the extreme farthest from 1.
-        nonzeros: most non-zeros of a code.
-        confidence: of the statements below, each by itself, between 0 and 1.
+        ratios: ``(samples,)``, float64. With ``values="worst"``, the ratio farthest from 1 for each support.
+        nonzeros: largest number of non-zeros of a code.
+        confidence: confidence of each single statement below, between 0 and 1.
     """
 
     ratios: Tensor
@@ -61,17 +62,17 @@ class RestrictedIsometry:
 
     @property
     def delta(self) -> float:
-        r"""The largest deviation seen: a **lower** bound of :math:`\delta_k`, which is over all codes."""
+        r"""The largest measured deviation. It is a **lower** bound of :math:`\delta_k`, the maximum over all codes."""
         return self.deviations.max().item()
 
     @property
     def mean(self) -> float:
-        """Of the ratios."""
+        """Mean of the ratios."""
         return self.ratios.mean().item()
 
     @property
     def mean_interval(self) -> tuple[float, float]:
-        """Of the mean ratio over all such codes, by the central limit theorem; infinite for one sample."""
+        """Confidence interval of the mean ratio, by the central limit theorem; infinite for one sample."""
         if len(self.ratios) < 2:
             return -math.inf, math.inf
         error = self.ratios.std().item() / math.sqrt(len(self.ratios))
@@ -82,19 +83,20 @@ class RestrictedIsometry:
     def exceeding(self) -> float:
         r"""At most this share of all such codes deviates by more than ``delta``, with the given confidence.
 
-        Derivation: if a share p did, n draws would miss it with probability :math:`(1 - p)^n`, which is
-        :math:`1 - c` at :math:`p = 1 - (1 - c)^{1/n}`; about 3 / n at c = 0.95, whatever the distribution.
+        Derivation: if a share p of codes deviated by more, n draws would miss them with probability
+        :math:`(1 - p)^n`. This is :math:`1 - c` for :math:`p = 1 - (1 - c)^{1/n}`, about 3 / n for c = 0.95. It is true
+        for every distribution.
         """
         return 1 - (1 - self.confidence) ** (1 / len(self.ratios))
 
     def quantile(self, share: float) -> tuple[float, float, float]:
-        """Quantile of the deviations, and the ends of its interval.
+        """Quantile of the deviations, and the two ends of its confidence interval.
 
-        The ends are order statistics, so the confidence holds for every distribution: the number of draws below the
-        quantile is binomial. The upper end is inf where there are too few draws for one.
+        The ends are order statistics. The number of draws below the quantile is binomial, so the confidence is true for
+        every distribution. The upper end is inf if there are too few draws.
 
         Args:
-            share: of codes that deviate by at most the quantile, between 0 and 1.
+            share: share of codes that deviate by at most the quantile, between 0 and 1.
 
         Example:
             >>> found = RestrictedIsometry(1 + torch.arange(100) / 100, nonzeros=1)
@@ -108,7 +110,7 @@ class RestrictedIsometry:
         ways = math.lgamma(n + 1) - torch.lgamma(count + 1) - torch.lgamma(n - count + 1)
         below = (ways + count * math.log(share) + (n - count) * math.log1p(-share)).exp().cumsum(0)
         tail = (1 - self.confidence) / 2
-        # Of n + 2 order statistics, the first and the last being 0 and inf.
+        # The n order statistics, with 0 before the first and inf after the last.
         ordered = [0.0, *self.deviations.sort().values.tolist(), math.inf]
         ranks = quantile_rank(share, n), int((below <= tail).sum()), int((below < 1 - tail).sum()) + 1
         estimate, low, high = (ordered[rank] for rank in ranks)
@@ -143,34 +145,37 @@ def restricted_isometry(
     confidence: float = 0.95,
     generator: torch.Generator | None = None,
 ) -> RestrictedIsometry:
-    r"""Draws model-k-sparse codes, or takes given ones, and measures by how much the dictionary changes their norm.
+    r"""Draws model-k-sparse codes, or takes given ones, and measures how much the dictionary changes their norm.
 
-    The largest deviation that is found bounds :math:`\delta_k` from below, and how sharply depends on what is drawn:
-    random values average out what ``values="worst"`` finds, and where codes have many positions, ``aligned`` supports
-    deviate more than random ones. Unit atoms of coherence :math:`\mu` have :math:`\delta_k \le (k - 1) \mu`
-    (Gershgorin), with equality at k = 2 for the coherence over pairs of different blocks.
+    The largest measured deviation is a lower bound of :math:`\delta_k`. ``values="worst"`` makes it larger, so sharper,
+    than random values do. ``aligned`` supports deviate more than random ones if codes have many positions. Unit
+    atoms of coherence :math:`\mu` have :math:`\delta_k \le (k - 1) \mu` (Gershgorin). For k = 2 this is an equality, if
+    :math:`\mu` is the coherence over pairs of different blocks.
 
     Args:
-        dictionary: atoms ``(M, C, *K)`` (stride 1, no padding), a matrix ``(M, F)`` (rows are atoms, each its own
-            block), a dictionary layer, a convolution of any groups, ``nn.Linear``, or what ``find_code_layers`` found.
-        k: non-zeros of a code; not with ``codes``.
-        signal_size: spatial size of the signals; or give ``code_size``. A matrix needs neither.
-        code_size: spatial size of the codes; with ``signal_size`` it has to fit it.
-        window: positions of a block, one int or one per axis; None for all of an atom.
-        codes: measure these ``(N, M, *S')`` in place of random ones, such as activations of a network. The statements
-            on codes that were not seen suppose that these are independent draws.
-        samples: codes to draw.
-        values: of the non-zeros: ``"uniform"`` in [-1, 1], ``"gaussian"``, ``"sign"`` for -1 and 1, or ``"worst"``:
-            for each support the extreme over all values, from the eigenvalues of the Gram matrix of its atoms. That
-            takes k syntheses a sample, and k signals in memory.
-        differences: sums of two such codes, the sum 0 left out, for the constant :math:`\delta_{2k}` of Theorem 3.3.
-        aligned: all non-zeros stand at one position, where atoms overlap most, whatever the window (k is M at most).
+        dictionary: atoms ``(M, C, *K)`` (stride 1, no padding), a matrix ``(M, F)`` (each row is an atom and a block of
+            its own), a dictionary layer, a convolution with any groups, ``nn.Linear``, or the ``dictionary`` of a layer
+            that :func:`~csc_nets.theory.find_code_layers` found.
+        k: number of non-zeros of a code; not with ``codes``.
+        signal_size: spatial size of the signals. Give this or ``code_size``; a matrix needs neither.
+        code_size: spatial size of the codes. If both sizes are given, they must fit.
+        window: positions of a block, one int or one per axis; None for all positions of an atom.
+        codes: codes ``(N, M, *S')`` to measure in place of random ones, such as activations of a network. The
+            statistical statements assume that they are independent draws.
+        samples: number of codes to draw.
+        values: values of the non-zeros: ``"uniform"`` in [-1, 1], ``"gaussian"``, ``"sign"`` for -1 and 1, or
+            ``"worst"``. The last takes for each support the extreme over all values, from the eigenvalues of the Gram
+            matrix of its atoms. It needs k syntheses per sample, and memory for k signals.
+        differences: draw sums of two such codes (a sum of 0 is drawn again), for the constant :math:`\delta_{2k}` of
+            Theorem 3.3.
+        aligned: put all non-zeros at one position, where atoms overlap most, for any window. k is at most M.
         unit_atoms: scale the atoms to unit norm.
-        confidence: of the intervals.
-        generator: of the random numbers.
+        confidence: confidence of the intervals.
+        generator: generator of the random numbers.
 
     Raises:
-        ValueError: a bad k, size, window, word or dictionary; codes that do not fit, one that is zero; NaN.
+        ValueError: k, a size, the window, a name or the dictionary is not allowed, codes do not fit or one is zero, or
+            there are NaN.
 
     Example:
         >>> atoms = torch.eye(8).view(8, 8, 1)  # orthonormal
@@ -215,7 +220,7 @@ def restricted_isometry(
 
 
 def _atoms(dictionary: Any, unit_atoms: bool) -> GroupedDictionary:
-    """The atoms, of unit norm only if asked for, and how they lie over a signal."""
+    """The atoms and their geometry. They are scaled to unit norm only if ``unit_atoms`` is set."""
     weight: Any = dictionary if isinstance(dictionary, Tensor) else getattr(dictionary, "weight", None)
     if isinstance(dictionary, nn.Conv1d | nn.Conv2d | nn.Conv3d):
         conv = dictionary
@@ -271,7 +276,7 @@ def _draw(
 ) -> Iterator[Tensor]:
     """Batches of random codes ``(n, *shape)``."""
     if differences and options["aligned"] and k <= shape[0]:
-        k, differences = min(2 * k, shape[0]), False  # two of them at one position are one with twice as many atoms
+        k, differences = min(2 * k, shape[0]), False  # the sum of two at one position is one code with 2 k atoms
 
     def some(n: int) -> Tensor:
         z = sample_model_code(n, shape[0], shape[1:], k, **options)
@@ -279,7 +284,7 @@ def _draw(
 
     for start in range(0, samples, batch):
         z = some(min(batch, samples - start))
-        while len(zero := (~z.flatten(1).any(1)).nonzero()[:, 0]):  # signs at the same places can cancel
+        while len(zero := (~z.flatten(1).any(1)).nonzero()[:, 0]):  # two codes with the same support may cancel
             z[zero] = some(len(zero))
         yield z
 

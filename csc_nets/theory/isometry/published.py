@@ -1,7 +1,7 @@
-"""Figures that others have published, to set beside what is measured; none of them was measured here.
+"""Published figures, for comparison with measured ones. None of them was measured here.
 
-Of Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
-<https://arxiv.org/abs/1705.08664>`_: Tables 1 to 4, in its ICLR 2017 format. But for the first they belong to a
+Source: Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
+<https://arxiv.org/abs/1705.08664>`_, Tables 1 to 4 of the version in ICLR 2017 format. Tables 2 to 4 were made with a
 pretrained VGG-16 (model D), the ILSVRC-2012 validation images, and a decoding network.
 """
 
@@ -26,18 +26,18 @@ class Filters(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """Relative errors ``||x' - x|| / ||x||``, x' rescaled to the norm of x: 1.414 is that of an unrelated x'."""
+    """Relative errors ``||x' - x|| / ||x||``, x' rescaled to the norm of x. An unrelated x' has the error 1.414."""
 
     learned: float
     random_filters: float
     random_activation: float
 
 
-# Test accuracy in % by number of layers, the best of several widths and kernels: all filters random and frozen, or
-# learned; the classifier on top is learned.
+# Table 1: test accuracy in % by number of layers, the best of several widths and kernel sizes. The filters are learned,
+# or random and frozen. The classifier on top is learned in both cases.
 CIFAR10_ACCURACY = {1: Filters(68.1, 66.5), 2: Filters(83.3, 74.6), 3: Filters(89.3, 74.8)}
 
-# Atoms, channels of the 3 x 3 convolutions (of the architecture, not of the paper).
+# Numbers of atoms and channels of the 3 x 3 convolutions. They are from the architecture, not from the paper.
 VGG16_SHAPES = {
     "conv1_1": (64, 3),
     "conv1_2": (64, 64),
@@ -76,8 +76,8 @@ VGG16_NONZEROS = {
     "pool5": 13.1,
 }
 
-# Table 3: errors of the image that the decoder makes, and of the activation itself. Layer i: activations of pool i,
-# inverted with the filters of the convolution after it.
+# Table 3: errors of the decoded image, and of the activation itself. The activations of pool i are inverted with the
+# filters of the next convolution.
 VGG16_RECONSTRUCTION = {
     ("pool1", "image"): Reconstruction(0.423, 0.380, 0.610),
     ("pool2", "image"): Reconstruction(0.692, 0.438, 0.864),
@@ -89,8 +89,8 @@ VGG16_RECONSTRUCTION = {
     ("pool4", "activation"): Reconstruction(1.051, 0.992, 1.414),
 }
 
-# Table 4: largest inner product of two different flattened unit filters, without shifts. With the sign, as the random
-# column suggests: ``mutual_coherence(weight, shifts=False, signed=True)``.
+# Table 4: largest inner product of two different flattened unit filters, without shifts. The column of random filters
+# suggests that the sign counts: ``mutual_coherence(weight, shifts=False, signed=True)``.
 VGG16_COHERENCE = {
     "conv1_1": Filters(0.9427, 0.6701),
     "conv1_2": Filters(0.7340, 0.1218),

@@ -1,4 +1,4 @@
-"""Random filters and model-sparse codes: what the theory of invertible convolutional layers is about.
+"""Random filters and model-sparse codes, the objects of the theory of invertible convolutional layers.
 
 Source: Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
 <https://arxiv.org/abs/1705.08664>`_, section 3.
@@ -21,7 +21,7 @@ def is_count(value: object) -> bool:
 
 
 def check_counts(**counts: object) -> None:
-    """Raises a ValueError for the first that is no int >= 1, with its name."""
+    """Raises a ValueError with the name of the first argument that is not an int >= 1."""
     for name, value in counts.items():
         if not is_count(value):
             raise ValueError(f"{name} must be an int >= 1, got {value!r}")
@@ -36,19 +36,19 @@ def random_filters(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    r"""Gaussian filters ``(atoms, channels, *kernel_size)``, as Theorem 3.1 has them.
+    r"""Gaussian filters ``(atoms, channels, *kernel_size)``, as in Theorem 3.1.
 
     Args:
         atoms: number of filters (K in the paper).
         channels: input channels (M in the paper).
-        kernel_size: one int for one axis, else one per axis.
-        scaling: ``"variance"``: entries of variance 1 / (channels * samples), so that norms are 1 on average;
-            ``"unit"``: norms are 1.
-        generator: of the random numbers.
-        dtype: of the filters.
+        kernel_size: one int for one axis, otherwise one int per axis.
+        scaling: ``"variance"``: the entries have the variance 1 / (channels * samples), so that the mean squared norm
+            is 1. ``"unit"``: every norm is 1.
+        generator: generator of the random numbers.
+        dtype: dtype of the filters.
 
     Raises:
-        ValueError: a number that is no int >= 1, an unknown scaling.
+        ValueError: a number is not an int >= 1, or the scaling is not known.
     """
     check_counts(atoms=atoms, channels=channels)
     if scaling not in ("variance", "unit"):
@@ -76,18 +76,17 @@ def sample_model_code(
 
     Args:
         samples, atoms, size: shape ``(samples, atoms, *size)``, of up to 3 axes.
-        k: non-zeros of a code.
-        window: positions of a block of an atom, one int or one per axis; None for all of them.
-        values: of the non-zeros: ``"uniform"`` in [-1, 1], ``"gaussian"``, or ``"sign"`` for -1 and 1.
-        aligned: all non-zeros stand at one position, each of another atom.
-        generator: of the random numbers.
+        k: number of non-zeros of a code.
+        window: positions of a block of an atom, one int or one per axis; None for all positions.
+        values: values of the non-zeros: ``"uniform"`` in [-1, 1], ``"gaussian"``, or ``"sign"`` for -1 and 1.
+        aligned: put all non-zeros at one position, each in another atom.
+        generator: generator of the random numbers.
 
     Returns:
         Codes, float64.
 
     Raises:
-        ValueError: more non-zeros than blocks (than atoms if aligned), a bad window, an unknown word, no samples, a bad
-            shape.
+        ValueError: there are more non-zeros than blocks (than atoms if aligned), or another argument is not allowed.
 
     Example:
         >>> code = sample_model_code(5, 8, (10,), 3)

@@ -1,8 +1,8 @@
-r"""What theory says of random filters as a model-RIP dictionary, and of one step of iterative hard thresholding.
+r"""Theorems about the model-RIP of random filters, and about one step of iterative hard thresholding.
 
 Source: Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional Neural Networks
-<https://arxiv.org/abs/1705.08664>`_, section 3. In its letters, which are kept: **M input channels** of D samples, **K
-filters** of l samples laid at stride t, so :math:`n = (D - l) / t + 1` shifts.
+<https://arxiv.org/abs/1705.08664>`_, section 3. The symbols are those of the paper: **M input channels** of D samples,
+**K filters** of l samples, stride t, and so :math:`n = (D - l) / t + 1` shifts of a filter.
 """
 
 import math
@@ -22,17 +22,17 @@ __all__ = ["RandomLayer", "ReconstructionBound", "calibrate_constant", "reconstr
 class RandomLayer:
     r"""A layer of random filters, and Theorem 3.1 about it.
 
-    The theorem: Gaussian filters with entries of variance 1 / (M l) have model-RIP :math:`(k, \delta)` with probability
-    :math:`1 - \epsilon` at least, if
+    The theorem: Gaussian filters with entries of variance 1 / (M l) have model-RIP :math:`(k, \delta)` with a
+    probability of at least :math:`1 - \epsilon`, if
 
     .. math:: \frac{M l^2}{D} \ge \frac{C k}{\delta^2} (\log K + \log n - \log \epsilon)
 
-    The paper gives no value for the absolute constant C, so numbers below are such only up to C: the default of 1 is no
-    claim. :func:`calibrate_constant` measures one.
+    The paper gives no value for the absolute constant C. So the numbers below are known only up to C, and the default 1
+    is not a claim. :func:`calibrate_constant` measures a value.
 
     Args:
-        channels: M, **input** channels. The number of filters is another one, and enters as a logarithm only.
-        filters: K.
+        channels: M, number of **input** channels. Do not confuse it with the number of filters.
+        filters: K, number of filters. It enters as a logarithm only.
         length: l, samples of a filter.
         signal_length: D, samples of a channel.
         stride: t.
@@ -40,7 +40,7 @@ class RandomLayer:
         constant: C.
 
     Raises:
-        ValueError: a number that is not positive, or filters whose shifts do not fill the signal.
+        ValueError: a number is not positive, or the shifts of a filter do not fill the signal.
 
     Example:
         >>> layer = RandomLayer(channels=32, filters=96, length=5, signal_length=32)
@@ -72,36 +72,36 @@ class RandomLayer:
 
     @property
     def shifts(self) -> int:
-        """n, positions of a filter."""
+        """n, number of positions of a filter."""
         return (self.signal_length - self.length) // self.stride + 1
 
     @property
     def spans(self) -> bool:
-        """Whether K n >= M D, as the paper assumes of filters that span all signals."""
+        """Whether K n >= M D. The paper assumes this, so that the filters span all signals."""
         return self.filters * self.shifts >= self.channels * self.signal_length
 
     def delta(self, k: int) -> float:
-        r"""The constant that k non-zeros have, :math:`\sqrt{C k D \log(K n / \epsilon) / (M l^2)}`.
+        r"""The constant :math:`\delta` for k non-zeros, :math:`\sqrt{C k D \log(K n / \epsilon) / (M l^2)}`.
 
-        It says something below 1 only.
+        A value of 1 or more says nothing.
         """
         return math.sqrt(k / self._budget)
 
     def sparsity_allowed(self, delta: float) -> float:
-        r"""Most non-zeros, :math:`M l^2 \delta^2 / (C D \log(K n / \epsilon))`."""
+        r"""Largest number of non-zeros, :math:`M l^2 \delta^2 / (C D \log(K n / \epsilon))`."""
         return delta**2 * self._budget
 
     def channels_needed(self, k: int, delta: float) -> float:
-        r"""Input channels, :math:`C k D \log(K n / \epsilon) / (\delta l)^2`, whatever ``channels`` is."""
+        r"""Required input channels, :math:`C k D \log(K n / \epsilon) / (\delta l)^2`; ``channels`` does not matter."""
         return self.channels * k / (delta**2 * self._budget)
 
     def constant_for(self, k: int, delta: float) -> float:
-        """The C with which the theorem holds with equality."""
+        """The C for which the condition of the theorem is an equality."""
         return self.constant * delta**2 * self._budget / k
 
     @property
     def _budget(self) -> float:
-        """Non-zeros at delta = 1."""
+        """Number of non-zeros for which delta is 1."""
         terms = math.log(self.filters * self.shifts / self.failure)
         return self.channels * self.length**2 / (self.constant * self.signal_length * terms)
 
@@ -115,22 +115,23 @@ def calibrate_constant(
     aligned: bool = True,
     generator: torch.Generator | None = None,
 ) -> float:
-    r"""The constant C of Theorem 3.1 that random filters of this layer need, by Monte Carlo.
+    r"""Measures the constant C of Theorem 3.1 for random filters of this layer, by Monte Carlo.
 
-    Draws filters, takes the largest :math:`\delta_k` over random supports with all values, and of these over the draws
-    of filters the quantile :math:`1 - \epsilon`, rounded up to one that was drawn. No draw finds the worst of all
-    supports, so that the C of this layer is larger. And one that holds for all layers is larger than that of any.
+    Filters are drawn ``draws`` times. For each draw, the largest :math:`\delta_k` over random supports, with the worst
+    values, is taken. C belongs to the quantile :math:`1 - \epsilon` of these numbers, rounded up to a number that was
+    drawn. The result is too small: random supports do not include the worst one. And a C for all layers is at least as
+    large as the C of each layer.
 
     Args:
-        layer: what to draw; its ``constant`` does not matter.
-        k: non-zeros.
-        draws: of the filters; fewer than 1 / failure make the quantile the largest draw.
-        samples: supports for each of them.
-        aligned: supports of one position, where filters overlap most; else random positions.
-        generator: of the random numbers.
+        layer: the layer; its ``constant`` does not matter.
+        k: number of non-zeros.
+        draws: number of draws of the filters. With fewer than 1 / failure draws, the quantile is the largest one.
+        samples: number of supports for each draw of the filters.
+        aligned: take supports at one position, where filters overlap most; otherwise at random positions.
+        generator: generator of the random numbers.
 
     Raises:
-        ValueError: no draws, and what :func:`~csc_nets.theory.restricted_isometry` refuses.
+        ValueError: ``draws`` is not positive, or :func:`~csc_nets.theory.restricted_isometry` refuses an argument.
     """
     check_counts(draws=draws)
     geometry = ConvGeometry.create(1, layer.length, layer.stride)
@@ -153,11 +154,11 @@ def calibrate_constant(
 
 @dataclass(frozen=True)
 class ReconstructionBound:
-    r"""Bounds of one step of model-based iterative hard thresholding, relative to the norms of code and signal.
+    r"""Error bounds for one step of model-based iterative hard thresholding, relative to the norms.
 
     Attributes:
-        code: of :math:`\|\hat z - z\| / \|z\|`.
-        signal: of :math:`\|\hat x - x\| / \|x\|`; inf where the constants are 1 or more.
+        code: bound for :math:`\|\hat z - z\| / \|z\|`.
+        signal: bound for :math:`\|\hat x - x\| / \|x\|`; inf if a constant is 1 or more.
     """
 
     code: float
@@ -165,39 +166,42 @@ class ReconstructionBound:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the bound is 1 or more: the signal 0 has an error of 1."""
+        """Whether the bound is 1 or more. Such a bound says nothing: the signal 0 already has the error 1."""
         return not self.signal < 1
 
 
 def reconstruction_bound(delta_k: float, delta_2k: float | None = None, form: str = "printed") -> ReconstructionBound:
-    r"""Theorem 3.3: a signal :math:`x = D z` is nearly :math:`\hat x = D \hat z` of :math:`\hat z = M(D^T x, k)`.
+    r"""Theorem 3.3: error bounds for :math:`\hat z = M(D^T x, k)` and :math:`\hat x = D \hat z`, where :math:`x = D z`.
 
-    That is: convolution, pooling by absolute value, the k largest blocks, unpooling, transposed convolution give back
-    the signal up to
+    The steps are: convolution, pooling by absolute value, choice of the k largest blocks, unpooling, transposed
+    convolution. They reconstruct the signal up to
 
     .. math:: \frac{\|\hat x - x\|}{\|x\|} \le
               \frac{5 \delta_{2k}}{1 - \delta_k} \sqrt{\frac{1 + \delta_{2k}}{1 - \delta_{2k}}}
               \quad \text{("printed")}, \qquad
               2 \delta_{2k} \sqrt{\frac{1 + \delta_{2k}}{1 - \delta_k}} \quad \text{("derived")}
 
-    The paper says that this holds for any switches of the unpooling. It does not: with others than those of the largest
-    entries the error is :math:`\sqrt 2`, that of an unrelated signal. Read M as the projection
-    :func:`~csc_nets.functional.one_per_block` with known switches.
+    The paper says that this is true for all switches of the unpooling. It is not: with switches other than those of the
+    largest entries the error is :math:`\sqrt 2`, as for an unrelated signal. Read M as the projection
+    :func:`~csc_nets.functional.one_per_block`, with known switches.
 
-    Derivation of the second form, which implies the first: let b = :math:`D^T D z`, and let the support S hold z and
-    :math:`\hat z`, so that every code on S is a sum of two of the model. The projection :math:`\hat z` is no further
-    from b than z is; outside of S both are 0, so :math:`\|b_S - \hat z\| \le \|b_S - z\|`, and
-    :math:`\|\hat z - z\| \le 2 \|b_S - z\| = 2 \|(D_S^T D_S - I) z\| \le 2 \delta_{2k} \|z\|`. With D on both sides
-    the norms change by :math:`\sqrt{1 + \delta_{2k}}` and :math:`\sqrt{1 - \delta_k}` at most.
+    Derivation of the second form, which implies the first: let b = :math:`D^T D z`, and let S be the union of the
+    supports of z and :math:`\hat z`. Every code on S is then a sum of two codes of the model. The projection
+    :math:`\hat z` is at least as close to b as z is. Both are 0 outside of S, so
+    :math:`\|b_S - \hat z\| \le \|b_S - z\|`, and
+    :math:`\|\hat z - z\| \le 2 \|b_S - z\| = 2 \|(D_S^T D_S - I) z\| \le 2 \delta_{2k} \|z\|`. Finally
+    :math:`\|D (\hat z - z)\| \le \sqrt{1 + \delta_{2k}}\, \|\hat z - z\|` and
+    :math:`\|D z\| \ge \sqrt{1 - \delta_k}\, \|z\|`.
 
     Args:
         delta_k: model-RIP constant of the codes.
-        delta_2k: of sums of two of them; None takes ``delta_k``. The printed form says nothing from 0.147 on where both
-            are equal, the derived one from 0.348 on.
+        delta_2k: model-RIP constant of sums of two such codes; None takes ``delta_k``. If both are equal, the printed
+            form says nothing from 0.147 on, the derived form from 0.348 on.
         form: ``"printed"`` or ``"derived"``.
 
     Raises:
-        ValueError: a constant below 0, or ``delta_2k`` below ``delta_k``, whose codes are among its own.
+        ValueError: a constant is negative, ``delta_2k`` is below ``delta_k`` (a code is also a sum of two), or the form
+            is not known.
 
     Example:
         >>> [round(reconstruction_bound(delta).signal, 3) for delta in (0.01, 0.02, 0.05, 0.1)]

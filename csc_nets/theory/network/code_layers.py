@@ -1,4 +1,7 @@
-"""The layers of a network that compute codes, found by running it: what they were given, what they made of it."""
+"""Finds the layers of a network that compute codes, by running the network once.
+
+For each such layer the dictionary, the code and the residual are recorded.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,14 +32,15 @@ class CodeLayer:
     """A layer that computed a code.
 
     Attributes:
-        name: of the module; with ``[i]`` for the i-th layer of a stack, with ``(i)`` for the i-th time it was called.
+        name: name of the module. ``[i]`` is added for the i-th layer of a stack, ``(i)`` for the i-th call.
         kind: class of the layer, or ``"Conv2d + ReLU"``.
         dictionary: the unit atoms.
-        code: coefficients of the unit atoms, ``(N, M, *S')`` or ``(N, M)``; 0 for a filter of zeros, which is no atom.
+        code: coefficients of the unit atoms, ``(N, M, *S')`` or ``(N, M)``. They are 0 for a filter of zeros, which is
+            not an atom.
         signal_size: spatial size of the signal.
-        residual: :math:`\\|x - D \\Gamma\\| / \\|x\\|`, norms of the whole batch.
-        chained: the signal is the code of the layer before, so that the two are layers of one multi-layer model.
-        readers: geometries of the layers that were given this code as it is, other than the next one of a stack.
+        residual: :math:`\\|x - D \\Gamma\\| / \\|x\\|`, with norms over the whole batch.
+        chained: whether the signal is the code of the layer before. The two are then layers of one multi-layer model.
+        readers: geometries of the layers that took this code, unchanged, as their input; not the next layer of a stack.
     """
 
     name: str
@@ -52,25 +56,34 @@ class CodeLayer:
 def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], dict[str, str]]:
     r"""Runs a model in evaluation mode and collects the layers that compute codes, in the order of execution.
 
-    They are the package's own layers and every ``nn.Conv{1,2,3}d`` whose output goes straight, or through a batch norm,
-    into a ReLU: ``nn.ReLU``, ``F.relu``, ``torch.relu`` or the method of a tensor, in place or not; ``clamp(min=0)``,
-    ``F.threshold`` and ``torch.maximum`` are not looked for. Such a pair is layered thresholding. In the form
-    :math:`z = \max(W x + b, 0)`, batch norm folded into W and b, with :math:`w_a = r_a d_a`, :math:`\|d_a\| = 1`,
+    Two kinds of layers are collected:
+
+    - the sparse coding layers of this package;
+    - every ``nn.Conv{1,2,3}d`` with a ReLU on its output, directly or after a batch norm. The ReLU may be ``nn.ReLU``,
+      ``F.relu``, ``torch.relu`` or the method of a tensor, in place or not. ``clamp(min=0)``, ``F.threshold`` and
+      ``torch.maximum`` are not recognised.
+
+    A convolution with a ReLU is one step of layered thresholding. Fold the batch norm into W and b, and write the
+    filters as :math:`w_a = r_a d_a` with :math:`\|d_a\| = 1`. Then :math:`z = \max(W x + b, 0)` means
 
     .. math:: z_a / r_a = \max(\langle d_a, x \rangle + b_a / r_a, 0)
 
-    so the coefficients of the unit atoms :math:`d_a` are :math:`z_a / r_a`, and :math:`z_a / (\eta r_a)` where a stack
-    thresholds :math:`\eta W x`. Where a pursuit looks for :math:`x \approx \sum_a z_a w_a` with atoms of other norms
-    they are :math:`z_a r_a` instead. Of the dictionaries of a stack those count that computed the codes last: the last
-    set of ``"all_free"``, and ``feedforward`` for ``"ml_lista"`` without steps, else ``dictionaries``.
+    The coefficients of the unit atoms :math:`d_a` are therefore:
+
+    - :math:`z_a / r_a` for a convolution;
+    - :math:`z_a / (\eta r_a)` where a stack thresholds :math:`\eta W x`;
+    - :math:`z_a r_a` where a pursuit solves :math:`x \approx \sum_a z_a w_a` with atoms of other norms.
+
+    A stack may have several sets of dictionaries. The set that computed the codes last is used: the last set of
+    ``"all_free"``, ``feedforward`` for ``"ml_lista"`` without steps, and ``dictionaries`` otherwise.
 
     Args:
         model: any module that takes ``batch``.
         batch: its input.
 
     Returns:
-        The layers, and the convolutions that ran and are none, by name, with the reason, such as ``"not followed by a
-        ReLU"``: a sum, another nonlinearity or nothing follows.
+        The layers. And a dictionary of the convolutions that ran and were left out: name and reason. The reason
+        ``"not followed by a ReLU"`` means that a sum, another nonlinearity or nothing follows.
 
     Raises:
         ValueError: a layer ran under ``torch.inference_mode``.
@@ -80,7 +93,7 @@ def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], 
         stack.enter_context(evaluation_mode(model))
         for name, module in model.named_modules():
             stack.enter_context(found.watch(name or type(module).__name__, module))
-        # Within inference mode tensors have no version.
+        # Tensors have no version counter in inference mode.
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.no_grad())
         stack.enter_context(_ReLUs(found))
@@ -90,12 +103,12 @@ def find_code_layers(model: nn.Module, batch: Tensor) -> tuple[list[CodeLayer], 
 
 @dataclass
 class _Analysis:
-    """A convolution, perhaps with its batch norm, that waits for a ReLU: what it was given, filters ``(M, C, *K)``."""
+    """A convolution, perhaps with its batch norm, whose output may go into a ReLU; filters ``(M, C, *K)``."""
 
     name: str
     kind: str
     signal: Tensor
-    version: int  # of the signal
+    version: int  # of the signal, to notice changes in place
     weight: Tensor
     geometry: ConvGeometry
     groups: int
@@ -104,7 +117,7 @@ class _Analysis:
 
 @dataclass
 class _Output:
-    """What a layer returned; ``unit``: these numbers are the coefficients of the unit atoms."""
+    """The output of a coded layer. ``unit``: the output is the code of the unit atoms, without a scale."""
 
     layer: CodeLayer
     unit: bool
@@ -113,7 +126,8 @@ class _Output:
 class _Found:
     """The record of one forward pass.
 
-    What is known of a tensor is kept on it, with its version: a sum in place makes something else of it.
+    Notes about a tensor are attributes of the tensor. A note holds the version of the tensor, because an operation in
+    place changes the tensor and makes the note invalid.
     """
 
     def __init__(self) -> None:
@@ -123,7 +137,7 @@ class _Found:
 
     @contextmanager
     def watch(self, name: str, module: nn.Module) -> Iterator[None]:
-        """Listens to one module until the end of the context."""
+        """Adds a hook to one module; removes it at the end of the context."""
         hook: Callable[..., None] | None = None
         if isinstance(module, _CONVOLUTIONS):
             hook = self._convolution
@@ -170,7 +184,7 @@ class _Found:
                 dims, module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode
             )
             below = self._below(x, geometry)
-            below = below if module.groups == 1 else None  # the model has no groups
+            below = below if module.groups == 1 else None  # the multi-layer model has no groups
             kind, weight = f"{type(module).__name__} + ReLU", module.weight.detach()
             _note(output, _Analysis(name, kind, x, _version(x), weight, geometry, module.groups, below))
 
@@ -185,7 +199,7 @@ class _Found:
         _note(output, replace(before, kind=before.kind.replace(" + ReLU", " + norm + ReLU"), weight=weight))
 
     def relu(self, x: Tensor, before: _Analysis | None, output: Tensor) -> None:
-        """Called after every ReLU, with what was noted of its input."""
+        """Adds a layer if the input of this ReLU, noted as ``before``, is the output of a convolution."""
         if before is None or before.name not in self.left_out:
             return
         if before.signal._version != before.version:
@@ -209,7 +223,7 @@ class _Found:
         weight = module.dictionary.weight
         geometry = getattr(module.dictionary, "geometry", None) or ConvGeometry.create(0, ())
         mask, code, below = kwargs.get("mask"), output, self._below(x, geometry)
-        if not geometry.dims:  # vectors, whatever their batch axes
+        if not geometry.dims:  # vectors may have several batch axes
             mask = None if mask is None else mask.expand(x.shape).flatten(0, -2)
             x, code = x.reshape(-1, x.shape[-1]), code.reshape(-1, code.shape[-1])
         eta = 1.0 if module.pursuit == "threshold" else None
@@ -221,7 +235,7 @@ class _Found:
         self._pass_on(output, scale)
 
     def _pooled_code(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
-        """What was pooled; the layer behind it sees the pooled values, which are another signal."""
+        """Adds the code before pooling. The next layer sees the pooled values, so the two are not chained."""
         weight = module.dictionary.weight
         weight = torch.cat([weight, -weight]) if module.sign == "mirrored" else weight
         eta = module.step(x) if module.steps == 1 else None
@@ -229,7 +243,7 @@ class _Found:
 
     @contextmanager
     def _codes_of(self, name: str, module: MultiLayerCSC) -> Iterator[None]:
-        """Forward returns the deepest code only, so the method that computes all of them is the one to listen to."""
+        """Replaces ``module.codes`` by a version that records: ``forward`` returns the deepest code only."""
         original = module.codes
 
         def codes(x: Tensor, **kwargs: Any) -> list[Tensor]:
@@ -253,7 +267,7 @@ class _Found:
             dictionaries = module.feedforward
         for i, (dictionary, code) in enumerate(zip(dictionaries, codes, strict=True)):
             weight = dictionary.weight
-            if scale is not None:  # what one layer's code is divided by scales the next one's channels
+            if scale is not None:  # the code below was divided by scale, so the channels here are multiplied by it
                 weight = weight * scale.view(-1, *(1,) * (weight.ndim - 2))
             geometry = getattr(dictionary, "geometry", None) or ConvGeometry.create(0, ())
             eta = getattr(module, f"step_size_{i}")
@@ -271,7 +285,7 @@ class _Found:
             self._pass_on(codes[-1], scale)
 
     def _below(self, x: Tensor, geometry: ConvGeometry) -> CodeLayer | None:
-        """The layer whose code is ``x``, if it goes on from there; it is told that it is read."""
+        """The layer whose unit-atom code is ``x``, or None. The geometry is added to the readers of that layer."""
         source = _noted(x, _Output)
         if source is None or source.layer.dictionary.geometry.dims != geometry.dims:
             return None
@@ -279,7 +293,7 @@ class _Found:
         return source.layer if source.unit else None
 
     def _pass_on(self, output: Tensor, scale: Tensor) -> None:
-        """A layer that takes ``output`` continues the model, if these are the coefficients of the unit atoms."""
+        """Notes on ``output`` that it is a code. The next layer is chained only if the scale is 1: unit atoms."""
         _note(output, _Output(self.layers[-1], unit=bool(((scale - 1).abs() < 1e-4).all())))
 
     def _add(
@@ -296,9 +310,10 @@ class _Found:
         below: CodeLayer | None = None,
         groups: int = 1,
     ) -> Tensor:
-        """Adds a layer with filters of any norm; returns by what its code was divided or multiplied, ``(M,)``.
+        """Adds a layer whose filters may have any norm, and returns the scale of its code, ``(M,)``.
 
-        ``eta`` is the step size of the one thresholding that computed the code, None for other pursuits.
+        ``eta`` is the step size if a single thresholding computed the code; the code is then divided by the scale.
+        It is None for other pursuits; the code is then multiplied by the scale.
         """
         norms = torch.linalg.vector_norm(weight.detach().flatten(1), dim=1)
         scale = torch.where(norms > 0, norms, 1.0) * (1.0 if eta is None else eta)
@@ -317,7 +332,7 @@ class _Found:
 
 
 class _ReLUs(TorchFunctionMode):
-    """Sees every ReLU of a forward pass, in any form."""
+    """Catches every ReLU of a forward pass: module, function or method."""
 
     def __init__(self, found: _Found) -> None:
         super().__init__()
@@ -328,14 +343,14 @@ class _ReLUs(TorchFunctionMode):
         if func not in _RELUS:
             return func(*args, **kwargs)
         x = args[0] if args else kwargs["input"]
-        before = _noted(x, _Analysis)  # a ReLU in place makes it outdated
+        before = _noted(x, _Analysis)  # read it first: a ReLU in place makes the note invalid
         output = func(*args, **kwargs)
         self.found.relu(x, before, output)
         return output
 
 
 def _is_plain(module: nn.Module, own: type, *methods: str) -> bool:
-    """Whether a module of a subclass still computes what torch's class computes."""
+    """Whether these methods of a module are those of torch's class, not overridden by a subclass."""
     return all(getattr(type(module), m) is getattr(own, m) and m not in vars(module) for m in methods)
 
 
@@ -353,6 +368,6 @@ def _note(tensor: Tensor, what: Any) -> None:
 
 
 def _noted(tensor: Any, kind: type) -> Any:
-    """What is known of a tensor, if it is of that kind and the tensor is still the same."""
+    """The note on a tensor, if it has that type and the tensor did not change since."""
     what, version = getattr(tensor, "_csc_nets_note", (None, None))
     return what if isinstance(what, kind) and version == tensor._version else None

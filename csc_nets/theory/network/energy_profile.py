@@ -1,4 +1,4 @@
-"""Where a network loses the energy of its input: every operation that can lose some, in the order of execution."""
+"""Where a network loses the energy of its input: a table of all operations that can lose energy, in order."""
 
 import math
 from contextlib import ExitStack
@@ -16,11 +16,11 @@ __all__ = ["EnergyProfile", "energy_profile"]
 
 @dataclass(frozen=True)
 class EnergyProfile:
-    """Rows of :func:`energy_profile`; print it.
+    """The result of :func:`energy_profile`; ``print`` gives a table.
 
     Attributes:
-        rows: in order of execution.
-        samples: images that were averaged over.
+        rows: operations, in order of execution.
+        samples: number of images in the means.
     """
 
     rows: list[EnergyRow]
@@ -28,8 +28,10 @@ class EnergyProfile:
 
     @property
     def layers(self) -> dict[int, float]:
-        """By depth what is left there, where all of the signal is in one place: behind each layer of a chain, and
-        behind a residual block where its branches meet, not inside of it."""
+        """The share that is left at each depth, outside of branches.
+
+        That is after each layer of a chain, and after a residual block, but not inside of the block.
+        """
         last = {row.depth: row.share for row in self.rows if row.on_path}
         return {depth: last[depth] for depth in sorted(last) if depth > 0}
 
@@ -40,7 +42,7 @@ class EnergyProfile:
 
     @property
     def causes(self) -> dict[str, float]:
-        """For each cause the product of what was kept outside of branches; their product is the share at the end."""
+        """The product of ``kept`` for each cause, outside of branches. Their product is the share at the end."""
         product: dict[str, float] = {}
         for row in self.rows:
             if row.on_path:
@@ -52,11 +54,11 @@ class EnergyProfile:
         r"""``(a, r_squared)`` of the least-squares line :math:`\log(\mathrm{share}_n) = c - n \log a` over the depths n
         of :attr:`layers`.
 
-        A layer keeps the share 1 / a of what the one before left. ``r_squared`` is the share of the variance of the
-        logarithms that the line explains: near 1 for an exponential decay.
+        A layer keeps the share 1 / a of the energy that the layer before left. ``r_squared`` is the share of the
+        variance of the logarithms that the line explains. It is near 1 for an exponential decay.
 
         Raises:
-            ValueError: fewer than 3 depths, or one that leaves nothing.
+            ValueError: there are fewer than 3 depths, or nothing is left at one of them.
         """
         depths, shares = list(self.layers), self.shares
         if len(shares) < 3:
@@ -111,54 +113,58 @@ class EnergyProfile:
 
 
 def energy_profile(model: nn.Module, images: Tensor) -> EnergyProfile:
-    r"""Energy of the signal behind every operation of any network, and what each operation removed of it.
+    r"""Energy of the signal after every operation of any network, and the share that each operation removes.
 
-    Weights have arbitrary scale, so an operation A is measured against the most that it could pass,
+    The scale of weights is arbitrary. So the energy after an operation A is divided by the largest possible one,
 
     .. math:: \mathrm{kept} = \frac{\sum_i \|A x_i\|^2}{B \sum_i \|x_i\|^2} \in [0, 1],
               \qquad B = \sup_{x \ne 0} \|A x\|^2 / \|x\|^2
 
-    for the samples i. The product of these along the network is the share of its input's energy that would arrive if
-    every operation had norm 1, as the frames of a scattering network have. Derivation: kept does not change when A is
-    multiplied by a number, and a product of such ratios telescopes.
+    for the samples i. The product of these numbers along the network is the share of the input's energy that would
+    arrive if every operation had norm 1, as the frames of a scattering network have. Derivation: kept does not change
+    when A is multiplied by a number, and a product of such ratios telescopes.
 
-    The operations, found in modules and in functional form:
+    The operations, which are found in modules and in functional form:
 
-    - **filters**: a convolution at stride 1, or a matrix, without its bias; B is the square of the largest singular
-      value, for images of this size (Lanczos, within 1 %).
-    - **stride**: the positions that a strided convolution leaves out, :math:`\|W_s x\|^2 / \|W_1 x\|^2`. White noise
-      keeps :math:`s^{-d}`. Windows that lie side by side (stride = kernel) are a matrix on patches: filters only.
-    - **rectification**, **shrinkage**: ReLU and the like, thresholds, :math:`\|\rho(v)\|^2 / \|v\|^2`, v with its bias;
-      B = 1, or the square of a steeper slope. Noise that is symmetric about 0 loses half in a ReLU.
-    - **pooling**: an average is a filter that is sampled, with its own B: a constant passes, white noise in 2 x 2
-      windows keeps 1/4. A maximum has :math:`B = \prod \lceil k / s \rceil`, in so many windows one number can lie.
-    - **residual**: a sparse coding layer keeps what its code explains, :math:`1 - \|x - D z\|^2 / \|x\|^2`, at least 0;
-      a stack does so layer by layer. A single thresholding is filters and shrinkage.
-    - **paths**: a scattering keeps what its features have times :math:`4^J`, the pixels for one position; the rest is
-      in paths that it does not follow and in what subsampling folds. Approximate: the image is reflected at its border.
+    - **filters**: a convolution at stride 1, or a matrix, without its bias. B is the square of the largest singular
+      value for images of this size (Lanczos, within 1 %).
+    - **stride**: the loss of the positions that a strided convolution does not visit,
+      :math:`\|W_s x\|^2 / \|W_1 x\|^2`. White noise keeps :math:`s^{-d}`. If the stride is the kernel size, the
+      convolution is a matrix on patches, and has a row for filters only.
+    - **rectification**, **shrinkage**: ReLU and similar functions, and thresholds, :math:`\|\rho(v)\|^2 / \|v\|^2`,
+      where v includes the bias. B = 1, or the square of the largest slope above 1. Noise that is symmetric about 0
+      loses half of its energy in a ReLU.
+    - **pooling**: an average is a sampled filter with its own B. A constant passes; white noise in 2 x 2 windows keeps
+      1/4. A maximum has :math:`B = \prod \lceil k / s \rceil`, the largest number of windows that one number is in.
+    - **residual**: a sparse coding layer keeps the share that its code explains, :math:`1 - \|x - D z\|^2 / \|x\|^2`,
+      at least 0. A stack has one such row per layer. A single thresholding has rows for filters and shrinkage.
+    - **paths**: a scattering keeps the energy of its features times :math:`4^J`, the number of pixels per position. The
+      rest is in paths that it does not compute, and in the aliasing of the subsampling. This is approximate, because
+      the image is reflected at its border.
     - **scale**: batch norm and RMS norm change scales and lose nothing.
-    - **centring**: layer, group and instance norm take out means, :math:`\|x - \bar x\|^2 / \|x\|^2`.
-    - **branches**: where branches meet in a sum, a concatenation or a product, the share is the mean of theirs,
-      weighted with their energies, and the depth that of the deepest; kept is this share over that where they forked.
+    - **centring**: layer, group and instance norm subtract means, :math:`\|x - \bar x\|^2 / \|x\|^2`.
+    - **branches**: branches meet in a sum, a concatenation or a product. The share there is the mean of the shares of
+      the branches, weighted with their energies, and the depth is the largest one. ``kept`` is this share divided by
+      the share where the branches began.
 
-    Rows inside of branches are listed but are not ``on_path``: some way from the input to the output leads around
-    them. The decay and the products by cause use the others, along which the shares telescope.
+    Rows inside of branches are listed, but they are not ``on_path``: some path from the input to the output does not
+    visit them. The decay and the products by cause use the rows on the path, along which the shares telescope.
 
-    Everything else (masks, reshapes, products of a signal with itself) is no row and keeps the share. Attention is two
-    layers, its projections in and out, the first of queries, keys and values together; its averages over tokens are no
-    row. The matrices inside of recurrent layers (``nn.RNN``, ``nn.LSTM``, ``nn.GRU``) and products that are written
-    ``x @ weight`` are not seen.
+    All other operations (masks, reshapes, products of a signal with itself) have no row and keep the share. Attention
+    counts as two layers: the projection of queries, keys and values together, and the projection of the output. Its
+    averages over tokens have no row. The matrices inside of recurrent layers (``nn.RNN``, ``nn.LSTM``, ``nn.GRU``), and
+    products that are written as ``x @ weight``, are not seen.
 
     Args:
-        model: any module that takes ``images``; run in evaluation mode without gradients, and left as it was.
+        model: any module that takes ``images``. It runs in evaluation mode without gradients, and is not changed.
         images: input ``(N, ...)``.
 
     Returns:
-        The rows, their :attr:`~EnergyProfile.decay` over depth, and their sums by cause.
+        The rows, their :attr:`~EnergyProfile.decay` over depth, and their products by cause.
 
     Raises:
-        ValueError: ``images`` is no tensor of finite floats with at least one sample and some energy, ``model`` is no
-            module, has none of these operations, hides them (a ScriptModule), or was made in inference mode.
+        ValueError: ``images`` is not a tensor of finite floats with at least one sample and some energy, or ``model``
+            is not a module, has none of these operations, hides them (a ScriptModule), or was made in inference mode.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(1, 4, 3, stride=2), nn.ReLU())

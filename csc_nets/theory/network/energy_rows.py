@@ -1,4 +1,4 @@
-"""What the operations of a forward pass do to the energy of the signal: a row each, found by listening."""
+"""Records what each operation of a forward pass does to the energy of the signal, one row per operation."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -27,7 +27,7 @@ __all__ = ["EnergyRow", "Listener", "Recorder"]
 
 _CODED = (CSC1d, CSC2d, CSC3d, SparseCoding, MultiLayerCSC, Scattering2d)
 
-# Functions of torch, with the names that they have in the table, or of their arguments.
+# Functions of torch. Some have the names of their arguments, some the number of their axes or their name in the table.
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _TRANSPOSED_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "output_padding", "groups", "dilation")
 _WEIGHTED: dict[Any, tuple[str, ...]] = {
@@ -40,7 +40,7 @@ _AVERAGES = (
     *(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
 )
 _MEANS = (Tensor.mean, torch.mean)
-# With the axes that they pool. What F.max_pool2d and its like hand to a listener depends on the version of torch.
+# With the number of axes that they pool. The function that F.max_pool2d calls depends on the version of torch.
 _MAXIMA = {
     getattr(home, f"max_pool{dims}d{ending}"): dims
     for dims in (1, 2, 3)
@@ -49,7 +49,7 @@ _MAXIMA = {
 _ADAPTIVE_MAXIMA = {
     getattr(F, f"adaptive_max_pool{dims}d{ending}"): dims for dims in (1, 2, 3) for ending in ("", "_with_indices")
 }
-# Maps of single numbers that keep 0.
+# Functions of single numbers with f(0) = 0.
 _RECTIFIERS: dict[Any, str | None] = {
     **dict.fromkeys((F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), "relu"),
     **dict.fromkeys((F.leaky_relu, F.leaky_relu_), "leaky_relu"),
@@ -59,7 +59,7 @@ _RECTIFIERS: dict[Any, str | None] = {
 }
 _SHRINKAGES = {F.softshrink: "softshrink", F.hardshrink: "hardshrink"}
 _NORMALISATIONS = (F.batch_norm, F.group_norm, F.instance_norm, F.layer_norm, F.rms_norm)
-# The body of attention, which would hand itself over whole to whoever listens, and so for ever.
+# The body of attention, without the check that passes the whole call to a TorchFunctionMode: it would never return.
 _ATTENTION = FunctionType(
     F.multi_head_attention_forward.__code__,
     F.multi_head_attention_forward.__globals__ | {"has_torch_function": lambda tensors: False},
@@ -72,17 +72,16 @@ class EnergyRow:
     """One operation.
 
     Attributes:
-        name: of the module that ran it, with ``(i)`` where it ran it for the i-th time.
+        name: name of the module that ran the operation; ``(i)`` is added for the i-th run.
         kind: ``"conv2d"``, ``"relu"``, ``"CSC2d"``, ...
-        cause: of the loss: ``"filters"``, ``"stride"``, ``"rectification"``, ``"shrinkage"``, ``"pooling"``,
-            ``"residual"``, ``"paths"``, ``"centring"``, ``"branches"``; ``"scale"`` for a normalisation that loses
-            nothing.
-        depth: layers with weights from the input to here, this one included.
-        energy_in, energy_out: mean over the samples of the squared l2 norm, for branches of all that meet.
+        cause: cause of the loss: ``"filters"``, ``"stride"``, ``"rectification"``, ``"shrinkage"``, ``"pooling"``,
+            ``"residual"``, ``"paths"``, ``"centring"``, ``"branches"``; ``"scale"`` for a normalisation without loss.
+        depth: number of layers with weights from the input up to this operation, which is included.
+        energy_in, energy_out: squared l2 norm, mean over the samples. Where branches meet: the sum over the branches.
         bound: largest possible ``energy_out / energy_in``; nan for normalisations, residuals and branches.
-        kept: share of the energy that the operation could pass and did pass, in [0, 1]; 0 where none arrives.
-        share: product of ``kept`` from the input to here.
-        on_path: whether every way from the input to the output leads through it; false inside of branches.
+        kept: ``energy_out`` as a share of the largest possible one, in [0, 1]; 0 if no energy arrives.
+        share: product of ``kept`` from the input up to this operation.
+        on_path: whether every path from the input to the output goes through this operation; false inside of branches.
     """
 
     name: str
@@ -104,11 +103,11 @@ class EnergyRow:
 
 @dataclass(frozen=True)
 class _Note:
-    """What is known of a tensor that comes from the input; kept on the tensor."""
+    """A note about a tensor that depends on the input. It is an attribute of the tensor."""
 
     share: float
     depth: int
-    path: tuple[int, ...] = ()  # rows that every way from the input to here leads through
+    path: tuple[int, ...] = ()  # rows on every path from the input to here
 
     def on(self, tensor: Tensor) -> None:
         tensor._csc_nets_energy = self  # type: ignore[attr-defined]
@@ -124,19 +123,19 @@ class Recorder:
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self.rows: list[EnergyRow] = []
-        self.inside = 0  # layers of this package that have begun: what they run is one operation
-        self._running: list[str] = []  # names of the modules that have begun
+        self.inside = 0  # number of running layers of this package; all that they run is one operation
+        self._running: list[str] = []  # names of the running modules
         self._calls: dict[tuple[str, str], int] = {}
 
     def begin(self, images: Tensor) -> Tensor:
-        """The input to run on: a copy of ``images`` of which all is left."""
+        """The input for the model: a copy of ``images``, with the note that all of its energy is left."""
         x = images.detach().clone()
         _Note(1.0, 0).on(x)
         return x
 
     @contextmanager
     def watch(self, name: str, module: nn.Module) -> Iterator[None]:
-        """Listens to one module until the end of the context."""
+        """Adds hooks to one module; removes them at the end of the context."""
         coded = isinstance(module, _CODED)
 
         def begin(module: nn.Module, args: Any) -> None:
@@ -161,7 +160,7 @@ class Recorder:
         return tensor.detach().abs().double().square().sum().item() / self.samples
 
     def name(self, kind: str) -> str:
-        """Of the module that runs, with a number from its second operation of this kind on."""
+        """Name of the running module, with a number from its second operation of this kind on."""
         module = self._running[-1] if self._running else kind
         count = self._calls[module, kind] = self._calls.get((module, kind), 0) + 1
         return module if count == 1 else f"{module} ({count})"
@@ -179,9 +178,9 @@ class Recorder:
         kept: float | None = None,
         layer: bool = False,
     ) -> _Note:
-        """Adds an operation on a signal of this energy; what is left goes on its output as a note.
+        """Adds the row of an operation on a signal with this energy, and puts a note on the output.
 
-        ``kept`` is measured against ``bound`` unless it is given; ``layer``: this one counts for the depth.
+        ``kept`` is computed from ``bound`` unless it is given. ``layer``: whether the operation counts for the depth.
         """
         energy_out = self.energy(output)
         if energy == 0 or energy_out == 0 or bound == 0:
@@ -194,7 +193,7 @@ class Recorder:
         return note
 
     def meet(self, kind: str, notes: list[_Note], energies: list[float], outputs: list[Tensor]) -> None:
-        """Notes on the result of several tensors: the mean share, the largest depth, and a row if branches end here."""
+        """Notes on the result of several tensors the mean share and the largest depth; adds a row if branches meet."""
         total = sum(energies) or 1.0
         share = sum(energy / total * note.share for energy, note in zip(energies, notes, strict=True))
         path = _common([note.path for note in notes])
@@ -210,10 +209,10 @@ class Recorder:
             note.on(output)
 
     def finish(self, output: Any) -> list[EnergyRow]:
-        """The rows, those of branches marked: every row that some way to the output goes around.
+        """The rows, with ``on_path`` set: false for a row that some path from the input to the output does not visit.
 
-        Derivation: what every way to a tensor leads through are the dominators of a directed acyclic graph; those of a
-        sum are the common beginning of those of its terms.
+        Derivation: the rows on every path to a tensor are its dominators in a directed acyclic graph. The dominators of
+        a sum are the common beginning of the dominators of its terms.
         """
         notes = [note for tensor in _tensors(output) if (note := _Note.of(tensor))]
         path = set(_common([note.path for note in notes]) if notes else range(len(self.rows)))
@@ -222,8 +221,10 @@ class Recorder:
     def weighted(
         self, name: str, kind: str, before: _Note, x: Tensor, linear: Callable[[Tensor], Tensor], signal: Tensor
     ) -> tuple[Tensor, _Note]:
-        """Adds the filters of a layer; what they make of ``x``, and what is left. Their norm is one for tensors shaped
-        as ``signal``."""
+        """Adds the filters of a layer, and returns their output for ``x`` and its note.
+
+        Their norm is computed for tensors of the shape of ``signal``.
+        """
         output = linear(x)
         bound = squared_norm(linear, signal)
         return output, self.add(name, kind, "filters", before, self.energy(x), output, bound=bound, layer=True)
@@ -236,7 +237,7 @@ class Recorder:
         kind = module._get_name()
         name = self.name(kind)
         if isinstance(module, Scattering2d):
-            bound = 4.0**-module.scales  # of an average that is sampled
+            bound = 4.0**-module.scales  # the bound of an average that is sampled
             self.add(name, kind, "paths", before, self.energy(x), output, bound=bound, layer=True)
         elif isinstance(module, MultiLayerCSC):
             for i, (dictionary, code) in enumerate(zip(module.dictionaries, module.codes(x), strict=True)):
@@ -263,7 +264,7 @@ class Recorder:
 
 
 class Listener(TorchFunctionMode):
-    """Hears every function that is called with tensors, in modules or not, and tells a recorder."""
+    """Catches every function of torch that is called with tensors, and passes it to a recorder."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -306,19 +307,19 @@ class Listener(TorchFunctionMode):
             bound = overlap_of_adaptive(x.shape[-_ADAPTIVE_MAXIMA[func] :], *rest, **kwargs)
         else:
             return self._carry(func, args, kwargs)
-        energy = self.recorder.energy(x)  # before an operation in place
+        energy = self.recorder.energy(x)  # measured before, because the operation may be in place
         output = run(x)
         values = output[0] if isinstance(output, tuple) else output
         self.recorder.add(self.recorder.name(label), label, cause, before, energy, values, bound=bound, kept=kept)
         return output
 
     def _weighted(self, func: Any, args: Any, kwargs: dict[str, Any], before: _Note) -> Tensor:
-        """A layer with weights: its filters at stride 1, its stride; a bias is no loss."""
+        """A layer with weights: a row for its filters at stride 1, and one for its stride. The bias is left out."""
         given = dict(zip(_WEIGHTED[func], args, strict=False)) | kwargs | {"bias": None}
         x, weight = given["input"], given["weight"]
         dims = weight.ndim - 2
         stride, dilation = (per_axis(given.get(key, 1), dims) for key in ("stride", "dilation"))
-        # Windows side by side are a matrix on patches.
+        # With stride = kernel size the layer is a matrix on patches: there is no row for the stride.
         strided = max(stride, default=1) > 1 and not (stride == list(weight.shape[2:]) and max(dilation) == 1)
         strided = strided and _WEIGHTED[func] is _CONVOLUTION_ARGUMENTS
         dense = {"stride": 1} if strided else {}
@@ -328,7 +329,7 @@ class Listener(TorchFunctionMode):
         def filters(u: Tensor) -> Tensor:
             return func(**(given | dense | {"input": u, "weight": weight.to(u.dtype)}))  # type: ignore[no-any-return]
 
-        sample = x.new_empty(x.shape[1 - weight.ndim :])  # a matrix has the norm that it has on one vector
+        sample = x.new_empty(x.shape[1 - weight.ndim :])  # the norm of a matrix is that on one vector
         signal, note = self.recorder.weighted(name, kind, before, x, filters, sample)
         if strided:
             energy = self.recorder.energy(signal)
@@ -338,12 +339,12 @@ class Listener(TorchFunctionMode):
         return output
 
     def _carry(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        """Anything else: what is left is the mean over its inputs, weighted with their energies."""
+        """Any other function: its share is the mean over its inputs, weighted with their energies."""
         inputs = [(tensor, note) for tensor in _tensors([args, kwargs]) if (note := _Note.of(tensor))]
-        # Before an operation in place; one input needs no weight.
+        # Measured before, because the function may be in place. A single input needs no weight.
         energies = [self.recorder.energy(tensor) for tensor, _ in inputs] if len(inputs) > 1 else [1.0] * len(inputs)
         output = func(*args, **kwargs)
-        # No masks and indices.
+        # Without masks and indices.
         results = [tensor for tensor in _tensors(output) if tensor.is_floating_point() or tensor.is_complex()]
         if inputs and results:
             kind = getattr(func, "__name__", "").strip("_")
@@ -352,7 +353,7 @@ class Listener(TorchFunctionMode):
 
 
 def _common(paths: list[tuple[int, ...]]) -> tuple[int, ...]:
-    """How all of them begin."""
+    """The common beginning of all paths."""
     same = 0
     for rows in zip(*paths, strict=False):
         if len(set(rows)) > 1:

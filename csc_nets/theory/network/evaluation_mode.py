@@ -1,4 +1,4 @@
-"""A model in evaluation mode for a while."""
+"""A context in which a model is in evaluation mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,10 @@ __all__ = ["evaluation_mode"]
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for all modules of a model; at the end, after an exception too, each has its own mode again.
+    """Puts all modules of a model in evaluation mode, and restores the mode of each module at the end.
 
-    ``model.train()`` would not do: it also wakes what was frozen, such as the batch norms of a network that is tuned.
+    The modes are restored after an exception too. Calling ``model.train()`` at the end would be wrong: it would put
+    modules in training mode that the user keeps in evaluation mode, such as frozen batch norms in fine-tuning.
 
     Example:
         >>> model = nn.Sequential(nn.BatchNorm1d(3).eval(), nn.Dropout())

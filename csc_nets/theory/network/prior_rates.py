@@ -1,4 +1,4 @@
-r"""The sparse prior that a trained CNN implies: its biases read as rates of exponential priors."""
+"""Reads the biases of a trained CNN as the rates of exponential priors."""
 
 import math
 from collections.abc import Iterator
@@ -24,8 +24,8 @@ class LayerRates:
     """Rates of one layer.
 
     Attributes:
-        name: of the layer in the network.
-        rates: ``(M,)``, float64, one a filter.
+        name: name of the layer in the network.
+        rates: one per filter, ``(M,)``, float64.
     """
 
     name: str
@@ -38,17 +38,17 @@ class LayerRates:
 
     @property
     def proper(self) -> int:
-        """Filters with a rate above 0: an exponential prior."""
+        """Number of filters with a rate above 0, which is an exponential prior."""
         return int((self.rates > 0).sum())
 
     @property
     def flat(self) -> int:
-        """Filters with rate 0: every coefficient is as probable, which is no density."""
+        """Number of filters with rate 0: all coefficients are equally probable, which is not a density."""
         return int((self.rates == 0).sum())
 
     @property
     def improper(self) -> int:
-        """Filters with a rate below 0: the larger a coefficient, the more probable, which is no density either."""
+        """Number of filters with a rate below 0: large coefficients are more probable: no density either."""
         return int((self.rates < 0).sum())
 
     @property
@@ -72,8 +72,8 @@ class PriorRates:
     """Rates of all layers of a network; ``print`` it for a table.
 
     Attributes:
-        layers: in the order of registration.
-        sigma: standard deviation of the noise that they were read with.
+        layers: the layers, in the order of registration.
+        sigma: standard deviation of the noise that the rates assume.
     """
 
     layers: tuple[LayerRates, ...]
@@ -108,27 +108,29 @@ def prior_rates(model: nn.Module, sigma: float = 1.0) -> PriorRates:
 
     A convolution with ReLU is the most probable code over orthonormal filters under that prior (Bowren, `A Sparse
     Coding Interpretation of Neural Networks and Theoretical Implications <https://arxiv.org/abs/2108.06622>`_;
-    derivation in :class:`csc_nets.layers.SparsePriorConv2d`). Nothing keeps training from leaving it: a bias of 0 is a
-    flat prior and a bias above 0 one that grows without bound.
+    derivation in :class:`csc_nets.layers.SparsePriorConv2d`). Training may leave this model: a bias of 0 is a flat
+    prior, and a bias above 0 is a prior that grows without bound.
 
-    - A batch norm that is registered right behind a convolution, with as many channels, is folded into it as in
-      evaluation: :math:`b' = \beta + \gamma (b - \mu) / \sqrt{v + \epsilon}`. The model is not run, so the order of
-      registration must be that of execution: convolutions and then their batch norms is refused, unless it is an
-      ``nn.Sequential``. What else comes between convolution and ReLU, such as the sum with a shortcut, is not seen.
-    - Sparse coding layers have their sparsity weight as :math:`\lambda_i \sigma^2`, and a
-      :class:`~csc_nets.layers.SparsePriorConv2d` its own rates and noise, whatever ``sigma`` is.
-    - Layers of :class:`~csc_nets.layers.MultiLayerCSC` have their threshold over their step size,
-      :math:`\lambda_i - b_i / \eta_i`, and :math:`\eta_1 \cdots \eta_{i-1} \lambda_i - b_i / \eta_i` for the pursuits
-      ``"ml_..."``, with the step sizes of signals of a multiple of the stride. ``"all_free"`` has one row for each
-      layer of each set.
+    - **Batch norm.** If a batch norm is registered directly after a convolution and has as many channels, it is folded
+      into the convolution as in evaluation: :math:`b' = \beta + \gamma (b - \mu) / \sqrt{v + \epsilon}`. The model does
+      not run, so the order of registration must be the order of execution. Several convolutions followed by their batch
+      norms are refused, unless they are in an ``nn.Sequential``. Other operations between convolution and ReLU, such as
+      the sum with a shortcut, are not seen.
+    - **Sparse coding layers.** Their sparsity weight is :math:`\lambda_i \sigma^2`. A
+      :class:`~csc_nets.layers.SparsePriorConv2d` has its own rates and noise, and does not use ``sigma``.
+    - **Stacks.** The layers of :class:`~csc_nets.layers.MultiLayerCSC` have the threshold divided by the step size,
+      :math:`\lambda_i - b_i / \eta_i`. For the pursuits ``"ml_..."`` this is
+      :math:`\eta_1 \cdots \eta_{i-1} \lambda_i - b_i / \eta_i`. The step sizes are those for signals whose size is a
+      multiple of the stride. ``"all_free"`` has one row for each layer of each set.
 
     Args:
         model: any network.
-        sigma: standard deviation of the noise in the input of every layer. It scales the rates, not their signs.
+        sigma: standard deviation of the noise in the input of every layer. It changes the scale of the rates, not their
+            signs.
 
     Raises:
-        ValueError: ``sigma`` is not above 0, a network without any such layer, biases that are not finite, a batch norm
-            without running statistics, or one that may belong to several convolutions.
+        ValueError: ``sigma`` is not above 0, the network has no such layer, a bias is not finite, or a batch norm has
+            no running statistics or may belong to several convolutions.
 
     Example:
         >>> conv = nn.Conv2d(1, 4, 3)
@@ -154,7 +156,7 @@ def prior_rates(model: nn.Module, sigma: float = 1.0) -> PriorRates:
 
 
 def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Layers that are read, whatever they are made of, and all other modules without children."""
+    """The layers that are read (with or without children), and all other modules without children."""
     if isinstance(module, _READ) or not list(module.children()):
         yield name, module
         return
@@ -163,8 +165,8 @@ def _leaves(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _check_order(model: nn.Module, leaves: list[tuple[str, nn.Module]]) -> None:
-    """Refuses a batch norm that, registered behind several convolutions, may belong to another than the last."""
-    run: list[tuple[str, Any]] = []  # convolutions, and norms behind them, one registered right behind the other
+    """Refuses a batch norm after several convolutions if it may belong to one that is not the last."""
+    run: list[tuple[str, Any]] = []  # convolutions and their norms, registered one directly after the other
     for name, module in leaves:
         if isinstance(module, _CONVOLUTIONS):
             run = [*(run if run and isinstance(run[-1][1], _CONVOLUTIONS) else []), (name, module)]
@@ -184,7 +186,7 @@ def _check_order(model: nn.Module, leaves: list[tuple[str, nn.Module]]) -> None:
 
 @torch.no_grad()
 def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[str, Tensor]:
-    """What is taken away before the ReLU, ``(M,)`` each, by what to add to the module's name."""
+    """The numbers that are subtracted before the ReLU, ``(M,)``. Keys: suffixes for the name of the module."""
     if isinstance(module, _CODES):
         return {"": module.lam.expand(module.dictionary.out_channels)}
     if isinstance(module, MultiLayerCSC):
@@ -202,7 +204,7 @@ def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[st
 
 
 def _stack_thresholds(module: MultiLayerCSC) -> dict[str, Tensor]:
-    """Thresholds of a stack over the step sizes: where a step is ``eta relu(D^T x - threshold)`` at a code of zeros."""
+    """Thresholds of a stack over the step sizes: at a code of zeros a step is ``eta relu(D^T x - threshold)``."""
     found = {}
     depth = len(module.dictionaries)
     for entry, dictionaries in enumerate([module.dictionaries, *module.sets]):
@@ -215,7 +217,7 @@ def _stack_thresholds(module: MultiLayerCSC) -> dict[str, Tensor]:
             eta = torch.as_tensor(eta).double().cpu()
             if len(module.biases):
                 threshold = threshold - module.biases[entry * depth + i].double().cpu() / eta
-            if module.pursuit.startswith("ml_"):  # a gradient comes through the steps of the layers below
+            if module.pursuit.startswith("ml_"):  # the gradient is multiplied by the step sizes of the layers below
                 scale = scale * eta
             found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold
     return found

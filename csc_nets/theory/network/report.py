@@ -1,4 +1,4 @@
-"""What sparse coding theory says about a network on a batch: one line a layer."""
+"""A table of coherence, local sparsity and guarantees for any network on a batch, one line per layer."""
 
 import math
 from collections.abc import Sequence
@@ -71,16 +71,17 @@ NAME_WIDTH = 18
 
 @dataclass(frozen=True)
 class Report:
-    """A table of the layers that compute codes; print it.
+    """The layers that compute codes; ``print`` gives a table.
 
     Attributes:
-        rows: one a layer, in order of execution: ``name``, ``kind``, ``atoms``, ``kernel_size``, ``stride``,
-            ``coherence``, ``welch_bound``, ``density``, ``k``, ``p``, ``cut``, ``smallest``, ``largest``, ``residual``,
-            ``k_unique`` and ``k_basis_pursuit`` (inf where any k will do), ``chain`` (layers of one number feed one
-            another), and for each theorem, by name, its status for the chain down to this layer.
-        guarantees: one entry a chain, the six theorems by name, with thresholds and error bounds.
-        left_out: convolutions that ran and are not read as sparse coding, by name, with the reason.
-        samples: signals in the batch.
+        rows: one per layer, in order of execution, with the keys ``name``, ``kind``, ``atoms``, ``kernel_size``,
+            ``stride``, ``coherence``, ``welch_bound``, ``density``, ``k``, ``p``, ``cut``, ``smallest``, ``largest``,
+            ``residual``, ``k_unique`` and ``k_basis_pursuit`` (inf if every k is allowed), ``chain`` (layers of one
+            multi-layer model have the same number), and the name of each theorem, with its status for the layers of
+            the chain up to this one.
+        guarantees: one entry per chain: the six theorems by name, with thresholds and error bounds.
+        left_out: convolutions that ran and are not read as sparse coding: name and reason.
+        samples: number of signals in the batch.
     """
 
     rows: list[dict[str, Any]]
@@ -106,27 +107,31 @@ class Report:
 
 
 def report(model: nn.Module, batch: Tensor, *, noise: float = 0.0) -> Report:
-    r"""Coherence, local sparsity and the guarantees of a network's layers on a batch.
+    r"""Coherence, local sparsity and guarantees for the layers of a network on a batch.
 
-    Layers are the package's own, and in any CNN every convolution that a ReLU follows, straight or behind a batch
-    norm: that is layered thresholding over its filters as atoms (see
-    :func:`~csc_nets.theory.find_code_layers`, also for what is left out). Each is judged by itself: its
-    input is the signal, its output the code. Layers that are one multi-layer model, :class:`MultiLayerCSC` or layers
-    of unit atoms one behind the other, are judged together, errors of one being noise of the next.
+    The layers are those that :func:`~csc_nets.theory.find_code_layers` finds: the sparse coding layers of this package,
+    and in any CNN every convolution with a ReLU on its output, directly or after a batch norm. Such a convolution is
+    layered thresholding, with its filters as atoms.
 
-    The theorems are about true codes, which nobody knows: the measured ones take their place, whether or not they
-    explain their signals; the residual says how well they do. With a coherence of 1/3 or more no theorem allows two
-    non-zeros in a stripe; that of basis pursuit with noise from 1/5 on, and from 1/2 on it does not even allow one. The
-    codes of a CNN have hundreds.
+    A layer is judged by itself: its input is the signal, its output the code. The layers of one multi-layer model are
+    judged together: the error of one layer is the noise of the next. Such models are :class:`MultiLayerCSC`, and layers
+    of unit atoms that follow one another.
+
+    The theorems are about true codes, which are not known. The measured codes take their place, and the residual says
+    how well they explain their signals. No theorem allows two non-zeros in a stripe if the coherence is 1/3 or more.
+    For basis pursuit with noise the limit is 1/5, and from 1/2 on it does not allow a single one. The codes of a CNN
+    have hundreds.
 
     Args:
-        model: any module that takes ``batch``; it is run in evaluation mode and left as it was.
-        batch: input, a few samples: the largest of them counts, and all codes are kept in memory.
-        noise: local level :math:`\epsilon_0` of the noise in the input of every chain, for the theorems that have one;
-            the l2 norm of the whole noise for ``global_stability``.
+        model: any module that takes ``batch``. It runs in evaluation mode and is not changed.
+        batch: input. A few samples are enough: each number is the worst over the samples, and all codes are kept in
+            memory.
+        noise: local level :math:`\epsilon_0` of the noise in the input of every chain. ``global_stability`` takes it as
+            the l2 norm of the whole noise.
 
     Raises:
-        ValueError: ``batch`` is no tensor of floats with a sample axis, ``model`` is no module or has no such layer.
+        ValueError: ``batch`` is not a tensor of floats with a sample axis, ``model`` is not a module or has no such
+            layer.
 
     Example:
         >>> import torch
@@ -168,7 +173,7 @@ def _chains(layers: Sequence[CodeLayer]) -> list[list[CodeLayer]]:
 
 
 def _by_reason(left_out: dict[str, str]) -> list[str]:
-    """For every reason the number of convolutions and the first of their names."""
+    """One text per reason, with the number of convolutions and the first three names."""
     names: dict[str, list[str]] = {}
     for name, reason in left_out.items():
         names.setdefault(reason, []).append(name)
@@ -179,7 +184,7 @@ def _by_reason(left_out: dict[str, str]) -> list[str]:
 
 
 def _measure(chain: Sequence[CodeLayer]) -> list[LayerQuantities]:
-    """Numbers of a chain; the patches of its last code are those that the layers given it see."""
+    """Measures a chain. The patches of its last code are those of all layers that take this code as input."""
     dictionaries, codes = [layer.dictionary for layer in chain], [layer.code for layer in chain]
     numbers = [
         replace(n, name=layer.name)
@@ -189,7 +194,7 @@ def _measure(chain: Sequence[CodeLayer]) -> list[LayerQuantities]:
     if last.readers:
         patches = [patch_norm(last.code, g.kernel_size, dilation=g.dilation) for g in last.readers]
         numbers[-1] = replace(numbers[-1], patch=int(torch.stack(patches).max()))
-    if last.dictionary.groups > 1:  # a chain by itself, measured as if its groups saw the same channels
+    if last.dictionary.groups > 1:  # a chain of one layer; ``measure`` compared atoms of different groups as well
         groups = last.dictionary.per_group
         coherence = max(mutual_coherence(atoms, geometry.stride, geometry.dilation) for atoms in groups)
         numbers[-1] = replace(numbers[-1], coherence=coherence)

@@ -1,4 +1,4 @@
-r"""Mutual coherence of a dictionary: how much two different atoms can look alike, over all pairs and shifts."""
+"""Mutual coherence of a dictionary: the largest correlation of two different atoms, over all pairs and shifts."""
 
 import itertools
 import math
@@ -19,7 +19,7 @@ BLOCK = 2**22
 
 @dataclass(frozen=True)
 class _Filters:
-    """Atoms ``(M, C, *K)``, and the lags, multiples of ``step`` in samples of an atom, at which two of them meet."""
+    """Atoms ``(M, C, *K)``. Two of them overlap at lags that are multiples of ``step``, in samples of an atom."""
 
     weight: Tensor
     step: tuple[int, ...]
@@ -27,7 +27,7 @@ class _Filters:
 
     @property
     def reach(self) -> list[int]:
-        """Steps to each side, per axis, at which an atom still meets another."""
+        """Largest number of steps, per axis, at which two atoms still overlap."""
         return [(n - 1) // t for n, t in zip(self.weight.shape[2:], self.step, strict=True)]
 
 
@@ -45,27 +45,30 @@ def mutual_coherence(
               \Bigl| \sum_{c, x} W_{a, c}[x]\, W_{b, c}[x + \tau] \Bigr|
 
     (Papyan, Romano, Elad, `Convolutional Neural Networks Analyzed via Convolutional Sparse Coding
-    <https://arxiv.org/abs/1607.08194>`_, 2017.) Derivation of the lags: atoms p and q of the strided grid meet where
-    :math:`s p + d x = s q + d y`, so :math:`y - x` runs over the multiples of :math:`s / \gcd(s, d)`. The value is
-    that of the matrix D on a circular signal of a multiple of s and at least :math:`2 d (n - 1) + 1` samples, and on
-    every signal without padding that holds all shifts.
+    <https://arxiv.org/abs/1607.08194>`_, 2017.) Derivation of the lags: the atoms at positions p and q of the strided
+    grid overlap where :math:`s p + d x = s q + d y`, so :math:`y - x` runs over the multiples of
+    :math:`s / \gcd(s, d)`.
+
+    The value is the coherence of the matrix D for two kinds of signals: circular ones whose length is a multiple of s
+    and at least :math:`2 d (n - 1) + 1` samples, and unpadded ones that are long enough to contain all shifts.
 
     Args:
         dictionary: atoms ``(M, C, *K)`` with 1 to 3 spatial axes, or ``(M, F)`` (rows are atoms), or a dictionary
             layer, a convolution (of any groups: atoms of different groups share no channel), or ``nn.Linear``.
-            Atoms are normalised first, in float64; one that is zero counts as orthogonal to all.
+            Atoms are normalised first, in float64. An atom of zeros counts as orthogonal to all others.
         stride: samples between neighbouring shifts of an atom; a layer has its own.
         dilation: spacing of an atom's samples; a layer has its own.
-        shifts: False compares atoms at one position only, as flattened vectors: the coherence of Gilbert et al.,
-            `Towards Understanding the Invertibility of Convolutional Neural Networks
-            <https://arxiv.org/abs/1705.08664>`_, Table 4, whose figures for random filters suggest ``signed`` too.
-        signed: the largest inner product itself. It may be negative, for atoms that all turn away from each other.
+        shifts: False compares the atoms at one position only, as flattened vectors. This is the coherence of Gilbert
+            et al., `Towards Understanding the Invertibility of Convolutional Neural Networks
+            <https://arxiv.org/abs/1705.08664>`_, Table 4. Their figures for random filters suggest ``signed=True``.
+        signed: take the largest inner product, not the largest absolute one. The result may be negative.
 
     Returns:
-        A number between 0 and 1, or from -1 on if signed; 0 for a single atom that does not meet its own shifts.
+        A number in [0, 1], or in [-1, 1] if signed. It is 0 for a single atom that does not overlap its own shifts.
 
     Raises:
-        ValueError: neither weights nor such a layer, weights that are not finite, a stride for a layer or a matrix.
+        ValueError: ``dictionary`` is not one of these, its weights are not finite, or a layer or a matrix is given
+            with a stride or a dilation.
 
     Example:
         >>> mutual_coherence(torch.eye(3))
@@ -76,7 +79,7 @@ def mutual_coherence(
     filters = _filters(dictionary, stride, dilation)
     per_group = filters.weight.chunk(filters.groups)
     reach = filters.reach if shifts else [0] * len(filters.reach)
-    # Atoms that do not meet have a product of 0; without any, the least that is possible.
+    # Atoms that do not overlap have the product 0. If all of them overlap, the signed maximum starts at -1.
     apart = (shifts and len(reach) > 0) or filters.groups > 1 or len(filters.weight) == 1
     least = -1.0 if signed and not apart else 0.0
     return min(1.0, max(_largest_correlation(atoms, filters.step, reach, signed, least) for atoms in per_group))
@@ -85,12 +88,13 @@ def mutual_coherence(
 def welch_bound(
     dictionary: Tensor | nn.Module, stride: int | Sequence[int] = 1, dilation: int | Sequence[int] = 1
 ) -> float:
-    r"""The least coherence that any dictionary of this shape, with as many atoms that are not zero, can have.
+    r"""Lower bound of the coherence of all dictionaries that have this shape and this number of non-zero atoms.
 
     .. math:: \mu^2 \ge \frac{m / (C \prod_i \min(n_i, t_i)) - 1}
               {m \prod_i (2 \lfloor (n_i - 1) / t_i \rfloor + 1) - 1}, \qquad t = s / \gcd(s, d)
 
-    for m unit atoms of C channels and n samples per axis, of stride s and dilation d; 0 where that is negative.
+    for m unit atoms of C channels and n samples per axis, stride s and dilation d. The bound is 0 where the right side
+    is negative.
 
     Derivation (after Welch 1974): let the signal be circular with N samples. The Gram matrix G of the
     :math:`P = m N / \prod s` atoms has trace P. The atoms reach :math:`\min(n, t) / s` of the samples of an axis, so
@@ -100,10 +104,10 @@ def welch_bound(
     :math:`\sqrt{(m - 1) / (m (2 n - 1) - 1)}` (Papyan, Sulam, Elad 2017, one axis); for matrices it is Welch's own.
 
     Args:
-        dictionary: as for :func:`mutual_coherence`; only its shape matters, and m counts the atoms that are not zero
-            (a dead one is orthogonal to all). For groups it is the bound of the group that has most of them.
-        stride: as there.
-        dilation: as there.
+        dictionary: as for :func:`mutual_coherence`. Only its shape matters, and m, the number of atoms that are not
+            zero (an atom of zeros is orthogonal to all others). With groups, the group with the largest m counts.
+        stride: as for :func:`mutual_coherence`.
+        dilation: as for :func:`mutual_coherence`.
 
     Example:
         >>> round(welch_bound(torch.randn(2, 1, 5)), 4)  # (2 - 1) / (2 * 9 - 1)

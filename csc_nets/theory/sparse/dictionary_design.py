@@ -1,4 +1,4 @@
-"""Dictionaries made to measure: atoms of low coherence, and sparse ones, for signals that the guarantees speak of."""
+"""Dictionaries for which the guarantees hold with many non-zeros: atoms of low coherence, and sparse atoms."""
 
 import math
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ def low_coherence_atoms(
     steps: int = 1000,
     seed: int = 0,
 ) -> Tensor:
-    r"""Unit atoms whose shifted correlations are made small by gradient descent.
+    r"""Unit atoms of low coherence, by gradient descent on the correlations of their shifts.
 
-    From Gaussian atoms on, Adam minimises the smooth maximum
-    :math:`\bigl(\sum_{(a, b, \tau) \ne (a, a, 0)} |\langle a, T_\tau b \rangle|^p\bigr)^{1/p}`, whose p grows from 4 to
-    64 while the step size falls to 0. Two atoms of 48 samples go from a coherence of about 0.4 to about 0.1; the
-    Welch bound is 0.073.
+    Adam starts from Gaussian atoms and minimises the smooth maximum
+    :math:`\bigl(\sum_{(a, b, \tau) \ne (a, a, 0)} |\langle a, T_\tau b \rangle|^p\bigr)^{1/p}`. Meanwhile p grows from
+    4 to 64 and the step size falls to 0. Example: the coherence of two atoms of 48 samples falls from about 0.4 to
+    about 0.1; the Welch bound is 0.073.
 
     Args:
         atoms: number M of atoms.
@@ -37,13 +37,13 @@ def low_coherence_atoms(
         kernel_size: extent of an atom, one number per axis.
         stride: samples between neighbouring shifts of an atom, the same for all axes.
         steps: steps of Adam; 0 returns the Gaussian atoms.
-        seed: of the Gaussian atoms, which fixes the result.
+        seed: seed of the Gaussian atoms; it fixes the result.
 
     Returns:
         Atoms ``(M, C, *K)``, float64.
 
     Raises:
-        ValueError: a size that is not positive, or not one to three axes.
+        ValueError: a size is not positive, or the number of axes is not 1 to 3.
 
     Example:
         >>> gaussian, better = (low_coherence_atoms(2, 1, [16], steps=steps) for steps in (0, 200))
@@ -72,7 +72,7 @@ def low_coherence_atoms(
             optimizer.param_groups[0]["lr"] = 0.01 * (1 + math.cos(math.pi * progress))
             unit = unit_norm(weight)
             correlation = _CONV[len(kernel)](unit, unit, stride=stride, padding=padding).masked_fill(itself, 0)
-            # Relative to the largest, for 1e-6 to the power of 64 is 0.
+            # Divide by the largest one: small numbers to the power of 64 would be 0.
             largest = correlation.detach().abs().amax().clamp_min(torch.finfo(torch.float64).tiny)
             loss = largest * torch.linalg.vector_norm((correlation / largest).flatten(), 4 * 16**progress)
             optimizer.zero_grad()
@@ -94,17 +94,18 @@ def sparse_atoms(
 ) -> Tensor:
     r"""Unit atoms with few non-zeros of equal magnitude, chosen for low coherence.
 
-    Each atom is the best of ``candidates`` random ones beside those chosen before. Where the atoms need not share a
-    channel, ``atoms * nonzeros <= channels``, the coherence is 0; else it is 1 / ``nonzeros`` if no two shifts share
-    more than one non-zero, or 0 again where what they share cancels, as in a sum and a difference.
+    Atoms are chosen one by one. Each is the best of ``candidates`` random ones, given the atoms chosen before. The
+    coherence is 0 if every non-zero has a channel of its own, ``atoms * nonzeros <= channels``. Otherwise it is
+    1 / ``nonzeros`` if no two shifts have more than one non-zero in common. It may also be 0 if the products of the
+    common non-zeros cancel, as for a sum and a difference.
 
     Args:
         atoms: number M of atoms.
         channels: channels C, the atoms of the layer below.
         kernel_size: extent of an atom, one number per axis.
-        nonzeros: of an atom, at most one per channel as long as there are enough channels.
+        nonzeros: number of non-zeros of an atom. They are in different channels if there are enough channels.
         stride: samples between neighbouring shifts of an atom, the same for all axes.
-        nonneg: only positive entries, so that a non-negative code has a non-negative signal.
+        nonneg: take positive entries only. A non-negative code then makes a non-negative signal.
         candidates: draws per atom.
         seed: fixes the result.
 
@@ -112,7 +113,7 @@ def sparse_atoms(
         Atoms ``(M, C, *K)``, float64.
 
     Raises:
-        ValueError: more non-zeros than an atom has entries, or a size that is not positive.
+        ValueError: an atom has fewer entries than non-zeros, or a size is not positive.
 
     Example:
         >>> atoms = sparse_atoms(4, 4, [16], nonzeros=3)
@@ -130,11 +131,11 @@ def sparse_atoms(
         raise ValueError(f"sparse_atoms: nonzeros must be 1 to {channels * positions} (C x K), got {nonzeros!r}")
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.empty(0, channels * positions, dtype=torch.float64)
-    reached = 0.0  # coherence of the chosen atoms, which no further one can lower
+    reached = 0.0  # coherence of the chosen atoms; a further atom cannot lower it
     for _ in range(atoms):
         best, least = None, math.inf
         for _ in range(candidates):
-            # Rounds of one entry per channel, the least used first: in different channels nothing can meet.
+            # Rounds with one entry per channel, the least used first: entries of different channels do not overlap.
             use = (chosen.view(-1, channels, positions) != 0).sum((0, 2))
             first = (use + torch.rand(channels, generator=generator)).argsort()
             rest = [torch.randperm(channels, generator=generator) for _ in range(positions - 1)]

@@ -13,7 +13,13 @@ __all__ = ["GroupedDictionary"]
 
 @dataclass(frozen=True)
 class GroupedDictionary:
-    """Atoms ``(M, C / groups, *K)`` or ``(M, F)`` and how they lie over a signal."""
+    """Atoms and their positions over a signal.
+
+    Attributes:
+        weight: atoms ``(M, C / groups, *K)``, or ``(M, F)`` for a matrix.
+        geometry: kernel size, stride, padding and dilation of the atoms.
+        groups: number of groups of channels; each group has ``M / groups`` atoms.
+    """
 
     weight: Tensor
     geometry: ConvGeometry
@@ -21,11 +27,11 @@ class GroupedDictionary:
 
     @property
     def per_group(self) -> tuple[Tensor, ...]:
-        """The atoms of each group; those of different groups share no channel."""
+        """The atoms of each group. Atoms of different groups have no channel in common."""
         return self.weight.chunk(self.groups)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The signal of a code; ``(N, F)`` of ``(N, M)`` for a matrix."""
+        """The signal ``(N, C, *S)`` of a code ``(N, M, *S')``. For a matrix: ``(N, F)`` of ``(N, M)``."""
         if not self.geometry.dims:
             return z @ self.weight
         parts = zip(z.chunk(self.groups, 1), self.per_group, strict=True)

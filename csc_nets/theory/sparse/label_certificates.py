@@ -1,4 +1,4 @@
-r"""Certificates that the label of a sample cannot change, from a bound of the error of its code."""
+"""Certificates that noise cannot change the label of a sample, from a bound for the error of its code."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,16 +14,16 @@ ErrorBound = Callable[[float], float]
 
 @dataclass(frozen=True)
 class LabelCertificate:
-    """What is certain of the labels of N samples.
+    """Certificates for the labels of N samples.
 
     Attributes:
-        label: the labels spoken of, ``(N,)``.
-        margin: logit of the label less the largest other one, ``(N,)``; the sample is misclassified below 0.
-        radius: every code whose error is smaller has this label, ``(N,)`` in float64; not above 0 where it is
-            misclassified. It is exact: at this distance there is a code with a tie.
+        label: the labels, ``(N,)``.
+        margin: logit of the label minus the largest other logit, ``(N,)``. It is negative for a misclassified sample.
+        radius: every code with an error below the radius has this label, ``(N,)``, float64. It is 0 or negative for a
+            misclassified sample. It is exact: at this distance there is a code with a tie.
         certified: whether the error bound is below the radius, ``(N,)``.
-        noise: largest noise for which that is so, ``(N,)`` in float64, 0 where it is for none; None if the error bound
-            was not given as a function of the noise.
+        noise: largest noise for which the error bound is below the radius, ``(N,)``, float64; 0 if there is no such
+            noise. None if the error bound is not a function of the noise.
     """
 
     label: Tensor
@@ -45,54 +45,60 @@ def label_certificate(
     positions: int = 1,
     support: Tensor | None = None,
 ) -> LabelCertificate:
-    r"""Says for which samples an error of the code cannot change the label of a linear classifier.
+    r"""Finds the samples for which an error of the code cannot change the label of a linear classifier.
 
-    With :math:`f = W \Gamma + b` for the true code and :math:`\hat\Gamma` for what a pursuit finds under noise, the
-    label y stays if
+    Let :math:`f = W \Gamma + b` be the logits of the true code, and :math:`\hat\Gamma` the code that a pursuit finds
+    under noise. The label y does not change if
 
     .. math:: \|\Gamma - \hat\Gamma\|_{q^*} < \min_{v \ne y} \frac{f_y - f_v}{\|w_y - w_v\|_q},
               \qquad \frac1q + \frac1{q^*} = 1
 
-    where the weights may be restricted to the entries that can be wrong at all.
+    The norms of the weights may be taken over those entries only that can have an error, see ``support``.
 
     Derivation (Hoelder): :math:`\hat f_y - \hat f_v = f_y - f_v - (w_y - w_v)^T (\Gamma - \hat\Gamma)`, and
-    :math:`|(w_y - w_v)^T e| \le \|w_y - w_v\|_q \|e\|_{q^*}`, with equality for some e. It is the class by class form
-    of the criterion of Romano, Aberdam, Sulam, Elad, `Adversarial Noise Attacks of Deep Learning Architectures
-    <https://arxiv.org/abs/1805.11596>`_, 2020, and never weaker than the smallest margin over the largest norm.
+    :math:`|(w_y - w_v)^T e| \le \|w_y - w_v\|_q \|e\|_{q^*}`, with equality for some e. This is the criterion
+    of Romano, Aberdam, Sulam, Elad, `Adversarial Noise Attacks of Deep Learning Architectures
+    <https://arxiv.org/abs/1805.11596>`_, 2020, applied to each class by itself. It is never weaker than the smallest
+    margin divided by the largest norm.
 
     Bounds of the error are those of :mod:`csc_nets.theory.sparse.theorems`: for q = 2 the ``error`` of a guarantee
     whose ``window`` is the whole code, for q = 1 its ``entry_error``. They are about unit atoms. If the atoms
     have other norms :math:`\nu` (:func:`~csc_nets.theory.atom_norms`), divide the classifier's columns by them.
 
-    A certificate is about the pursuit that its bound is about. The bounds of
-    :func:`~csc_nets.theory.basis_pursuit` take the penalty from the noise, :math:`\xi_i = 4 \epsilon_{i-1}`,
-    those of the thresholdings, unless ``thresholds`` are given, take them from windows that move with it. As functions
-    of the noise they are about another pursuit at every level: ``certified`` is about the one that is tuned to
-    ``noise``, the ``noise`` of the result about the one that is tuned to that value, and one with a penalty for less
-    noise may change the label below it. For one network under growing noise pass bounds of a fixed pursuit, such as
-    thresholdings with ``thresholds``. Bounds of uniqueness and stability compare with *whole* codes only, see
+    A certificate is true for the pursuit of its error bound. Mind that some bounds change the pursuit with the noise:
+
+    - :func:`~csc_nets.theory.basis_pursuit` takes the penalty from the noise, :math:`\xi_i = 4 \epsilon_{i-1}`;
+    - the thresholdings without ``thresholds`` take them from windows that move with the noise.
+
+    As functions of the noise, these bounds are about another pursuit at every level. ``certified`` is then true for the
+    pursuit that is tuned to the argument ``noise``, and the ``noise`` of the result for the pursuit that is tuned to
+    that value. A pursuit that is tuned to less noise may change the label at smaller noise. For one fixed network under
+    growing noise pass bounds of a fixed pursuit, such as thresholdings with ``thresholds``.
+
+    Bounds of uniqueness and stability are true among codes of *whole* atoms only, see
     :func:`~csc_nets.theory.uniqueness`.
 
     Args:
-        logits: of the *true* codes, ``(N, classes)``. The label is then that of every noise within the bound, none
-            included.
-        weight: of the classifier, ``(classes, F)``, F the features of the flattened or pooled code.
-        error: bound of :math:`\|\Gamma - \hat\Gamma\|_{q^*}`: a number; one for each sample ``(N,)``; a function that
-            never decreases, from the noise to the bound (inf where there is none); or such a function for each sample.
-        noise: where to evaluate these functions for ``certified``; only with functions.
+        logits: logits of the *true* codes, ``(N, classes)``. A certified label is then the label under every noise
+            within the bound, and without noise.
+        weight: weight of the classifier, ``(classes, F)``; F is the number of features of the flattened or pooled code.
+        error: bound for :math:`\|\Gamma - \hat\Gamma\|_{q^*}`. Either a number, or one number per sample ``(N,)``, or a
+            function from the noise to the bound, or one such function per sample. A function must not decrease; it
+            returns inf where there is no bound.
+        noise: noise at which the functions are evaluated for ``certified``. Only for functions.
         q: 2 for an l2 bound of the error, 1 for a bound of every entry.
         label: labels ``(N,)`` to certify, of any integer type; None takes the predicted ones.
-        positions: the classifier sees the *mean* of the code over so many positions: S entries that each weigh
-            :math:`w / S` have norm :math:`S^{1/q - 1} \|w\|_q`. 1 for a flattened code, and for the maximum over
-            positions, which no error moves by more than itself.
-        support: how many entries of a feature can be wrong, ``(N, F)``; None for all. The three theorems of pursuits
-            under noise keep errors to the support of the true code, so for their bounds it is ``code != 0``, flattened,
-            or counted over the positions. :func:`~csc_nets.theory.global_stability` does not, and the
-            maximum over positions needs None.
+        positions: number S of positions over which the classifier averages the code. S entries with the weight
+            :math:`w / S` have the norm :math:`S^{1/q - 1} \|w\|_q`. 1 for a flattened code, and for the maximum over
+            positions, which changes by no more than the largest error.
+        support: number of entries of each feature that can have an error, ``(N, F)``; None for all. With the bounds of
+            the three theorems about pursuits under noise, errors lie in the support of the true code. So pass
+            ``code != 0``, flattened, or counted over the positions. Pass None for the maximum over positions, and for
+            :func:`~csc_nets.theory.global_stability`, where errors may lie anywhere.
 
     Raises:
-        ValueError: shapes that do not fit, fewer than two classes, values that are not finite, another q, a noise that
-            is negative or has no function, a function that returns a negative number or NaN.
+        ValueError: shapes do not fit, there are fewer than two classes, values are not finite, q is not 1 or 2, the
+            noise is negative or given without a function, or a function returns a negative number or NaN.
 
     Example:
         >>> weight = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
@@ -124,7 +130,7 @@ def label_certificate(
         row.copy_(((wide[y] - wide).abs() ** q @ count) ** (1 / q) / positions)
     gaps = values.gather(1, label[:, None]) - values
     itself = torch.nn.functional.one_hot(label, values.shape[1]).bool()
-    # Two classes of one weight: no error of the code moves one past the other.
+    # If two classes have the same weight, no error of the code changes their order.
     ratios = torch.where(norms > 0, gaps / norms, torch.where(gaps > 0, math.inf, -math.inf))
     radius = ratios.masked_fill(itself, math.inf).amin(1)
     margin = gaps.masked_fill(itself, math.inf).amin(1)
@@ -161,7 +167,7 @@ def _check(logits: Tensor, weight: Tensor, q: int, positions: int) -> None:
 
 
 def _checked(error: ErrorBound) -> ErrorBound:
-    """The same function, which refuses to return what is no bound."""
+    """The same function, with a check that it returns a number >= 0 or inf."""
 
     def bound(noise: float) -> float:
         value = error(noise)
@@ -173,7 +179,7 @@ def _checked(error: ErrorBound) -> ErrorBound:
 
 
 def _largest_noise(error: ErrorBound, radius: float) -> float:
-    """Largest noise with ``error(noise) < radius`` by bisection, from below; inf where there is no largest."""
+    """Largest noise with ``error(noise) < radius``, by bisection, rounded down; inf if it is above 1e18."""
     if not error(0.0) < radius:
         return 0.0
     low, high = 0.0, 1.0
@@ -181,7 +187,7 @@ def _largest_noise(error: ErrorBound, radius: float) -> float:
         low, high = high, 2 * high
         if high > 1e18:
             return math.inf
-    # In the first steps low may be 0, and the answer of any order of magnitude.
+    # The answer may have any order of magnitude: while low is 0, only the second condition can stop the loop.
     while high - low > 1e-9 * high and high > 1e-18:
         middle = (low + high) / 2
         low, high = (middle, high) if error(middle) < radius else (low, middle)

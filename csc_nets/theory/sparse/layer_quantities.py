@@ -1,4 +1,4 @@
-r"""What the guarantees of the multi-layer model know of a dictionary and its codes, measured."""
+r"""Measures the numbers of a dictionary and its code on which the theorems of the multi-layer model depend."""
 
 import math
 from collections.abc import Sequence
@@ -17,20 +17,20 @@ __all__ = ["LayerQuantities", "atom_norms", "check_model", "measure"]
 
 @dataclass(frozen=True)
 class LayerQuantities:
-    r"""The numbers of one layer, of unit atoms.
+    r"""The numbers of one layer with unit atoms.
 
     Attributes:
-        coherence: :math:`\mu_i`, of the dictionary.
-        stripe: :math:`k_i = \|\Gamma_i\|^S_{0,\infty}`, most non-zeros in a stripe.
-        patch: :math:`p_i = \|\Gamma_i\|^P_{0,\infty}`, most non-zeros in a patch that the next layer sees.
-        smallest: least absolute non-zero of the code; inf where there is none.
-        largest: largest absolute entry of the code.
-        name: what to call the layer in a table.
-        cut: non-zeros whose atom does not lie in the signal as a whole, and 1 for a code of zeros whose border folds
-            atoms; the guarantees hold for 0 only, see :func:`measure`.
+        coherence: :math:`\mu_i`, mutual coherence of the dictionary.
+        stripe: :math:`k_i = \|\Gamma_i\|^S_{0,\infty}`, largest number of non-zeros in a stripe.
+        patch: :math:`p_i = \|\Gamma_i\|^P_{0,\infty}`, largest number of non-zeros in a patch of the next layer.
+        smallest: smallest magnitude of a non-zero of the code; inf for a code of zeros.
+        largest: largest magnitude of the code.
+        name: name of the layer in tables.
+        cut: number of non-zeros whose atom is not whole in the signal. It is 1 for a code of zeros if the border folds
+            atoms. The guarantees hold only for 0, see :func:`measure`.
 
     Raises:
-        ValueError: numbers that no dictionary and code have.
+        ValueError: no dictionary and code can have these numbers.
     """
 
     coherence: float
@@ -57,22 +57,22 @@ class LayerQuantities:
 
 
 def atom_norms(dictionaries: Sequence[Any]) -> list[Tensor]:
-    r"""Norms :math:`\nu_i` of the atoms of the equivalent model of unit atoms, one tensor ``(M_i,)`` a layer, float64.
+    r"""Norms :math:`\nu_i` that turn a multi-layer model into an equivalent one with unit atoms.
 
-    The guarantees are about unit atoms. With :math:`N_i = \mathrm{diag}(\nu_i)` and :math:`N_0 = I` the model
-    :math:`\Gamma_{i-1} = D_i \Gamma_i` is, exactly,
+    The guarantees are about unit atoms. Let :math:`N_i = \mathrm{diag}(\nu_i)` and :math:`N_0 = I`. The model
+    :math:`\Gamma_{i-1} = D_i \Gamma_i` is then the same as
 
     .. math:: N_{i-1} \Gamma_{i-1} = \bar D_i (N_i \Gamma_i), \qquad \bar D_i = N_{i-1} D_i N_i^{-1}
 
-    and :math:`\nu_i`, the norms of the columns of :math:`N_{i-1} D_i`, make the atoms of :math:`\bar D_i` unit: the
-    norms of one layer move into its coefficients, which are the channels of the next layer's atoms.
+    Take for :math:`\nu_i` the norms of the columns of :math:`N_{i-1} D_i`. Then the atoms of :math:`\bar D_i` have unit
+    norm. The norms of one layer go into its coefficients, and these are the channels of the next layer's atoms.
 
     Args:
         dictionaries: from the signal to the deepest code: layers with a ``weight``, or weights ``(M, C, *K)`` or
             ``(M, F)``.
 
     Returns:
-        All ones where every atom has unit norm.
+        One tensor ``(M_i,)`` per layer, float64. All entries are 1 if every atom has unit norm.
     """
     return [norms for _, norms in _normalised(dictionaries)]
 
@@ -83,43 +83,50 @@ def measure(
     window: int | Sequence[int] | None = None,
     signal_size: Sequence[int] | None = None,
 ) -> list[LayerQuantities]:
-    r"""Measures every layer: the worst of all samples.
+    r"""Measures every layer. Each number is the worst one over all samples.
 
-    Atoms need not have unit norm. Their norms are absorbed as :func:`atom_norms` says: coherences are those of
-    :math:`\bar D_i`, and all numbers of the codes are those of :math:`N_i \Gamma_i`. What the guarantees then speak of
-    is the pursuit with :math:`\bar D_i`, and errors are those of :math:`N_i \Gamma_i`.
+    **Norms.** Atoms may have any norm; the norms are moved into the codes as :func:`atom_norms` describes. So the
+    coherence is measured on :math:`\bar D_i`, and all numbers of a code on :math:`N_i \Gamma_i`. The guarantees are
+    then about the pursuit with :math:`\bar D_i` and about the errors of :math:`N_i \Gamma_i`.
 
-    The coherence is that of whole atoms. An atom that a border of zeros cuts is shorter and may look more like others;
-    the guarantees of the pursuits hold all the same as long as no *true* coefficient belongs to such an atom
-    (derivation: a whole atom sees of the cut one only what is in the signal, so their inner product is that of the
-    whole ones), and those of uniqueness and global stability hold among codes of whole atoms. ``cut`` counts the
-    coefficients that break this. A circular border cuts nothing if the signal is a multiple of the stride and at least
-    twice the atom less one sample, and the code goes all around it or neighbouring atoms meet (else the stripes of
-    the code, which close where the code ends, miss some that meet); on others every atom that reaches the border
-    counts. A reflected border folds atoms onto themselves, and so does a circular one on signals shorter than an atom.
-    They are longer than 1 then, so all count, and even a code of zeros is not safe from noise.
+    **Borders.** The coherence is measured on whole atoms. A border of zeros cuts an atom: the rest is shorter, and may
+    be more similar to other atoms. ``cut`` counts the non-zero coefficients of such atoms. If it is 0,
+
+    - the guarantees of the pursuits hold, although other atoms are cut. Derivation: the inner product of a whole atom
+      with a cut one takes only samples inside of the signal, so it equals the inner product with the uncut atom;
+    - uniqueness and global stability hold among the codes of whole atoms.
+
+    Other borders:
+
+    - A circular border cuts no atom if the length of the signal is a multiple of the stride, and at least twice the
+      length of an atom less one sample, and if the code covers the whole circle or neighbouring atoms overlap.
+      (Otherwise the stripes of the code, which close at the end of the code, miss atoms that overlap.) If this fails,
+      every atom that reaches the border counts as cut.
+    - A reflected border folds atoms onto themselves, and so does a circular border if the signal is shorter than an
+      atom. The norm of a folded atom may exceed 1. So all atoms count as cut, and no guarantee holds under noise, even
+      for a code of zeros.
 
     Args:
         dictionaries: K of them, from the signal to the deepest code: dictionary layers, or weights ``(M, C, *K)``
             (stride 1, no padding) or ``(M, F)``.
         codes: K codes ``(N, M_i, *S_i)`` or ``(N, M_i)``, from shallow to deep.
-        window: patch of the deepest code, which no layer sees: needles per axis, 1 for single needles, None for the
-            whole code. Patches of the other codes are what an atom of the next layer sees.
-        signal_size: spatial size of the signal, which decides what is cut. None will do where all signals with such a
-            code cut the same atoms: without padding or with stride 1.
+        window: size of the patches of the deepest code, in needles per axis: 1 for single needles, None for the whole
+            code. (No layer follows the deepest code. A patch of another code is the window of the next layer's atoms.)
+        signal_size: spatial size of the signal, on which ``cut`` depends. It may be None without padding or with
+            stride 1: ``cut`` is then the same for all signals with a code of this size.
 
     Returns:
-        One :class:`LayerQuantities` a layer.
+        One :class:`LayerQuantities` per layer.
 
     Raises:
-        ValueError: as many codes as dictionaries are needed, of their atoms and positions, real and finite, and one
-            sample at least; padding with a stride and no ``signal_size``.
+        ValueError: the numbers of codes and dictionaries differ, a code does not fit its dictionary, is not real and
+            finite or has no sample, or ``signal_size`` is missing for a padding with a stride above 1.
 
     Example:
         >>> code = torch.zeros(1, 1, 20)
         >>> code[0, 0, 3], code[0, 0, 5] = 2.0, -0.5
         >>> layer = measure([torch.tensor([[[3.0, 4.0]]])], [code], window=1)[0]  # one atom, of norm 5
-        >>> layer.stripe, layer.patch, layer.smallest, layer.largest  # position 4 meets both neighbours
+        >>> layer.stripe, layer.patch, layer.smallest, layer.largest  # the atom at 4 overlaps both neighbours
         (2, 1, 2.5, 10.0)
     """
     if len(dictionaries) != len(codes) or not codes:
@@ -168,17 +175,17 @@ def measure(
 
 
 def check_model(dictionaries: Sequence[Any], codes: Sequence[Tensor]) -> None:
-    r"""Refuses codes that are no codes of the multi-layer model, :math:`\Gamma_{i-1} = D_i \Gamma_i` up to rounding.
+    r"""Refuses codes that do not obey the multi-layer model :math:`\Gamma_{i-1} = D_i \Gamma_i` up to rounding.
 
-    Rounding is taken as the square root of the largest machine precision of codes and weights, in units of
-    :math:`\| |D_i| |\Gamma_i| \|`, for each sample.
+    The tolerance of a sample is :math:`\sqrt{u}\, \| |D_i| |\Gamma_i| \|`, where u is the largest machine precision of
+    codes and weights.
 
     Args:
         dictionaries: as for :func:`measure`.
         codes: as for :func:`measure`, which checks their shapes.
 
     Raises:
-        ValueError: two neighbouring codes that do not fit.
+        ValueError: a code is not the synthesis of the next one.
     """
     tensors = [*codes, *(d if isinstance(d, Tensor) else d.weight for d in dictionaries)]
     rounding = math.sqrt(max(torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point()))
@@ -232,18 +239,18 @@ def _normalised(dictionaries: Sequence[Any]) -> list[tuple[Tensor, Tensor]]:
 
 
 def _whole(grid: ConvGeometry, size: Sequence[int], support: Tensor) -> Tensor:
-    """Positions whose atoms the border leaves alone; broadcasts against ``support``."""
+    """Positions whose atoms are whole, as a boolean mask that broadcasts against ``support``."""
     whole = torch.ones((), dtype=torch.bool, device=support.device)
     for axis, (n, kernel, stride, (low, high), dilation) in enumerate(
         zip(size, grid.kernel_size, grid.stride, grid.padding, grid.dilation, strict=True), start=2
     ):
         count, extent = support.shape[axis], dilation * (kernel - 1) + 1
-        # Stripes are circles of the code. One shorter than the signal's holds all neighbours that meet across the
-        # border, but where there are gaps between those that meet it holds others.
+        # Stripes are windows on the circle of the code. If that circle is shorter than the signal, a stripe still holds
+        # all atoms that overlap across the border, unless the dilation leaves gaps between the atoms that overlap.
         closed = count * stride == n or (count * stride < n and dilation // math.gcd(stride, dilation) == 1)
         if grid.padding_mode == "circular" and n % stride == 0 and closed and n >= 2 * extent - 1:
             continue
-        # What is copied into the border comes from this far inside, and meets the atoms there.
+        # The border holds copies of samples up to this far inside; atoms there overlap the copies.
         margin = {"zeros": 0, "circular": max(low, high), "reflect": n}[grid.padding_mode] if low or high else 0
         first = torch.arange(count, device=support.device) * stride - low
         inside = (first >= margin) & (first + extent <= n - margin)
@@ -252,7 +259,7 @@ def _whole(grid: ConvGeometry, size: Sequence[int], support: Tensor) -> Tensor:
 
 
 def _folds(grid: ConvGeometry, size: Sequence[int]) -> bool:
-    """Whether the border lays a part of an atom onto another part of it."""
+    """Whether the border adds a part of an atom to another part of the same atom."""
     for n, kernel, pads, dilation in zip(size, grid.kernel_size, grid.padding, grid.dilation, strict=True):
         short = grid.padding_mode == "circular" and n < dilation * (kernel - 1) + 1
         if pads != (0, 0) and (grid.padding_mode == "reflect" or short):

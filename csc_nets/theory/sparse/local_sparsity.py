@@ -1,8 +1,13 @@
-r"""Local sparsity of a code: the largest count, or energy, in a stripe and in a patch (Papyan, Romano, Elad 2017).
+"""Local sparsity of a code: the largest number of non-zeros, or l2 norm, of a stripe and of a patch.
 
-A needle holds the coefficients of all atoms at one position. The *stripe* of a position holds the needles whose atoms
-meet an atom there, the *patch* those that an atom of the next layer sees. Windows are circular; where the borders of a
-code do not meet, the norms are upper bounds.
+Source of the words: Papyan, Romano, Elad, `Convolutional Neural Networks Analyzed via Convolutional Sparse Coding
+<https://arxiv.org/abs/1607.08194>`_, 2017.
+
+- A *needle* is the vector of the coefficients of all atoms at one position.
+- The *stripe* of a position is the set of needles whose atoms overlap an atom at this position.
+- A *patch* is the set of needles that one atom of the next layer sees.
+
+Windows are circular. For a code that is not circular the norms are upper bounds.
 """
 
 import math
@@ -26,23 +31,24 @@ def stripe_norm(
 ) -> Tensor:
     r"""Largest norm of a stripe, per sample: :math:`\|\Gamma\|^S_{0,\infty}` or :math:`\|\Gamma\|^S_{2,\infty}`.
 
-    With kernel n, stride s and dilation d a stripe is :math:`2 \lfloor (n - 1) / t \rfloor + 1` needles per axis,
-    :math:`t = s / \gcd(s, d)`, every :math:`d / \gcd(s, d)`-th one: 2 n - 1 neighbours for stride and dilation 1.
-    Derivation: atoms p and q meet where :math:`s (p - q) = d j` with :math:`|j| \le n - 1`.
+    With kernel n, stride s and dilation d, a stripe has :math:`2 \lfloor (n - 1) / t \rfloor + 1` needles per axis,
+    where :math:`t = s / \gcd(s, d)`. They are :math:`d / \gcd(s, d)` positions apart. For stride 1 and dilation 1
+    these are 2 n - 1 neighbours. Derivation: the atoms at p and q overlap where :math:`s (p - q) = d j` with
+    :math:`|j| \le n - 1`.
 
     Args:
-        code: ``(N, M, *S)``, or ``(N, M)`` for a matrix, whose one stripe is the whole code.
+        code: ``(N, M, *S)``, or ``(N, M)`` for a matrix; its one stripe is the whole code.
         kernel_size: spatial extent of the atoms of this code, in samples.
         stride: of the dictionary of this code.
         order: 0 counts non-zeros, 2 takes the l2 norm.
         dilation: of the dictionary of this code.
 
     Returns:
-        ``(N,)``, int64 for order 0, else of the code's dtype, or torch's default one for a code of integers. A stripe
-        larger than the code is the whole code.
+        ``(N,)``. The dtype is int64 for order 0, and the code's for order 2 (torch's default for a code of integers).
+        A stripe that is larger than the code is the whole code.
 
     Raises:
-        ValueError: no batch of real codes, another order, sizes that are not positive.
+        ValueError: ``code`` is not a batch of real codes, ``order`` is not 0 or 2, or a size is not positive.
 
     Example:
         >>> code = torch.tensor([[[1.0, 0, 0, -2.0, 0, 0, 0, 0]]])
@@ -64,21 +70,22 @@ def patch_norm(
     r"""Largest norm of a patch, per sample: :math:`\|\Gamma\|^P_{0,\infty}` or :math:`\|\Gamma\|^P_{2,\infty}`.
 
     Args:
-        code: ``(N, M, *S)``, or ``(N, M)``, whose one patch is the whole code; signals and noise go as well.
-        window: needles of a patch per axis: the kernel size of the dictionary that looks at this code. 1 is a single
-            needle, None the whole code.
+        code: ``(N, M, *S)``, or ``(N, M)``; the one patch of the latter is the whole code. A signal or noise may be
+            given in place of a code.
+        window: needles of a patch per axis. This is the kernel size of the next layer's dictionary, which takes the
+            code as its signal. 1 is a single needle, None the whole code.
         order: 0 counts non-zeros, 2 takes the l2 norm.
-        dilation: of the dictionary that looks at this code; a patch is what one of its atoms sees.
+        dilation: of the next layer's dictionary.
 
     Returns:
-        ``(N,)``, of the types of :func:`stripe_norm`. A window larger than the code is the whole code.
+        ``(N,)``, with the dtypes of :func:`stripe_norm`. A window that is larger than the code is the whole code.
 
     Raises:
         ValueError: as :func:`stripe_norm`.
 
     Example:
         >>> code = torch.tensor([[[3.0, 0, 0, -4.0]]])
-        >>> patch_norm(code, 3, order=2), patch_norm(code, 2, order=2)  # the borders meet
+        >>> patch_norm(code, 3, order=2), patch_norm(code, 2, order=2)  # the window goes around the border
         (tensor([5.]), tensor([5.]))
     """
     size = tuple(code.shape[2:]) if window is None else window
@@ -101,7 +108,7 @@ def _largest_window(code: Tensor, offsets: Sequence[Sequence[int]], order: int) 
     total = (code != 0).sum(1) if order == 0 else code.double().square().sum(1)
     for axis, around in enumerate(offsets, start=1):
         size = total.shape[axis]
-        # A set: where the window is longer than the circle, nothing is counted twice.
+        # A set, so that a window that is longer than the circle counts nothing twice.
         distinct = sorted({j % size for j in around})
         total = (
             total.sum(axis, keepdim=True)

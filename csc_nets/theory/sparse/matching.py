@@ -1,4 +1,4 @@
-"""How well a learned dictionary agrees with the one that made the data."""
+"""Compares a learned dictionary with the true one, which made the data."""
 
 from dataclasses import dataclass
 
@@ -13,13 +13,14 @@ __all__ = ["AtomMatch", "atom_match"]
 
 @dataclass(frozen=True)
 class AtomMatch:
-    """The learned partner of each of the M true atoms.
+    """The learned atom that was paired with each of the M true atoms.
 
     Attributes:
         correlation: absolute inner product of the two unit atoms at their best shift, ``(M,)``; 0 without a partner.
         index: number of the learned atom, ``(M,)``; -1 without a partner.
-        shift: where the first corner of the learned atom lies, counted from that of the true one, ``(M, dims)``.
-        sign: 1 or -1, ``(M,)``: ``sign * learned[index]``, moved by ``shift``, looks like the true atom.
+        shift: position of the learned atom's first sample, relative to the first sample of the true atom, ``(M,
+            dims)``.
+        sign: 1 or -1, ``(M,)``. The match of a true atom is ``sign * learned[index]``, moved by ``shift``.
     """
 
     correlation: Tensor
@@ -34,19 +35,20 @@ class AtomMatch:
 
 @torch.no_grad()
 def atom_match(learned: Tensor, true: Tensor) -> AtomMatch:
-    r"""Pairs true atoms with learned ones, which are known up to order, sign and shift only.
+    r"""Pairs each true atom with a learned atom. Order, sign and shift of the learned atoms do not matter.
 
-    A pair's correlation is :math:`\max_\tau |\langle a, T_\tau b \rangle|` over all shifts :math:`\tau`, the atoms
-    continued by zeros (a convolutional dictionary with :math:`T_\tau b` in place of b makes the same signals).
-    Pairs are chosen greedily, the largest correlation first, and no atom twice. Where every true atom has its own
-    learned copy that is the best assignment; elsewhere the sum of correlations may fall short of the best one's.
+    The correlation of a pair is :math:`\max_\tau |\langle a, T_\tau b \rangle|` over all shifts :math:`\tau`, where the
+    atoms are continued by zeros. (Shifts do not matter because a convolutional dictionary with :math:`T_\tau b` in
+    place of b makes the same signals.) Pairs are chosen greedily: the largest correlation first, no atom twice. If
+    every true atom has a learned copy, this is the best assignment. Otherwise the sum of correlations may be below the
+    largest one.
 
     Args:
         learned: atoms ``(L, C, *K)`` or ``(L, F)``, of any norm and number.
         true: atoms ``(M, C, *K')`` or ``(M, F)``; kernels may differ in size.
 
     Raises:
-        ValueError: the two have different channels, features or axes, one has no atoms or atoms that are not finite.
+        ValueError: channels, features or axes of the two differ, or one has no atoms or atoms that are not finite.
 
     Example:
         >>> atoms = torch.randn(4, 1, 5, 5)

@@ -1,9 +1,9 @@
 r"""Signals that obey the multi-layer model, :math:`X = D_1 \Gamma_1, \Gamma_{i-1} = D_i \Gamma_i`, all codes sparse.
 
-For arbitrary dictionaries the model may hold no signal but zero: an intermediate code is sparse only where the atoms
-below it are. Here the dictionaries behind the first have sparse atoms, and one code is drawn, the deepest; the others
-and the signal are synthesised from it (Sulam, Papyan, Romano, Elad, `Multi-Layer Convolutional Sparse Modeling
-<https://arxiv.org/abs/1708.08705>`_, 2018, on why sparse dictionaries are needed).
+With arbitrary dictionaries the zero signal may be the only one that obeys the model: a code in between is sparse only
+if the atoms that make it are sparse. Here all dictionaries after the first have sparse atoms. The deepest code is drawn
+at random; the other codes and the signal are synthesised from it. (On the need for sparse dictionaries: Sulam, Papyan,
+Romano, Elad, `Multi-Layer Convolutional Sparse Modeling <https://arxiv.org/abs/1708.08705>`_, 2018.)
 """
 
 import math
@@ -23,7 +23,7 @@ __all__ = ["Signals", "sample_code", "sample_dictionaries", "sample_signals"]
 
 @dataclass(frozen=True)
 class Signals:
-    """A batch of signals with all that made them.
+    """A batch of signals, with the codes and the noise that they were made of.
 
     Attributes:
         signal: :math:`X = D_1 \\Gamma_1`, ``(N, C, *S)``.
@@ -37,7 +37,7 @@ class Signals:
 
     @property
     def observed(self) -> Tensor:
-        """Signal and noise, what a pursuit is given."""
+        """Signal plus noise: the input of a pursuit."""
         return self.signal + self.noise
 
 
@@ -54,7 +54,7 @@ def sample_dictionaries(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> list[Dictionary1d | Dictionary2d]:
-    """Dictionaries of a model with many signals: the first of low coherence, the deeper ones sparse.
+    """Dictionaries of a multi-layer model with many signals: the first has low coherence, the deeper ones are sparse.
 
     Boundaries are circular, as in the theory, and a code has as many positions as its signal divided by the stride.
     With the defaults the coherences are 0.044 and 0: uniqueness, and recovery by basis pursuit, hold up to 11 non-zeros
@@ -67,10 +67,10 @@ def sample_dictionaries(
         strides: of each layer; None is 4 for the first (2 in two dimensions) and 1 for the others.
         dims: spatial axes, 1 or 2.
         channels: channels of the signal.
-        nonzeros: of an atom of the deeper layers, 2 to 4 as a rule; see
+        nonzeros: number of non-zeros of an atom of the deeper layers, usually 2 to 4; see
             :func:`~csc_nets.theory.sparse_atoms`.
-        steps: steps that lower the coherence of the first layer; 0 leaves Gaussian atoms.
-        nonneg: deeper atoms have no negative entries, so that all codes are non-negative if the deepest is.
+        steps: gradient steps that lower the coherence of the first layer; 0 keeps Gaussian atoms.
+        nonneg: the deeper atoms have no negative entries. All codes are then non-negative if the deepest one is.
         seed: fixes the result.
         dtype: of the atoms.
 
@@ -78,7 +78,8 @@ def sample_dictionaries(
         ``Dictionary1d`` or ``Dictionary2d`` layers, from the signal to the deepest code.
 
     Raises:
-        ValueError: lists of different length, other dims, sizes that are not positive, more non-zeros than entries.
+        ValueError: the lists differ in length, dims is not 1 or 2, a size is not positive, or an atom has fewer entries
+            than non-zeros.
     """
     strides = [2 if dims == 2 else 4] + [1] * (len(atoms) - 1) if strides is None else strides
     if not len(atoms) == len(kernel_sizes) == len(strides) or not atoms:
@@ -97,7 +98,7 @@ def sample_dictionaries(
             weight = low_coherence_atoms(count, below, kernel, stride=stride, steps=steps, seed=seed)
         else:
             weight = sparse_atoms(count, below, kernel, nonzeros, stride=stride, nonneg=nonneg, seed=seed + i)
-        # Half an atom to each side: an even atom on a grid of stride 1 needs one sample more on one of them.
+        # Half an atom on each side. With stride 1 an atom of even size needs one more sample on one side: "same".
         padding: int | str = "same" if stride == 1 else (size - 1) // 2
         dictionary = layer(below, count, size, stride, padding, padding_mode="circular", dtype=dtype)
         dictionary.weight = weight.to(dtype)
@@ -126,11 +127,11 @@ def sample_code(
         samples, atoms, size: shape ``(samples, atoms, *size)``.
         density: each entry is non-zero with this probability, independently.
         count: non-zeros of a sample, at random places.
-        per_stripe: non-zeros of a stripe: positions are visited in random order, and each takes a non-zero unless
-            a stripe would then have more than this many. In the end no empty needle could take one, so that codes
-            with at least this many needles in a stripe reach the number.
-        reach: needles to each side that belong to the stripe of a position, for ``per_stripe``; a number, or one an
-            axis.
+        per_stripe: largest number of non-zeros in a stripe. Positions are visited in random order; each gets a non-zero
+            unless a stripe would then have too many. At the end no empty needle could get one. So the number is
+            reached if a stripe has at least that many needles.
+        reach: for ``per_stripe``: number of needles on each side that belong to the stripe of a position; one number,
+            or one per axis.
         magnitudes: least and largest magnitude; drawn uniformly between them.
         nonneg: positive entries instead of random signs.
         generator: of the random numbers.
@@ -139,7 +140,7 @@ def sample_code(
         Codes, float64.
 
     Raises:
-        ValueError: none or several of the three, or numbers out of range.
+        ValueError: none or several of the three are given, or a number is out of range.
     """
     given = {"density": density, "count": count, "per_stripe": per_stripe}
     if sum(value is not None for value in given.values()) != 1:
@@ -179,7 +180,7 @@ def _is_int(value: object, least: int) -> bool:
 
 
 def _packed(score: Tensor, most: int, reach: Sequence[int]) -> Tensor:
-    """Supports with at most ``most`` non-zeros in a stripe and one in a needle, of random ``score (N, M, *S)``."""
+    """Supports with at most ``most`` non-zeros per stripe and one per needle, from a random ``score (N, M, *S)``."""
     needle, atom = score.max(1)
     size = needle.shape[1:]
     filled = torch.zeros_like(needle, dtype=torch.bool)
@@ -210,22 +211,24 @@ def sample_signals(
     sigma: float = 0.0,
     seed: int = 0,
 ) -> Signals:
-    r"""Signals of the multi-layer model: the deepest code is drawn, the rest synthesised, noise added.
+    r"""Draws signals of the multi-layer model: draws the deepest code, synthesises the rest, and adds noise.
 
     Args:
         dictionaries: from the signal to the deepest code, such as :func:`sample_dictionaries` makes.
         samples: number N of signals.
-        signal_size: samples per axis. Circular dictionaries need a multiple of all strides, and for every layer two
-            atoms less a sample: else the border cuts atoms, and no theorem speaks of the signals.
+        signal_size: samples per axis. For circular dictionaries it must be a multiple of all strides, and every layer's
+            signal must have at least the length of two atoms less one sample. Otherwise the border cuts atoms, and no
+            theorem applies.
         density, count, per_stripe, magnitudes, nonneg: of the deepest code, as for :func:`sample_code`.
-        noise: local level :math:`\epsilon_0`: Gaussian noise is scaled, per signal, to
-            :math:`\|E\|^P_{2,\infty} = \epsilon_0` over patches that the first dictionary's atoms see.
+        noise: local level :math:`\epsilon_0`. Gaussian noise is scaled, for each signal, to
+            :math:`\|E\|^P_{2,\infty} = \epsilon_0` over the patches of the first dictionary's atoms.
         sigma: standard deviation of Gaussian noise, in place of ``noise``.
         seed: fixes the result.
 
     Raises:
-        ValueError: no dictionaries, both ``noise`` and ``sigma``, a negative one, a bad size, ``per_stripe`` for a
-            deepest dictionary with dilation, whose stripes have gaps; see :func:`sample_code`.
+        ValueError: there are no dictionaries, ``noise`` and ``sigma`` are both given or one is negative, the size does
+            not fit, or ``per_stripe`` is given for a deepest dictionary with dilation (its stripes have gaps). See also
+            :func:`sample_code`.
 
     Example:
         >>> from csc_nets.theory import stripe_norm
@@ -269,7 +272,7 @@ def sample_signals(
 
 
 def _refuse_cut_atoms(dictionaries: Sequence[Dictionary1d | Dictionary2d], shape: Sequence[int]) -> None:
-    """On a circle all shifts of an atom are alike only if it is a whole number of strides and no atom meets itself."""
+    """Refuses circles that are not a whole number of strides, or shorter than two atoms less one sample."""
     size = shape
     for i, dictionary in enumerate(dictionaries):
         grid = dictionary.geometry
@@ -288,5 +291,5 @@ def _refuse_cut_atoms(dictionaries: Sequence[Dictionary1d | Dictionary2d], shape
 
 
 def _rounding(code: Tensor) -> float:
-    """What is smaller than this was left over where two non-zeros cancelled."""
+    """Entries below this magnitude are rounding errors of two non-zeros that cancel."""
     return 64 * torch.finfo(code.dtype).eps * code.abs().amax().item()

@@ -1,14 +1,16 @@
 r"""When the pursuits of the multi-layer model find the true codes, and how far off they can be.
 
 The model is :math:`X = D_1 \Gamma_1, \Gamma_{i-1} = D_i \Gamma_i`, every :math:`\Gamma_i` locally sparse and every
-atom of unit norm; what is seen is :math:`Y = X + E`. Source: Papyan, Romano, Elad, `Convolutional Neural Networks
-Analyzed via Convolutional Sparse Coding <https://arxiv.org/abs/1607.08194>`_, JMLR 18 (2017). The statements here are
-those whose proofs stand below, in the words of :class:`~csc_nets.theory.LayerQuantities`: of layer i, the
-coherence :math:`\mu`, the stripe norm k, the patch norm p, and the least and largest magnitudes
-:math:`\Gamma_{min}, \Gamma_{max}`.
+atom of unit norm. Observed is :math:`Y = X + E`. Source: Papyan, Romano, Elad, `Convolutional Neural Networks
+Analyzed via Convolutional Sparse Coding <https://arxiv.org/abs/1607.08194>`_, JMLR 18 (2017).
+Each statement is proved in the docstring of its function.
 
-All proofs start from :math:`G = D^T D`: ones on the diagonal, the rest at most :math:`\mu`, and 0 outside of stripes.
-The code of layer i - 1 is the signal of layer i, and its error is the noise there: an atom sees one patch of it.
+Symbols for layer i, see :class:`~csc_nets.theory.LayerQuantities`: the coherence :math:`\mu`, the stripe norm k, the
+patch norm p, and the smallest and largest magnitude :math:`\Gamma_{min}, \Gamma_{max}` of the code.
+
+All proofs start from the Gram matrix :math:`G = D^T D`. Its diagonal is 1, its other entries have magnitudes of at most
+:math:`\mu`, and entries outside of stripes are 0. The code of layer i - 1 is the signal of layer i, and its error is
+the noise of layer i. An atom sees one patch of it.
 """
 
 import math
@@ -36,15 +38,17 @@ Row = dict[str, float]
 
 @dataclass(frozen=True)
 class Guarantee:
-    """What a theorem says about measured layers.
+    """The result of a theorem for measured layers.
 
     Attributes:
         name: the theorem.
-        status: ``"holds"``; ``"does not hold"``: the condition fails for these codes; ``"vacuous"``: it fails, and with
-            the coherence of a layer where it does it would fail for every code with two non-zeros in a stripe.
-        layers: for every layer all quantities that entered, ``k_limit`` (k must be below it), ``holds`` and what
-            follows: thresholds, ``entry_error``, ``error``. After a layer that fails, errors are inf.
-        error: bound of the deepest code's error, in the norm that the theorem names; inf where it does not hold.
+        status: ``"holds"``, ``"does not hold"`` or ``"vacuous"``. The last two mean that the condition fails for these
+            codes. ``"vacuous"`` adds that for a layer where it fails, the coherence is so large that it would fail for
+            every code with two non-zeros in a stripe.
+        layers: one row per layer: the quantities that the theorem uses, ``k_limit`` (k must be below it), ``holds``,
+            and the conclusions: thresholds, ``entry_error``, ``error``. The errors are inf for a layer that fails
+            and for all layers after it.
+        error: bound for the error of the deepest code, in the norm that the theorem names; inf if it does not hold.
     """
 
     name: str
@@ -54,12 +58,12 @@ class Guarantee:
 
     @property
     def holds(self) -> bool:
-        """Whether the theorem says anything about these codes."""
+        """Whether the condition of the theorem is true in every layer."""
         return self.status == "holds"
 
     @property
     def entry_error(self) -> float:
-        """Bound of the error of each entry of the deepest code; inf where the theorem does not hold."""
+        """Bound for the error of each entry of the deepest code; inf if the theorem does not hold."""
         return self.layers[-1]["entry_error"] if self.holds else math.inf
 
     def __str__(self) -> str:
@@ -83,25 +87,25 @@ def guarantees(
     thresholds: Sequence[float] | None = None,
     position: float = 0.5,
 ) -> dict[str, Guarantee]:
-    r"""Measures layers and codes, and runs all six theorems.
+    r"""Measures the layers and their codes, and evaluates all six theorems.
 
     Args:
         dictionaries: as for :func:`~csc_nets.theory.measure`.
         codes: true codes, from shallow to deep, with :math:`\Gamma_{i-1} = D_i \Gamma_i`.
-        noise: bound of :math:`\|E\|_2`.
-        local_noise: bound of :math:`\|E\|^P_{2,\infty}` in patches of the first layer's atoms, which the pursuits'
-            theorems take; None takes ``noise``, which bounds every patch as well.
-        window: patch of the deepest code in which the pursuits' errors are bounded; None is the whole code.
-        signal_size: spatial size of the signal; None as for :func:`~csc_nets.theory.measure`.
-        thresholds: one per layer for the two thresholdings; None takes them from their windows.
-        position: where in the windows they are, see :func:`hard_thresholding`.
+        noise: bound for :math:`\|E\|_2`.
+        local_noise: bound for :math:`\|E\|^P_{2,\infty}` over patches of the first layer's atoms. The theorems about
+            pursuits use it. None takes ``noise``, which is a bound for every patch too.
+        window: patch of the deepest code over which the errors of the pursuits are bounded; None is the whole code.
+        signal_size: spatial size of the signal; may be None as for :func:`~csc_nets.theory.measure`.
+        thresholds: one per layer, for the two thresholdings; None takes them from the allowed windows.
+        position: place of the thresholds in these windows, see :func:`hard_thresholding`.
 
     Returns:
-        Guarantees by the names of the functions of this module.
+        The guarantees; the keys are the names of the functions of this module.
 
     Raises:
-        ValueError: codes that cannot be measured, or are none of a multi-layer model: the theorems follow a signal
-            from layer to layer, and say nothing of layers that do not continue one another. (Measure these one by one.)
+        ValueError: the codes cannot be measured or do not obey the multi-layer model. The theorems follow a signal from
+            layer to layer, so they do not apply to unrelated layers. (Measure these one by one.)
 
     Example:
         >>> import torch
@@ -134,14 +138,14 @@ def guarantees(
 def uniqueness(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guarantee:
     r"""No other codes with these stripe norms make the same signal, if :math:`k < \frac12 (1 + 1/\mu)` in every layer.
 
-    That is among codes whose atoms are whole, see :func:`~csc_nets.theory.measure`: an atom that a border of
-    zeros cuts is not the one whose coherence was measured, and may look like a true one.
+    This is true among codes of whole atoms, see :func:`~csc_nets.theory.measure`. An atom that a border of zeros cuts
+    differs from the atom whose coherence was measured, and may equal a true one.
 
     Derivation: the difference :math:`\Delta` of two solutions has at most 2 k non-zeros in a stripe and
     :math:`D \Delta = 0`. At its largest entry, :math:`0 = (G \Delta)_j` gives
     :math:`|\Delta_j| \le (2 k - 1) \mu |\Delta_j|`, so :math:`\Delta = 0`; then layer by layer.
 
-    ``noise`` is ignored: the theorem is about the signal itself.
+    ``noise`` is ignored, because the theorem is about the signal without noise.
     """
     return _exact("uniqueness", layers)
 
@@ -153,22 +157,22 @@ def basis_pursuit_noiseless(layers: Sequence[LayerQuantities], noise: float = 0.
 
     Derivation: let :math:`\Gamma + \Delta` be a minimiser, T the support of :math:`\Gamma`. It is feasible,
     :math:`D \Delta = 0`, so :math:`(1 + \mu) |\Delta_j| \le \mu \sum_{l \in stripe(j)} |\Delta_l|`. Summed over T,
-    where an entry l is counted once for each member of T in its stripe, at most k times:
+    where an entry l is counted once for each member of T in its stripe, so at most k times:
     :math:`(1 + \mu) \|\Delta_T\|_1 \le \mu k \|\Delta\|_1`. It is a minimiser, so
     :math:`\|\Delta_{T^c}\|_1 \le \|\Delta_T\|_1` and :math:`1 + \mu \le 2 \mu k` unless :math:`\Delta = 0`.
 
-    ``noise`` is ignored: for noise see :func:`basis_pursuit`.
+    ``noise`` is ignored; see :func:`basis_pursuit` for signals with noise.
     """
     return _exact("layered basis pursuit without noise", layers)
 
 
 def global_stability(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guarantee:
-    r"""Whoever explains Y to its noise, with these stripe norms, is near the true codes.
+    r"""All codes with these stripe norms that explain Y up to its noise are near the true codes.
 
     If :math:`\|E\|_2 \le \mathcal E_0` and :math:`k < \frac12 (1 + 1/\mu)` in every layer, all codes with
     :math:`\|Y - D_1 \hat\Gamma_1\| \le \mathcal E_0`,
-    :math:`\|\hat\Gamma_{i-1} - D_i \hat\Gamma_i\| \le \mathcal E_{i-1}`, stripe norms at most k and atoms that are
-    whole, as for :func:`uniqueness`, have
+    :math:`\|\hat\Gamma_{i-1} - D_i \hat\Gamma_i\| \le \mathcal E_{i-1}`, stripe norms of at most k, and whole atoms
+    (as for :func:`uniqueness`) have
 
     .. math:: \|\Gamma_i - \hat\Gamma_i\|_2 \le \mathcal E_i, \qquad
               \mathcal E_i^2 = \frac{4\, \mathcal E_{i-1}^2}{1 - (2 k - 1) \mu}
@@ -180,10 +184,10 @@ def global_stability(layers: Sequence[LayerQuantities], noise: float = 0.0) -> G
 
     Args:
         layers: measured layers.
-        noise: :math:`\mathcal E_0`, of the whole signal.
+        noise: :math:`\mathcal E_0`, l2 norm over the whole signal.
 
     Returns:
-        ``error`` bounds the l2 norm of the whole deepest code.
+        ``error`` is a bound for the l2 norm of the error of the whole deepest code.
     """
     rows, error = [], _checked(layers, noise)
     for layer in layers:
@@ -192,7 +196,7 @@ def global_stability(layers: Sequence[LayerQuantities], noise: float = 0.0) -> G
         room = 1 - max(2 * layer.stripe - 1, 0) * layer.coherence
         if not row["holds"] or error == math.inf:
             error = math.inf
-        else:  # a code of zeros has no other of its stripe norm
+        else:  # the only code with stripe norm 0 is zero
             error = 2 * error / math.sqrt(room) if layer.stripe else 0.0
         row["entry_error"] = row["error"] = error
         rows.append(row)
@@ -207,30 +211,34 @@ def hard_thresholding(
 ) -> Guarantee:
     r"""Layered hard thresholding, :math:`\hat\Gamma_i = H_{\beta_i}(D_i^T \hat\Gamma_{i-1})`, finds every support.
 
-    With :math:`\|E\|^P_{2,\infty} \le \epsilon_0`, it needs in every layer
-    :math:`k < \frac12 (1 + \frac{\Gamma_{min}}{\mu \Gamma_{max}}) - \frac{\epsilon_{i-1}}{\mu \Gamma_{max}}`
-    and a threshold in the window, which is not empty then,
+    Let :math:`\|E\|^P_{2,\infty} \le \epsilon_0`. The condition in every layer is
+    :math:`k < \frac12 (1 + \frac{\Gamma_{min}}{\mu \Gamma_{max}}) - \frac{\epsilon_{i-1}}{\mu \Gamma_{max}}`.
+    Then there are thresholds with
 
     .. math:: k \mu \Gamma_{max} + \epsilon_{i-1} \le \beta_i < \Gamma_{min} - (k - 1) \mu \Gamma_{max} - \epsilon_{i-1}
 
-    Supports are exact, every entry is off by at most :math:`\epsilon_{i-1} + (k - 1) \mu \Gamma_{max}`, and
+    With a threshold in this window the supports are exact, the error of every entry is at most
+    :math:`\epsilon_{i-1} + (k - 1) \mu \Gamma_{max}`, and
 
     .. math:: \|\Gamma_i - \hat\Gamma_i\|^P_{2,\infty} \le \epsilon_i
               = \sqrt p\, (\epsilon_{i-1} + (k - 1) \mu \Gamma_{max})
 
-    Derivation: :math:`(D^T \hat\Gamma_{i-1})_j = \Gamma_j + \sum_{l \ne j} G_{jl} \Gamma_l + d_j^T E_{i-1}`; the sum is
-    at most :math:`(k - 1) \mu \Gamma_{max}` on the support, :math:`k \mu \Gamma_{max}` off it, and the last term, the
-    noise in one patch against a unit atom, at most :math:`\epsilon_{i-1}`. A patch holds p errors.
+    Derivation: :math:`(D^T \hat\Gamma_{i-1})_j = \Gamma_j + \sum_{l \ne j} G_{jl} \Gamma_l + d_j^T E_{i-1}`. The sum is
+    at most :math:`(k - 1) \mu \Gamma_{max}` for j in the support, and at most :math:`k \mu \Gamma_{max}` for other j.
+    The last term is the product of a unit atom and the noise in one patch, so at most :math:`\epsilon_{i-1}`. A patch
+    has at most p entries with an error.
 
     Args:
         layers: measured layers.
         noise: :math:`\epsilon_0`, in patches of the first layer's atoms.
-        thresholds: :math:`\beta_i`, held against the windows; None takes them from there.
-        position: 0 for the lower end of each window, which rounding may cross, 0.5 for its middle, below 1.
+        thresholds: :math:`\beta_i`; the theorem holds only if they are in the windows. None chooses them by
+            ``position``.
+        position: place in each window, from 0 to below 1. 0.5 is the middle. 0 is the lower end, where a rounding error
+            may leave the window.
 
     Returns:
-        Rows hold ``threshold_low``, ``threshold_high`` (the window) and ``threshold``; ``error`` bounds the l2 norm of
-        a patch of the deepest code.
+        Rows hold ``threshold_low`` and ``threshold_high`` (the window), and ``threshold``. ``error`` is a bound for the
+        l2 norm of the error in a patch of the deepest code.
     """
     return _thresholding("layered hard thresholding", layers, noise, thresholds, position, shrinks=False)
 
@@ -243,13 +251,14 @@ def soft_thresholding(
 ) -> Guarantee:
     r"""Layered soft thresholding, the forward pass of a CNN, finds every support.
 
-    Condition and window are those of :func:`hard_thresholding`; what is kept is moved by :math:`\beta_i` in addition:
+    Condition, window, arguments and result are those of :func:`hard_thresholding`. Soft thresholding also reduces the
+    entries that it keeps by :math:`\beta_i`, so the bound is larger:
 
     .. math:: \epsilon_i = \sqrt p\, (\epsilon_{i-1} + (k - 1) \mu \Gamma_{max} + \beta_i)
 
-    For non-negative codes the same holds for :math:`\mathrm{ReLU}(D^T \hat\Gamma_{i-1} - \beta)`: on the support the
-    correlation is positive, off it it stays below the threshold. Arguments and result as there. The bound grows with
-    the thresholds: over several layers a ``position`` near 0 may be needed for the theorem to hold.
+    For non-negative codes the same is true of :math:`\mathrm{ReLU}(D^T \hat\Gamma_{i-1} - \beta)`: the correlations are
+    positive on the support, and below the threshold elsewhere. The bound grows with the thresholds. Over several layers
+    the theorem may hold only with a ``position`` near 0.
     """
     return _thresholding("layered soft thresholding", layers, noise, thresholds, position, shrinks=True)
 
@@ -258,26 +267,28 @@ def basis_pursuit(layers: Sequence[LayerQuantities], noise: float = 0.0) -> Guar
     r"""Layered basis pursuit is stable, if :math:`k < \frac13 (1 + 1/\mu)` in every layer.
 
     The pursuit is :math:`\min \frac12 \|\hat\Gamma_{i-1} - D_i \Gamma\|^2 + \xi_i \|\Gamma\|_1` with
-    :math:`\xi_i = 4 \epsilon_{i-1}`, solved exactly; without noise it is :func:`basis_pursuit_noiseless`. With
-    :math:`\|E\|^P_{2,\infty} \le \epsilon_0` the minimiser is unique, its support lies in the true one, every entry is
-    off by at most :math:`7.5\, \epsilon_{i-1}`, so that every larger one is found, and
+    :math:`\xi_i = 4 \epsilon_{i-1}`, solved exactly. For signals without noise see :func:`basis_pursuit_noiseless`. Let
+    :math:`\|E\|^P_{2,\infty} \le \epsilon_0`. Then the minimiser is unique, and its support is a part of the true one.
+    The error of every entry is at most :math:`7.5\, \epsilon_{i-1}`, so every larger entry is found, and
 
     .. math:: \|\Gamma_i - \hat\Gamma_i\|^P_{2,\infty} \le \epsilon_i = 7.5 \sqrt p\, \epsilon_{i-1}
 
     Derivation: the minimiser over codes on the true support T has
     :math:`G_{TT} (\hat\Gamma - \Gamma)_T = D_T^T E - \xi s` with :math:`|s| \le 1`. By the condition
     :math:`(k - 1) \mu < \frac13`, so :math:`\|G_{TT}^{-1}\|_\infty < \frac32` and the error is at most
-    :math:`\frac32 (\epsilon + 4 \epsilon)`. An atom off T sees T by :math:`\|D_T^T d_j\|_1 \le k \mu`, so by
-    :math:`\rho = k \mu / (1 - (k - 1) \mu) < \frac12` after the inverse, and the residual by at most
-    :math:`(1 + \rho) \epsilon + \rho \xi < 1.5 \epsilon + 2 \epsilon < \xi`: it stays zero in the minimiser over all
-    codes, which is unique as :math:`G_{TT}` is invertible. The proof is the same with codes :math:`\ge 0`.
+    :math:`\frac32 (\epsilon + 4 \epsilon)`. An atom j outside of T has :math:`\|D_T^T d_j\|_1 \le k \mu`, so
+    :math:`\|G_{TT}^{-1} D_T^T d_j\|_1 \le \rho = k \mu / (1 - (k - 1) \mu) < \frac12`. Its product with the residual is
+    at most :math:`(1 + \rho) \epsilon + \rho \xi < 1.5 \epsilon + 2 \epsilon < \xi`. So its coefficient is zero in the
+    minimiser over all codes, which is unique because :math:`G_{TT}` is invertible. The proof is the same for codes
+    :math:`\ge 0`.
 
     Args:
         layers: measured layers.
         noise: :math:`\epsilon_0`, in patches of the first layer's atoms.
 
     Returns:
-        Rows hold ``penalty``, :math:`\xi_i`; ``error`` bounds the l2 norm of a patch of the deepest code.
+        Rows hold ``penalty``, :math:`\xi_i`. ``error`` is a bound for the l2 norm of the error in a patch of the
+        deepest code.
     """
     rows, error = [], _checked(layers, noise)
     for layer in layers:
@@ -315,7 +326,7 @@ def _thresholding(
     for i, layer in enumerate(layers):
         leak = layer.coherence * layer.largest
         low, high = layer.stripe * leak + error, layer.smallest - max(layer.stripe - 1, 0) * leak - error
-        if error == math.inf:  # an empty window, where a code of zeros would make it inf - inf
+        if error == math.inf:  # the window is empty; for a code of zeros the formula would be inf - inf
             high = -math.inf
         inside = low + position * (high - low) if abs(high) < math.inf else low
         threshold = inside if thresholds is None else float(thresholds[i])
@@ -332,10 +343,10 @@ def _thresholding(
 
 
 def _propagate(row: Row, layer: LayerQuantities, entry: float) -> float:
-    """Writes the errors of a layer whose entries are off by at most ``entry``, which is inf behind one that fails."""
+    """Writes and returns the error of a layer. ``entry`` bounds that of an entry; inf after a layer that fails."""
     if not row["holds"] or entry == math.inf:
         row["entry_error"] = row["error"] = math.inf
-    else:  # of a code of zeros nothing is found
+    else:  # a code of zeros is found as zero, without error
         row["entry_error"] = entry if layer.stripe else 0.0
         row["error"] = math.sqrt(layer.patch) * row["entry_error"]
     return row["error"]
