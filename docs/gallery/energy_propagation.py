@@ -40,7 +40,7 @@ from csc_nets.theory import (
     support_base,
     translation_bound,
 )
-from csc_nets.theory.energy_bounds import Family
+from csc_nets.theory.energy.decay_bounds import Family
 
 TORUS = {"gap": 1.0, "sampling_rate": 64.0}
 FAMILIES = {"weyl_heisenberg": ("Weyl-Heisenberg", weyl_heisenberg_bank), "wavelet": ("wavelets", wavelet_bank)}

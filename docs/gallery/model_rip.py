@@ -41,7 +41,7 @@ from csc_nets.theory import (
     random_filters,
     restricted_isometry,
 )
-from csc_nets.theory.published import VGG16_COHERENCE, VGG16_NONZEROS, VGG16_SHAPES
+from csc_nets.theory.isometry.published import VGG16_COHERENCE, VGG16_NONZEROS, VGG16_SHAPES
 
 KINDS = {
     "random codes": "#0072B2",

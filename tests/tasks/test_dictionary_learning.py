@@ -11,7 +11,7 @@ from csc_nets.data import TensorDataModule
 from csc_nets.functional import unit_norm
 from csc_nets.models import create_model
 from csc_nets.tasks import DictionaryLearningTask
-from csc_nets.theory.matching import atom_match
+from csc_nets.theory.sparse.matching import atom_match
 
 QUIET = {
     "accelerator": "cpu",

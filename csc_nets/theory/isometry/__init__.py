@@ -1,0 +1,1 @@
+"""Model restricted isometry: measured constants, random filters, and theorems about one step of hard thresholding."""
