@@ -1,0 +1,82 @@
+"""Names that users can add to: the one mechanism behind models, data sets, tasks and reports."""
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Registry", "refuse_taken", "unknown_name"]
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+class Registry(Generic[Build]):
+    """Functions or classes by name.
+
+    Args:
+        kind: what a name stands for, in error messages; ``"data set"`` for instance.
+        register: name of the public decorator, in error messages.
+        create: name of the public function that looks a name up, in error messages.
+
+    Example:
+        >>> shapes = Registry("shape", "register_shape", "create_shape")
+        >>> square = shapes.add(lambda: 4, name="square")
+        >>> shapes.names(), shapes["square"]()
+        (['square'], 4)
+        >>> shapes["sqare"]
+        Traceback (most recent call last):
+        ValueError: create_shape: unknown shape 'sqare'; did you mean square? known: square
+    """
+
+    def __init__(self, kind: str, register: str, create: str) -> None:
+        self.kind, self.register, self.create = kind, register, create
+        self._entries: dict[str, Build] = {}
+
+    def add(self, build: Build, name: str | None = None) -> Build:
+        """Registers ``build``, by default under its ``__name__``, and hands it back.
+
+        A module may register a name again, so that it can be reloaded.
+
+        Raises:
+            ValueError: another module has registered that name.
+        """
+        name = build.__name__ if name is None else name
+        if name in self._entries:
+            refuse_taken(self.register, name, _home(self._entries[name]), _home(build))
+        self._entries[name] = build
+        return build
+
+    def decorate(self, build: Build | None, name: str | None) -> Any:
+        """What a decorator returns that stands with (``build`` is None) or without parentheses."""
+        return self.add(build, name) if build is not None else lambda build: self.add(build, name)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> Build:
+        if name not in self._entries:
+            raise unknown_name(self.create, self.kind, name, self._entries)
+        return self._entries[name]
+
+
+def unknown_name(caller: str, kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not among ``known``: one line with the nearest names and all of them."""
+    known = sorted(known)
+    near = get_close_matches(str(name), known)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ValueError(f"{caller}: unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+def refuse_taken(caller: str, name: str, owner: str, newcomer: str) -> None:
+    """Refuses the name that module ``newcomer`` registers where another module, ``owner``, has it already.
+
+    Raises:
+        ValueError: ``owner`` and ``newcomer`` differ.
+    """
+    if owner != newcomer:
+        raise ValueError(f"{caller}: {name!r} is taken by {owner}; give the one in {newcomer} another name")
+
+
+def _home(build: Any) -> str:
+    """The module that defines ``build``; of a partial, the module of its function."""
+    return getattr(build, "func", build).__module__
