@@ -17,7 +17,7 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
 
     No code in the file is executed: it is read with ``torch.load(..., weights_only=True)``. Nothing that it names is
     imported. A network of your own must be registered before: import its module, or call
-    :func:`csc_nets.plugins.import_plugins`. Where training averaged the weights (EMA), the averaged ones come back.
+    :func:`csc_nets.import_plugins`. Where training averaged the weights (EMA), the averaged ones come back.
 
     Args:
         path: a run folder (its ``checkpoints/best.ckpt`` is taken, or ``last.ckpt`` where there is no best one), or a
@@ -40,11 +40,11 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
     name, args, plugins = (checkpoint["hyper_parameters"].get(key) for key in ("model_name", "model_args", "plugins"))
     if not isinstance(name, str) or not isinstance(args, dict):
         raise ValueError(f"load: {file} does not say which network it holds")
-    if name not in list_models() and isinstance(plugins, list):
-        trained = ", ".join(map(repr, plugins))
+    if name not in list_models() and isinstance(plugins, list) and plugins:
+        trained = ", ".join(repr(plugin) for plugin in plugins if isinstance(plugin, str))
         raise ValueError(
             f"load: {file} holds the network {name!r} of a run that was trained with plugins=[{trained}]; "
-            f"import them first, with csc_nets.plugins.import_plugins([{trained}])"
+            f"import them first, with csc_nets.import_plugins([{trained}])"
         )
     weights = {key.removeprefix("model."): v for key, v in checkpoint["state_dict"].items() if key.startswith("model.")}
     try:
