@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from csc_nets.models import create_model
+from csc_nets.models import create_model, list_models
 
 __all__ = ["load", "read_checkpoint"]
 
@@ -15,8 +15,9 @@ __all__ = ["load", "read_checkpoint"]
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Module:
     """Loads a trained network, without the trainer around it.
 
-    No code in the file is executed: it is read with ``torch.load(..., weights_only=True)``. Where training averaged
-    the weights (EMA), the averaged ones are what comes back.
+    No code in the file is executed: it is read with ``torch.load(..., weights_only=True)``. Nothing that it names is
+    imported. A network of your own must be registered before: import its module, or call
+    :func:`csc_nets.import_plugins`. Where training averaged the weights (EMA), the averaged ones come back.
 
     Args:
         path: a run folder (its ``checkpoints/best.ckpt`` is taken, or ``last.ckpt`` where there is no best one), or a
@@ -28,16 +29,23 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
 
     Raises:
         FileNotFoundError: there is no such file, or no checkpoint in the folder.
-        ValueError: the file is damaged, no checkpoint of this package, or does not fit its network.
+        ValueError: the file is damaged, no checkpoint of this package, does not fit its network, or holds a network
+            that is not registered; the message then names the plugins that the run was trained with.
 
     Example:
         >>> model = csc_nets.load("runs/csc_small-digits/2025-01-31_12-00-00")  # doctest: +SKIP
     """
     file = _checkpoint_file(Path(path))
     checkpoint = read_checkpoint(file)
-    name, args = (checkpoint["hyper_parameters"].get(key) for key in ("model_name", "model_args"))
+    name, args, plugins = (checkpoint["hyper_parameters"].get(key) for key in ("model_name", "model_args", "plugins"))
     if not isinstance(name, str) or not isinstance(args, dict):
         raise ValueError(f"load: {file} does not say which network it holds")
+    if name not in list_models() and isinstance(plugins, list) and plugins:
+        trained = ", ".join(repr(plugin) for plugin in plugins if isinstance(plugin, str))
+        raise ValueError(
+            f"load: {file} holds the network {name!r} of a run that was trained with plugins=[{trained}]; "
+            f"import them first, with csc_nets.import_plugins([{trained}])"
+        )
     weights = {key.removeprefix("model."): v for key, v in checkpoint["state_dict"].items() if key.startswith("model.")}
     try:
         model = create_model(name, **args)

@@ -24,8 +24,10 @@ from csc_nets.evaluation import save_report
 from csc_nets.layers import MultiLayerCSC, PooledCSC2d
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
+from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
 from csc_nets.tasks import Task, create_task, csc_layers
 from csc_nets.tasks.pictures import save_pictures
+from csc_nets.tasks.registry import accepts
 from csc_nets.tasks.run_folder import RunFolder
 from csc_nets.tasks.trainer import build_trainer
 
@@ -56,7 +58,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Trains a network, tests its best checkpoint, and leaves everything in the run folder.
 
     Args:
-        cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest comes from that run's ``config.yaml``.
+        cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest but ``plugins`` comes from that run's
+            ``config.yaml``.
 
     Returns:
         Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0.
@@ -69,10 +72,12 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """
     _quiet()
     config = plain(cfg)
+    plugins = _import_plugins(config)
     resume = config["resume"]
     folder = RunFolder(Path(resume or config["run_dir"]).absolute())
     if resume:
-        config = folder.config()
+        config = _config_of_run(folder, plugins)
+    config["plugins"] = plugins
     data, task = build(config)
     if config["compile"]:
         task.compile_model()
@@ -127,8 +132,9 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """
     _quiet()
     options = plain(cfg)
+    plugins = _import_plugins(options)
     folder = RunFolder(Path(options["run"]).absolute())
-    config = folder.config()
+    config = _config_of_run(folder, plugins)
     model = load(folder.checkpoint(options["which"]))
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
@@ -242,9 +248,11 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
             config = _resolved(cfg)
             if in_sweep:
                 config["run_dir"] = hydra_config.runtime.output_dir
-            others = [choice for choice in hydra_config.overrides.task if not choice.startswith("resume=")]
+            beside = ("resume=", "plugins=")
+            others = [choice for choice in hydra_config.overrides.task if not choice.startswith(beside)]
             if config.get("resume") and others:
-                raise ValueError(f"resume takes everything from the run's config.yaml, got also {', '.join(others)}")
+                allowed = "resume takes everything but plugins from the run's config.yaml"
+                raise ValueError(f"{allowed}, got also {', '.join(others)}")
             return program(config).get("val/best")
         except Exception as error:
             if in_sweep and isinstance(error, FloatingPointError):
@@ -274,15 +282,37 @@ def plain(node: Any) -> Any:
     return node
 
 
+def _import_plugins(options: Mapping[str, Any]) -> list[str]:
+    """Imports what installed packages offer and what the user names; returns the latter, with absolute paths."""
+    import_installed()
+    return import_plugins(options.get("plugins", []))
+
+
+def _config_of_run(folder: RunFolder, plugins: list[str]) -> dict[str, Any]:
+    """The ``config.yaml`` of a run. Plugins that it names are code, so they have to stand in the command too.
+
+    Raises:
+        ValueError: the run has plugins, and the command has none.
+    """
+    config = folder.config()
+    trained = named_plugins(config.get("plugins", []))
+    if trained and not plugins:
+        needed = f"plugins=[{','.join(trained)}]"
+        raise ValueError(f"this run was trained with {needed}; add {needed} to the command")
+    return config
+
+
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:
     return create_datamodule(**config["data"], seed=config["seed"], channels_last=config["channels_last"])
 
 
 def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Task:
     options = {**config["task"], "seed": config["seed"], "channels_last": config["channels_last"]}
-    if options["name"] != "classification":
-        options |= {"mean": data.mean, "std": data.std}
-    return create_task(model=model, **options)
+    statistics = {"mean": data.mean, "std": data.std}
+    options |= {key: value for key, value in statistics.items() if accepts(options["name"], key)}
+    task = create_task(model=model, **options)
+    task.plugins = [*config.get("plugins", []), *installed_plugins()]
+    return task
 
 
 def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, float]:

@@ -1,62 +1,69 @@
-"""Objects by name, so that a class in a user's own file is as good as one of ours."""
+"""Names that users can add to: the one mechanism behind pursuits, models, data sets, tasks and the like."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Registry"]
+__all__ = ["Registry", "refuse_taken", "unknown_name"]
 
-T = TypeVar("T", bound=Callable[..., Any])
+Build = TypeVar("Build", bound=Callable[..., Any])
 
 
-class Registry(Generic[T]):
-    """Classes or functions by name.
+class Registry(Generic[Build]):
+    """Functions or classes by name.
 
     Args:
-        kind: what they are, for messages: ``"pursuit"``.
+        kind: what a name stands for, in error messages; ``"data set"`` for instance.
+        register: name of the public decorator, in error messages; None for ``register_`` and the kind.
+        create: name of the public function that looks a name up, in error messages; None for ``as_`` and the kind.
+
+    Example:
+        >>> shapes = Registry("shape", "register_shape", "create_shape")
+        >>> square = shapes.add(lambda: 4, name="square")
+        >>> shapes.names(), shapes["square"]()
+        (['square'], 4)
+        >>> shapes["sqare"]
+        Traceback (most recent call last):
+        ValueError: create_shape: unknown shape 'sqare'; did you mean square? known: square
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, register: str | None = None, create: str | None = None) -> None:
         self.kind = kind
-        self._entries: dict[str, T] = {}
+        self.register, self.create = register or f"register_{kind}", create or f"as_{kind}"
+        self._entries: dict[str, Build] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that gives a class or function a name.
+    def add(self, build: Build, name: str | None = None) -> Build:
+        """Registers ``build``, by default under its ``__name__``, and hands it back.
+
+        A module may register a name again, so that it can be reloaded.
 
         Raises:
             ValueError: another module has registered that name.
         """
+        name = build.__name__ if name is None else name
+        if name in self._entries:
+            refuse_taken(self.register, name, _home(self._entries[name]), _home(build))
+        self._entries[name] = build
+        return build
 
-        def add(entry: T) -> T:
-            known = self._entries.get(name)
-            if known is not None and known.__module__ != entry.__module__:
-                raise ValueError(f"register_{self.kind}: {name!r} is taken by {known.__module__}")
-            self._entries[name] = entry
-            return entry
+    def decorate(self, build: Build | None, name: str | None) -> Any:
+        """What a decorator returns that stands with (``build`` is None) or without parentheses."""
+        return self.add(build, name) if build is not None else lambda build: self.add(build, name)
 
-        return add
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted(self._entries))
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._entries
-
-    def __getitem__(self, name: str) -> T:
-        """The entry of that name.
-
-        Raises:
-            ValueError: an unknown name; the message has the nearest ones.
-        """
-        if name not in self._entries:
-            near = difflib.get_close_matches(str(name), self._entries)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"{self.kind} must be one of {', '.join(self)}, got {name!r}{hint}")
-        return self._entries[name]
+    def decorator(self, build: Any = None, *, name: str | None = None) -> Any:
+        """The public decorator of a registry of classes: ``@register``, ``@register("name")``, ``@register(name=...)``."""
+        if isinstance(build, str):
+            build, name = None, build
+        return self.decorate(build, name)
 
     def build(self, spelling: Any, base: type, **options: Any) -> Any:
         """An object from an object of the class ``base``, a name, or a mapping with ``name`` and arguments.
+
+        Args:
+            spelling: what to build.
+            base: class of what is registered here.
+            options: further arguments, for a name or a mapping.
 
         Raises:
             ValueError: an unknown name, arguments that the entry does not take, something else.
@@ -67,14 +74,47 @@ class Registry(Generic[T]):
             spelling = {"name": spelling}
         if not isinstance(spelling, Mapping) or "name" not in spelling:
             raise ValueError(
-                f"{self.kind} must be a name ({', '.join(self)}), a mapping with a name, or a {base.__name__}, "
+                f"{self.kind} must be one of {', '.join(self.names())}, a mapping with a name, or a {base.__name__}, "
                 f"got {spelling!r}"
             )
-        name = spelling["name"]
-        entry, given = self[name], {**options, **{k: v for k, v in spelling.items() if k != "name"}}
+        given = {**options, **spelling}
+        name = given.pop("name")
+        entry = self[name]
         try:
             inspect.signature(entry).bind(**given)
         except TypeError as error:
             takes = ", ".join(inspect.signature(entry).parameters) or "no arguments"
             raise ValueError(f"{self.kind} {name!r}: {error}; it takes {takes}") from error
         return entry(**given)
+
+    def names(self) -> list[str]:
+        """All names, sorted."""
+        return sorted(self._entries)
+
+    def __getitem__(self, name: str) -> Build:
+        if name not in self._entries:
+            raise unknown_name(self.create, self.kind, name, self._entries)
+        return self._entries[name]
+
+
+def unknown_name(caller: str, kind: str, name: object, known: Iterable[str]) -> ValueError:
+    """The error for a name that is not among ``known``: one line with the nearest names and all of them."""
+    known = sorted(known)
+    near = get_close_matches(str(name), known)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return ValueError(f"{caller}: unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+def refuse_taken(caller: str, name: str, owner: str, newcomer: str) -> None:
+    """Refuses the name that module ``newcomer`` registers where another module, ``owner``, has it already.
+
+    Raises:
+        ValueError: ``owner`` and ``newcomer`` differ.
+    """
+    if owner != newcomer:
+        raise ValueError(f"{caller}: {name!r} is taken by {owner}; give the one in {newcomer} another name")
+
+
+def _home(build: Any) -> str:
+    """The module that defines ``build``; of a partial, the module of its function."""
+    return getattr(build, "func", build).__module__

@@ -14,7 +14,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 
 
 def choices(group):
-    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    """Files of a group, without the one for names that have no file."""
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml") if path.stem != "plain")
 
 
 def config_of(*overrides, name="train"):

@@ -3,7 +3,7 @@
 from csc_nets.data.embedded import digits, sample_images
 from csc_nets.data.folder import ImageFolderDataModule, imagenet
 from csc_nets.data.module import ImageDataModule
-from csc_nets.data.registry import create_datamodule, list_datasets
+from csc_nets.data.registry import create_datamodule, list_datasets, register_dataset
 from csc_nets.data.tensors import TensorDataModule
 from csc_nets.data.vision import VisionDataModule
 
@@ -16,5 +16,6 @@ __all__ = [
     "digits",
     "imagenet",
     "list_datasets",
+    "register_dataset",
     "sample_images",
 ]

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from csc_nets.data.facts import FACTS
+from csc_nets.data.registry import register_dataset
 from csc_nets.data.sampling import stratified_split
 from csc_nets.data.tensors import TensorDataModule
 
 
+@register_dataset
 def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
     """The 1,797 handwritten 8x8 digits of scikit-learn, split 60/20/20 in every class.
 
@@ -30,6 +32,7 @@ def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
     return TensorDataModule(*train, val=val, test=test, **settings | options)
 
 
+@register_dataset
 def sample_images(*, image_size: int = 32, stride: int | None = None, **options: Any) -> TensorDataModule:
     """Patches of scikit-learn's two colour photographs (427 x 640), for autoencoding; the label is the photograph.
 

@@ -18,12 +18,14 @@ from csc_nets.data.files import (
     find_images,
 )
 from csc_nets.data.module import FileSplit, ImageDataModule, Split, TensorSplit
+from csc_nets.data.registry import register_dataset
 from csc_nets.data.sampling import held_out_indices
 
 IN_MEMORY_BYTES = 2 * 10**9
 """Decoded size up to which ``in_memory=None`` keeps a tree in memory."""
 
 
+@register_dataset(name="image_folder")
 class ImageFolderDataModule(ImageDataModule):
     """A tree ``root/{train,val,test}/CLASS/*.jpg``; classes are numbered as torchvision's ImageFolder numbers them.
 
@@ -145,6 +147,7 @@ def _take(files: FileList, index: list[int]) -> FileList:
     return FileList([files.paths[i] for i in index], [files.labels[i] for i in index])
 
 
+@register_dataset
 def imagenet(
     *, root: str | Path, crop_scale: Sequence[float] | None = (0.08, 1.0), crop_share: float = 0.875, **options: Any
 ) -> ImageFolderDataModule:

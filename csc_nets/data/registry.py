@@ -1,27 +1,46 @@
-"""Data modules by name."""
+"""Data sets by name: ``register_dataset``, ``list_datasets``, ``create_datamodule``."""
 
 from collections.abc import Callable
-from difflib import get_close_matches
-from functools import partial
-from typing import Any
+from typing import Any, TypeVar, overload
 
-from csc_nets.data.embedded import digits, sample_images
-from csc_nets.data.folder import ImageFolderDataModule, imagenet
 from csc_nets.data.module import ImageDataModule
-from csc_nets.data.vision import SOURCES, VisionDataModule
+from csc_nets.registry import Registry
 
-BUILDERS: dict[str, Callable[..., ImageDataModule]] = {
-    "digits": digits,
-    "sample_images": sample_images,
-    **{name: partial(VisionDataModule, name) for name in SOURCES},
-    "imagenet": imagenet,
-    "image_folder": ImageFolderDataModule,
-}
+__all__ = ["create_datamodule", "list_datasets", "register_dataset"]
+
+_DATASETS: Registry[Callable[..., ImageDataModule]] = Registry("data set", "register_dataset", "create_datamodule")
+_Build = TypeVar("_Build", bound=Callable[..., ImageDataModule])
+
+
+@overload
+def register_dataset(build: _Build, *, name: str | None = None) -> _Build: ...
+@overload
+def register_dataset(*, name: str) -> Callable[[_Build], _Build]: ...
+def register_dataset(build: Any = None, *, name: str | None = None) -> Any:
+    """Decorator that makes a function, or a class, a data set.
+
+    The function returns an `ImageDataModule`. It hands the options on that it does not take itself: programs pass
+    ``seed``, ``channels_last`` and what the configuration holds, such as ``batch_size``.
+
+    Args:
+        build: The function, where the decorator stands without parentheses.
+        name: What the data set is called; None for the function's name.
+
+    Raises:
+        ValueError: If another module has registered that name.
+
+    Example::
+
+        @register_dataset
+        def noise(**options: Any) -> ImageDataModule:
+            return TensorDataModule(torch.rand(100, 1, 8, 8), torch.arange(100) % 2, **options)
+    """
+    return _DATASETS.decorate(build, name)
 
 
 def list_datasets() -> list[str]:
     """Names that `create_datamodule` knows, sorted."""
-    return sorted(BUILDERS)
+    return _DATASETS.names()
 
 
 def create_datamodule(name: str, **options: Any) -> ImageDataModule:
@@ -41,8 +60,4 @@ def create_datamodule(name: str, **options: Any) -> ImageDataModule:
         >>> tuple(images.shape), data.num_classes
         ((64, 1, 8, 8), 10)
     """
-    if name not in BUILDERS:
-        close = get_close_matches(name, BUILDERS)
-        hint = f", did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"create_datamodule: unknown data set {name!r}{hint} (known: {', '.join(list_datasets())})")
-    return BUILDERS[name](**options)
+    return _DATASETS[name](**options)

@@ -1,5 +1,6 @@
 """The small labelled sets that torchvision knows: read once, kept in memory."""
 
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -10,6 +11,7 @@ from torchvision import datasets
 
 from csc_nets.data.facts import FACTS
 from csc_nets.data.module import ImageDataModule, Split
+from csc_nets.data.registry import register_dataset
 from csc_nets.data.sampling import held_out_indices
 from csc_nets.data.tensors import TensorSplit, checked_split
 
@@ -99,6 +101,10 @@ class VisionDataModule(ImageDataModule):
         shape = (facts.in_chans, facts.image_size, facts.image_size)
         part = f"{self.name}: {'training' if training else 'test'} files"
         return checked_split(part, images, labels, num_classes=self.num_classes, shape=shape)
+
+
+for _name in SOURCES:
+    register_dataset(partial(VisionDataModule, _name), name=_name)
 
 
 def _pixels(data: Any) -> Tensor:

@@ -14,8 +14,9 @@ from csc_nets.evaluation.generation import FeatureSpace, feature_space, frechet_
 from csc_nets.evaluation.inversion import activation, invert, relative_error
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
-from csc_nets.evaluation.reports import list_reports, save_report
+from csc_nets.evaluation.reports import list_reports, register_report, save_report
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
+from csc_nets.evaluation.subject import Result, Subject
 
 __all__ = [
     "ClassStructure",
@@ -23,6 +24,8 @@ __all__ = [
     "FeatureSpace",
     "LayerInversions",
     "Reconstructions",
+    "Result",
+    "Subject",
     "activation",
     "class_structure",
     "coding_rows",
@@ -41,6 +44,7 @@ __all__ = [
     "nearest_subspace",
     "read_codes",
     "reconstruct_images",
+    "register_report",
     "relative_error",
     "sample_images",
     "save_report",

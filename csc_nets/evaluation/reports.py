@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import nn
@@ -24,9 +24,46 @@ from csc_nets.evaluation.features import (
 from csc_nets.evaluation.layer_inversion import invert_layers
 from csc_nets.evaluation.structure import class_structure
 from csc_nets.evaluation.subject import Result, Subject
+from csc_nets.registry import Registry
 from csc_nets.theory import energy_profile, report
 
-__all__ = ["list_reports", "save_report"]
+__all__ = ["list_reports", "register_report", "save_report"]
+
+Report = Callable[[Subject], Result]
+
+_REPORTS: Registry[Report] = Registry("report", "register_report", "save_report")
+_Build = TypeVar("_Build", bound=Report)
+
+
+@overload
+def register_report(report: _Build, *, name: str | None = None) -> _Build: ...
+@overload
+def register_report(*, name: str) -> Callable[[_Build], _Build]: ...
+def register_report(report: Any = None, *, name: str | None = None) -> Any:
+    """Decorator that makes a function a report of ``evaluate.py``.
+
+    The function takes a :class:`Subject` and returns a text and its numbers as rows: dicts of plain values.
+
+    Args:
+        report: the function, where the decorator stands without parentheses.
+        name: what the report is called; None for the function's name.
+
+    Raises:
+        ValueError: another module has registered that name.
+
+    Example::
+
+        @register_report
+        def size(subject: Subject) -> Result:
+            count = sum(parameter.numel() for parameter in subject.model.parameters())
+            return f"{count} parameters", [{"name": "parameters", "value": count}]
+    """
+    return _REPORTS.decorate(report, name)
+
+
+def list_reports() -> list[str]:
+    """Sorted names of the reports."""
+    return _REPORTS.names()
 
 
 def save_report(
@@ -62,7 +99,7 @@ def save_report(
     - ``"generation"``: FID and KID of reconstructions and of draws, in the feature space of ``network``.
 
     Args:
-        name: which one.
+        name: one of :func:`list_reports`.
         model: the network, in evaluation mode.
         data: what it is shown.
         folder: is created where it does not exist.
@@ -75,12 +112,11 @@ def save_report(
     Raises:
         ValueError: an unknown report, or a network that it has nothing to say about.
     """
-    if name not in _REPORTS:
-        raise ValueError(f"report must be one of {', '.join(_REPORTS)}, got {name!r}")
+    compute = _REPORTS[name]
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"images must be an int >= 1, got {images!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    text, rows = _REPORTS[name](Subject(model, data, images, folder / f"{name}.png", network))
+    text, rows = compute(Subject(model, data, images, folder / f"{name}.png", network))
     (folder / f"{name}.txt").write_text(text + "\n")
     # JSON knows neither infinity nor NaN.
     rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
@@ -88,16 +124,13 @@ def save_report(
     return text
 
 
-def list_reports() -> list[str]:
-    """Names of the reports."""
-    return list(_REPORTS)
-
-
+@register_report(name="theory")
 def _theory(subject: Subject) -> Result:
     found = report(subject.model, subject.shown())
     return str(found), found.rows
 
 
+@register_report(name="energy")
 def _energy(subject: Subject) -> Result:
     profile = energy_profile(subject.model, subject.shown())
     if find_spec("matplotlib"):
@@ -109,12 +142,14 @@ def _energy(subject: Subject) -> Result:
     return str(profile), [asdict(row) for row in profile.rows]
 
 
+@register_report(name="inversion")
 def _inversion(subject: Subject) -> Result:
     found = invert_layers(subject.model, subject.shown())
     subject.save(subject.data.denormalize(found.grid()))
     return str(found), found.rows
 
 
+@register_report(name="features")
 def _features(subject: Subject) -> Result:
     train, labels = extract_features(subject.model, subject.batches("train"))
     test, truth = extract_features(subject.model, subject.batches("test"))
@@ -143,6 +178,7 @@ def _features(subject: Subject) -> Result:
     return "\n".join([*lines, "", counts]), rows
 
 
+@register_report(name="coding")
 def _coding(subject: Subject) -> Result:
     rows = coding_rows(subject.model, subject.shown())
     width = max(len(row["name"]) for row in rows)
@@ -155,14 +191,5 @@ def _coding(subject: Subject) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-_REPORTS: dict[str, Callable[[Subject], Result]] = {
-    "theory": _theory,
-    "energy": _energy,
-    "inversion": _inversion,
-    "features": _features,
-    "coding": _coding,
-    "reconstruction": reconstruction,
-    "noise": noise,
-    "classes": classes,
-    "generation": generation,
-}
+for _report in (reconstruction, noise, classes, generation):
+    register_report(_report)

@@ -19,19 +19,20 @@ IMAGES = 10_000
 """Images of a split, at most, in reports on many."""
 
 Result = tuple[str, list[dict[str, Any]]]
-"""Text, and its numbers as rows."""
+"""What a report returns: a text, and its numbers as rows, dicts of plain values with a ``name`` each."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What a report is on.
+    """The network and the data that a report is on; all that a report gets.
 
     Attributes:
-        model: a network, in evaluation mode.
-        data: what it is shown.
-        images: test images to look at, or to show.
-        picture: file for the report's picture.
-        network: what judges images that the model makes, see :func:`~csc_nets.evaluation.feature_space`.
+        model: the network, in evaluation mode. Gradients are on: a report that needs none says ``torch.no_grad()``.
+        data: the data set. ``data.denormalize(images)`` gives pixels in [0, 1], ``data.class_names`` the classes.
+        images: how many test images to look at, or to show: ``images=`` of the command line.
+        picture: file for the report's picture; its folder is there.
+        network: the judge of images that the model makes, ``network=`` of the command line; see
+            :func:`~csc_nets.evaluation.feature_space`.
     """
 
     model: nn.Module

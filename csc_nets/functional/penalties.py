@@ -72,7 +72,7 @@ class Penalty:
 
 
 _PENALTIES: Registry[type[Penalty]] = Registry("penalty")
-register_penalty = _PENALTIES.register
+register_penalty = _PENALTIES.decorator
 
 
 def as_penalty(penalty: "str | Mapping[str, Any] | Penalty | None", nonneg: bool | None = None) -> Penalty:

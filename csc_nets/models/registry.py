@@ -1,6 +1,5 @@
 """Networks by name: ``register_model``, ``list_models``, ``create_model``."""
 
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
+from csc_nets.registry import refuse_taken, unknown_name
 
 __all__ = ["create_model", "list_models", "register_model"]
 
@@ -52,8 +52,8 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
 
     def register(build: _Build) -> _Build:
         name = build.__name__
-        if name in _ENTRIES and _ENTRIES[name].build.__module__ != build.__module__:
-            raise ValueError(f"register_model: {name!r} is taken by {_ENTRIES[name].build.__module__}")
+        if name in _ENTRIES:
+            refuse_taken("register_model", name, _ENTRIES[name].build.__module__, build.__module__)
         accepted = _accepted(build)
         channels = accepted.get("in_chans", 3)
         _ENTRIES[name] = _Entry(build, frozenset(accepted), channels, url)
@@ -98,9 +98,7 @@ def create_model(
         ValueError: unknown name or override, weights that are not known or do not fit.
     """
     if name not in _ENTRIES:
-        near = difflib.get_close_matches(name, _ENTRIES, n=3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(list_models())}"
-        raise ValueError(f"create_model: unknown model {name!r}; {hint}")
+        raise unknown_name("create_model", "model", name, _ENTRIES)
     entry = _ENTRIES[name]
     unknown = sorted(set(overrides) - entry.accepted)
     if unknown:

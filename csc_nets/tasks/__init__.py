@@ -1,14 +1,11 @@
 """Training tasks: LightningModules around the networks of :mod:`csc_nets.models`."""
 
-from typing import Any
-
-from torch import nn
-
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.classification import ClassificationTask
 from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_codes
 from csc_nets.tasks.dictionary_learning import DictionaryLearningTask
 from csc_nets.tasks.optimization import parameter_groups
+from csc_nets.tasks.registry import create_task, list_tasks, register_task
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.transcription import TranscriptionTask
 
@@ -21,29 +18,8 @@ __all__ = [
     "TranscriptionTask",
     "create_task",
     "csc_layers",
+    "list_tasks",
     "observe_codes",
     "parameter_groups",
+    "register_task",
 ]
-
-_TASKS: dict[str, type[Task]] = {
-    "autoencoding": AutoencodingTask,
-    "classification": ClassificationTask,
-    "dictionary_learning": DictionaryLearningTask,
-    "transcription": TranscriptionTask,
-}
-
-
-def create_task(name: str, model: nn.Module, **kwargs: Any) -> Task:
-    """Builds a task by its name.
-
-    Args:
-        name: ``"autoencoding"``, ``"classification"``, ``"dictionary_learning"`` or ``"transcription"``.
-        model: the network to train.
-        **kwargs: arguments of the task.
-
-    Raises:
-        ValueError: unknown name.
-    """
-    if name not in _TASKS:
-        raise ValueError(f"create_task: unknown task {name!r}; known: {', '.join(sorted(_TASKS))}")
-    return _TASKS[name](model, **kwargs)

@@ -9,11 +9,13 @@ from torch.nn.functional import mse_loss
 
 from csc_nets.tasks.code_statistics import observe_codes
 from csc_nets.tasks.image_quality import psnr, ssim
+from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
 
 __all__ = ["AutoencodingTask"]
 
 
+@register_task(name="autoencoding")
 class AutoencodingTask(Task):
     """Mean-squared-error training of an autoencoder on batches ``(images (N, C, H, W), labels)``; labels are unused.
 

@@ -10,11 +10,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from csc_nets.tasks.code_statistics import keep_codes, observe_codes, prior_layers
+from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
 
 __all__ = ["ClassificationTask"]
 
 
+@register_task(name="classification")
 class ClassificationTask(Task):
     r"""Cross-entropy training of a classifier on batches ``(images (N, C, H, W), labels (N,))``.
 

@@ -8,11 +8,13 @@ from torch import Tensor, nn
 from csc_nets.functional import unit_norm
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.pictures import atom_grids
+from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.reseeding import move, moves_to_centre, rarely_used, redundant, residual_atoms
 
 __all__ = ["DictionaryLearningTask"]
 
 
+@register_task(name="dictionary_learning")
 class DictionaryLearningTask(AutoencodingTask):
     r"""Online dictionary learning on batches ``(images (N, C, H, W), labels)``; labels are unused.
 

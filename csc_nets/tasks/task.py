@@ -45,6 +45,8 @@ class Task(L.LightningModule):
     """Validation number by which the best checkpoint is chosen."""
     monitor_mode: str
     """``"max"`` or ``"min"``."""
+    plugins: Sequence[str] = ()
+    """Files and modules that a program imported for the network; a checkpoint names them, for an error message."""
 
     def __init__(
         self,
@@ -148,3 +150,5 @@ class Task(L.LightningModule):
             "model_name": getattr(self.model, "model_name", type(self.model).__name__),
             "model_args": dict(getattr(self.model, "model_args", {})),
         }
+        if self.plugins:
+            checkpoint["hyper_parameters"]["plugins"] = list(self.plugins)

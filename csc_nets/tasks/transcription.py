@@ -14,10 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 from csc_nets.functional import ctrl_terms, rate_reduction
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.optimization import build_optimizer
+from csc_nets.tasks.registry import register_task
 
 __all__ = ["TranscriptionTask"]
 
 
+@register_task(name="transcription")
 class TranscriptionTask(AutoencodingTask):
     r"""Closed-loop transcription of batches ``(images (N, C, H, W), labels (N,))``, pixels from -1 to 1.
 

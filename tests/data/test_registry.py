@@ -13,10 +13,10 @@ def test_names():
 
 
 def test_unknown_name_lists_the_known_ones_and_the_close_one():
-    with pytest.raises(ValueError, match=r"unknown data set 'cifar-10', did you mean cifar10") as caught:
+    with pytest.raises(ValueError, match=r"unknown data set 'cifar-10'; did you mean cifar10") as caught:
         create_datamodule("cifar-10")
     assert all(name in str(caught.value) for name in list_datasets()) and "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match=r"unknown data set 'xyz' \(known: "):
+    with pytest.raises(ValueError, match=r"unknown data set 'xyz'; known: "):
         create_datamodule("xyz")
 
 

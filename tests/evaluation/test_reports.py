@@ -119,9 +119,9 @@ def test_what_a_report_cannot_be_on_is_refused(loop, data, classifier, tmp_path)
 
 def test_bad_arguments_are_refused(data, tmp_path):
     model = create_model("csc_small", in_chans=1)
-    known = "theory, energy, inversion, features, coding, reconstruction, noise, classes, generation"
-    with pytest.raises(ValueError, match=f"report must be one of {known}, got 'speed'"):
-        save_report("speed", model, data, tmp_path)
+    known = "classes, coding, energy, features, generation, inversion, noise, reconstruction, theory"
+    with pytest.raises(ValueError, match=f"unknown report 'noises'; did you mean noise.* known: {known}$"):
+        save_report("noises", model, data, tmp_path)
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
         save_report("energy", model, data, tmp_path, images=0)
     assert known.split(", ") == list_reports()

@@ -30,7 +30,7 @@ class Gradient:
 
 
 _GRADIENTS: Registry[Any] = Registry("gradient")
-register_gradient = _GRADIENTS.register
+register_gradient = _GRADIENTS.decorator
 
 
 def as_gradient(gradient: str | Mapping[str, Any] | Gradient) -> Gradient:

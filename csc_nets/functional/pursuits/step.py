@@ -108,7 +108,7 @@ class Pursuit:
 
 
 _PURSUITS: Registry[Any] = Registry("pursuit")
-register_pursuit = _PURSUITS.register
+register_pursuit = _PURSUITS.decorator
 
 
 def as_pursuit(
