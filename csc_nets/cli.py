@@ -21,11 +21,11 @@ from torch import nn
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
 from csc_nets.evaluation import save_report
-from csc_nets.layers import MultiLayerCSC, PooledCSC2d
+from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
-from csc_nets.tasks import Task, create_task, csc_layers
+from csc_nets.tasks import Task, create_task
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.registry import accepts
 from csc_nets.tasks.run_folder import RunFolder
@@ -203,19 +203,15 @@ def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None
     """Gives all CSC layers of ``model`` another sparsity weight or number of steps.
 
     Layers that solved to a tolerance take so many steps at most then, with the gradient of these steps. Only where
-    ``backward="implicit"`` was asked for is a code that is no solution refused, once it needs a gradient.
+    ``gradient="implicit"`` was asked for is a code that is no solution refused, once it needs a gradient.
 
     Raises:
         ValueError: the network has no CSC layer, or a value is out of range.
     """
     if lam is None and steps is None:
         return
-    layers: list[Any] = list(csc_layers(model).values())
-    if lam is None:  # blocks have a number of steps and no weight
-        layers += [module for module in model.modules() if isinstance(module, PooledCSC2d)]
-    least = 0 if all(isinstance(layer, MultiLayerCSC) for layer in layers) else 1  # which check for themselves
-    if steps is not None and (not isinstance(steps, int) or steps < least):
-        raise ValueError(f"steps must be an int >= {least}, got {steps!r}")
+    # Blocks have a number of steps and no weight.
+    layers: list[Any] = [m for m in model.modules() if isinstance(m, Coder) and (lam is None or hasattr(m, "lam"))]
     if not layers:
         raise ValueError(f"lam and steps need a network with CSC layers, got {type(model).__name__}")
     for layer in layers:

@@ -5,9 +5,26 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Registry", "refuse_taken", "unknown_name"]
+__all__ = ["Part", "Registry", "refuse_taken", "unknown_name"]
 
 Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+class Part:
+    """Something of a registered class that can be written down: a pursuit, a penalty, a gradient."""
+
+    registered_name: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The mapping of plain values from which :meth:`Registry.build` makes it again.
+
+        Raises:
+            ValueError: its class has no name.
+        """
+        if "registered_name" not in vars(type(self)):
+            raise ValueError(f"{self!r} cannot be written down: its class is not registered under a name")
+        arguments = inspect.signature(type(self)).parameters
+        return {"name": self.registered_name, **{name: getattr(self, name) for name in arguments}}
 
 
 class Registry(Generic[Build]):
@@ -45,6 +62,8 @@ class Registry(Generic[Build]):
         if name in self._entries:
             refuse_taken(self.register, name, _home(self._entries[name]), _home(build))
         self._entries[name] = build
+        if isinstance(build, type) and issubclass(build, Part):
+            build.registered_name = name
         return build
 
     def decorate(self, build: Build | None, name: str | None) -> Any:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import fista, ista
-from csc_nets.layers import CSC1d, CSC2d, CSC3d
+from csc_nets.layers import CSC
 
 __all__ = ["coding_rows"]
 
@@ -28,13 +28,13 @@ def coding_rows(model: nn.Module, x: Tensor, steps: int = 300) -> list[dict[str,
     Raises:
         ValueError: the network has no such layer.
     """
-    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, CSC1d | CSC2d | CSC3d)}
+    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, CSC)}
     if not names:
         raise ValueError(f"coding_rows: expected a network with CSC layers, got {type(model).__name__}")
     rows: list[dict[str, Any]] = []
 
     def look(layer: Any, inputs: tuple[Tensor, ...], code: Tensor) -> None:
-        signal, options = inputs[0], {"nonneg": layer.nonneg, "ridge": layer.ridge}
+        signal, options = inputs[0], {"penalty": layer.penalty, "ridge": layer.ridge}
         solve = lambda pursuit, **more: pursuit(signal, layer.dictionary, layer.lam, **options, **more)  # noqa: E731
         least, two, own = (
             layer.objective(signal, z).sum(dtype=torch.float64)
@@ -44,7 +44,7 @@ def coding_rows(model: nn.Module, x: Tensor, steps: int = 300) -> list[dict[str,
         rows.append(
             {
                 "name": names[layer],
-                "pursuit": layer.pursuit,
+                "pursuit": layer.pursuit.registered_name or type(layer.pursuit).__name__,
                 "steps": layer.steps,
                 "excess": _excess(own, least),
                 "two_steps": _excess(two, least),

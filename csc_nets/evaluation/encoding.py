@@ -14,7 +14,8 @@ from csc_nets.data.files import MODES, FileList, ImageFiles, central_square, fin
 from csc_nets.data.preprocess import Preprocess
 from csc_nets.data.sampling import EpochSampler
 from csc_nets.functional import SparseCode
-from csc_nets.layers import CSC2d, encode_tiles
+from csc_nets.layers import encode_tiles
+from csc_nets.layers.csc import ConvCSC
 from csc_nets.layers.tiles import BUDGET, chain
 
 __all__ = ["EncodedImages", "encode_folder", "folder_images", "read_codes"]
@@ -105,7 +106,7 @@ def encode_folder(
         FileNotFoundError, ValueError: as for :func:`folder_images` and :func:`~csc_nets.layers.encode_tiles`.
     """
     modules = chain(encoder)
-    last = max((i for i, module in enumerate(modules) if isinstance(module, CSC2d)), default=-1)
+    last = max((i for i, module in enumerate(modules) if isinstance(module, ConvCSC)), default=-1)
     coder = nn.Sequential(*modules[: last + 1])
     weight = next(coder.parameters())
     files, batches = folder_images(root, num_workers=num_workers, device=weight.device, **options)  # type: ignore[arg-type]

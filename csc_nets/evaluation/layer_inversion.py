@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from csc_nets.evaluation.inversion import Linearization, relative_error
 from csc_nets.functional.operators.geometry import PADDING_MODES, ConvGeometry
-from csc_nets.layers import CSC2d, PooledCSC2d
+from csc_nets.layers import Coder, Dictionary2d, PooledCSC2d
 from csc_nets.theory import evaluation_mode, mutual_coherence
 
 __all__ = ["LayerInversions", "invert_layers"]
@@ -169,8 +169,9 @@ def _called(model: nn.Module, images: Tensor, names: Iterable[str]) -> list[str]
 
 def _coder(module: nn.Module) -> tuple[Tensor, ConvGeometry] | None:
     """Filters and geometry of a layer that correlates its input with filters."""
-    if isinstance(module, CSC2d | PooledCSC2d):
-        return module.dictionary.weight.detach(), module.dictionary.geometry  # type: ignore[union-attr, return-value]
+    dictionary: Any = getattr(module, "dictionary", None)
+    if isinstance(module, Coder) and isinstance(dictionary, Dictionary2d):
+        return dictionary.weight.detach(), dictionary.geometry
     if type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode in PADDING_MODES:
         shape = (module.kernel_size, module.stride, module.padding, module.dilation, module.padding_mode)
         return module.weight.detach(), ConvGeometry.create(2, *shape)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
-from csc_nets.registry import Registry
+from csc_nets.registry import Part, Registry
 
 __all__ = [
     "L0",
@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-class Penalty:
+class Penalty(Part):
     """What all penalties have. A subclass gives ``prox`` and, for an objective, ``value``.
 
     Attributes:

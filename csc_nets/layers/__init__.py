@@ -1,5 +1,6 @@
 """Modules: dictionaries, layers that compute sparse codes, decoders that synthesise from them."""
 
+from csc_nets.layers.coder import CodedStep, Coder
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 from csc_nets.layers.decoder import DeconvDecoder
@@ -17,6 +18,8 @@ __all__ = [
     "CSC1d",
     "CSC2d",
     "CSC3d",
+    "CodedStep",
+    "Coder",
     "CodingOptions",
     "DeconvDecoder",
     "DenseDictionary",

@@ -7,8 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import ConvGeometry, Gradient, Operator, Penalty, Problem, Pursuit
-from csc_nets.functional import as_gradient, as_penalty, as_pursuit, as_weight
+from csc_nets.functional import (
+    ConvGeometry,
+    Gradient,
+    Operator,
+    Penalty,
+    Problem,
+    Pursuit,
+    as_gradient,
+    as_penalty,
+    as_pursuit,
+    as_weight,
+)
 from csc_nets.functional.checks import as_count, errors_of
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.penalties import check_ridge

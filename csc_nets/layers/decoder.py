@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from csc_nets.layers.dictionary import Dictionary1d, Dictionary2d, Dictionary3d, ConvDictionary
+from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 
 __all__ = ["DeconvDecoder"]
 

@@ -112,7 +112,9 @@ def default_gradient(pursuit: Pursuit) -> Gradient:
 
 
 def with_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Options of a layer with a model's own defaults, of which ``steps`` is for pursuits by name."""
+    """Options of a layer with a model's own defaults. Of these ``steps`` is for pursuits by name, ``nonneg`` for l1."""
     if not isinstance(options.get("pursuit", ""), str):
         defaults.pop("steps", None)
+    if options.get("penalty") is not None:
+        defaults.pop("nonneg", None)
     return {**defaults, **options}

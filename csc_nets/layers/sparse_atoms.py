@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.layers.dictionary import UnitNorm, Dictionary
+from csc_nets.layers.dictionary import Dictionary, UnitNorm
 
 __all__ = ["LargestEntries", "sparsify_atoms"]
 

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csc_nets.layers import Dictionary2d
+from csc_nets.layers import CodingOptions, Dictionary2d
+from csc_nets.layers.options import with_defaults
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder, stage_indices
@@ -84,11 +85,10 @@ class CSCClosedLoop(ClosedLoop):
         in_chans: channels of the image.
         widths: atoms of the halving stages.
         features: atoms of the last stage, the dimension d of the features.
-        lam: sparsity weight of all stages; :meth:`set_lam` changes it, at test time too.
-        steps, pursuit, learn_lam, tol, backward: as for :class:`CSCAutoencoder`.
         decoder: ``"separate"`` dictionaries, or ``"shared"``, those of the encoder. In the game the two players would
             pull shared dictionaries in opposite directions; so the decoder takes them as constants.
         input_size: height and width of the images that it is made for, in pixels: a multiple of ``2**len(widths)``.
+        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`; :meth:`set_lam` changes ``lam`` at test time, too.
 
     Shape:
         - input ``(N, in_chans, H, W)``, pixels from -1 to 1; larger images have more features
@@ -101,14 +101,9 @@ class CSCClosedLoop(ClosedLoop):
         *,
         widths: Sequence[int] = (64, 128, 256),
         features: int = 128,
-        lam: float = 0.1,
-        steps: int | None = 2,
-        pursuit: str = "fista",
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
         decoder: str = "separate",
         input_size: int = 32,
+        **options: Unpack[CodingOptions],
     ) -> None:
         last = _last_kernel(widths, input_size)
         both = CSCAutoencoder(
@@ -117,12 +112,7 @@ class CSCClosedLoop(ClosedLoop):
             kernel_size=[4] * len(widths) + [last],
             stride=[2] * len(widths) + [1],
             padding=[1] * len(widths) + [0],
-            lam=lam,
-            steps=steps,
-            pursuit=pursuit,
-            learn_lam=learn_lam,
-            tol=tol,
-            backward=backward,
+            **with_defaults(options, steps=2),
             signed_code=True,
             decoder=decoder,
             detach_shared=decoder == "shared",

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC2d, DeconvDecoder, Dictionary2d
+from csc_nets.layers import CodingOptions, CSC2d, DeconvDecoder, Dictionary2d
+from csc_nets.layers.options import with_defaults
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder, stage_indices
 
@@ -28,14 +29,11 @@ class CSCAutoencoder(StagedEncoder):
         in_chans: channels of the image.
         widths: atoms of each stage.
         kernel_size, stride, padding: of every stage, or one for each.
-        lam: sparsity weight of all stages.
-        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
-        pursuit, tol, backward: as for :class:`~csc_nets.layers.CSC2d`.
-        learn_lam: train ``lam``, one for each stage.
         signed_code: drop the constraint :math:`z \ge 0` in the last stage (non-negative features lie in one orthant).
         decoder: ``"separate"`` dictionaries, or ``"shared"``: :math:`D'_l = D_l`.
         detach_shared: with a shared decoder, treat its dictionaries as constants, so that only the encoder's use of
             them trains them. (In a game between encoder and decoder the two would pull at the same weights.)
+        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`; four steps.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size that every stage has room for; with the default stages, every size
@@ -50,15 +48,10 @@ class CSCAutoencoder(StagedEncoder):
         kernel_size: int | Sequence[int] = 3,
         stride: int | Sequence[int] = 2,
         padding: int | Sequence[int] = 1,
-        lam: float = 0.1,
-        steps: int | None = 4,
-        pursuit: str = "fista",
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
         signed_code: bool = False,
         decoder: str = "separate",
         detach_shared: bool = False,
+        **options: Unpack[CodingOptions],
     ) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be at least one positive int, got {list(widths)}")
@@ -80,13 +73,7 @@ class CSCAutoencoder(StagedEncoder):
                 kernels[i],
                 strides[i],
                 paddings[i],
-                lam=lam,
-                steps=steps,
-                pursuit=pursuit,
-                learn_lam=learn_lam,
-                tol=tol,
-                backward=backward,
-                nonneg=not (signed_code and i == len(widths) - 1),
+                **with_defaults(options, steps=4, nonneg=not (signed_code and i == len(widths) - 1)),
             )
             assert isinstance(csc.dictionary, Dictionary2d)
             dictionaries.append(csc.dictionary)

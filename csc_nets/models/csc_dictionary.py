@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csc_nets.layers import Dictionary2d
+from csc_nets.layers import CodingOptions, Dictionary2d
 from csc_nets.layers.effective import EffectiveCSC2d, effective_atoms
+from csc_nets.layers.options import with_defaults
 from csc_nets.layers.sparse_atoms import LargestEntries, sparsify_atoms
 from csc_nets.models.csc_autoencoder import per_stage
 from csc_nets.models.registry import register_model
@@ -78,12 +79,8 @@ class CSCDictionary(StagedEncoder):
         kernel_size, stride: of each dictionary, or one for all.
         padding: zeros around the image; None for half the extent of an effective atom.
         nonzeros: non-zeros in an atom of each deeper dictionary; one for all, or a list; None leaves them dense.
-        lam: sparsity weight.
-        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
-        pursuit, backward: as for :class:`~csc_nets.layers.CSC2d`.
-        nonneg: codes are non-negative.
-        tol: stop a sample at this relative duality gap; None takes all steps.
         highpass: standard deviation in pixels of the Gaussian blur that is taken away; None for no high-pass.
+        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`; twenty steps and codes of any sign.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size; without padding at least the extent of an effective atom
@@ -99,13 +96,8 @@ class CSCDictionary(StagedEncoder):
         stride: int | Sequence[int] = 1,
         padding: int | None = None,
         nonzeros: int | Sequence[int] | None = None,
-        lam: float = 0.1,
-        steps: int | None = 20,
-        pursuit: str = "fista",
-        nonneg: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
         highpass: float | None = None,
+        **options: Unpack[CodingOptions],
     ) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be at least one positive int, got {list(widths)}")
@@ -122,9 +114,7 @@ class CSCDictionary(StagedEncoder):
             sparsify_atoms(dictionary, count)
         # Also for one dictionary: its bound does not lag behind, and learning moves atoms far in a step. Codes from a
         # step size that was too large would spoil what the optimiser remembers of the gradients.
-        coder = EffectiveCSC2d(
-            dictionaries, lam=lam, steps=steps, pursuit=pursuit, nonneg=nonneg, tol=tol, backward=backward
-        )
+        coder = EffectiveCSC2d(dictionaries, **with_defaults(options, steps=20, nonneg=False))
         filtered: nn.Module = nn.Identity() if highpass is None else HighPass(highpass)
         super().__init__(
             [filtered, coder],

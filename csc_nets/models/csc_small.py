@@ -1,11 +1,12 @@
 """A small classifier of sparse-coding stages, for images of 8 x 8 to 32 x 32 pixels."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-from csc_nets.layers import CSC2d
+from csc_nets.layers import CodingOptions, CSC2d
+from csc_nets.layers.options import with_defaults
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import register_model
 
@@ -22,11 +23,8 @@ class CSCSmall(ImageClassifier):
         num_classes: classes; 0 leaves the pooled features as output.
         in_chans: channels of the image.
         widths: atoms of each stage.
-        lam: sparsity weight of all stages.
-        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
-        pursuit, tol, backward: as for :class:`~csc_nets.layers.CSC2d`.
-        learn_lam: train ``lam``, one for each stage.
         drop_rate: dropout before the classifier.
+        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`; four steps.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size
@@ -39,32 +37,15 @@ class CSCSmall(ImageClassifier):
         in_chans: int = 3,
         *,
         widths: Sequence[int] = (48, 96, 128),
-        lam: float = 0.1,
-        steps: int | None = 4,
-        pursuit: str = "fista",
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
         drop_rate: float = 0.0,
+        **options: Unpack[CodingOptions],
     ) -> None:
         if not widths or min(widths) < 1:
             raise ValueError(f"widths must be at least one positive int, got {list(widths)}")
         stages = []
         previous = in_chans
         for i, width in enumerate(widths):
-            csc = CSC2d(
-                previous,
-                width,
-                3,
-                1 if i == 0 else 2,
-                1,
-                lam=lam,
-                steps=steps,
-                pursuit=pursuit,
-                learn_lam=learn_lam,
-                tol=tol,
-                backward=backward,
-            )
+            csc = CSC2d(previous, width, 3, 1 if i == 0 else 2, 1, **with_defaults(options, steps=4))
             stages.append(nn.Sequential(csc, nn.BatchNorm2d(width)))
             previous = width
         super().__init__(

@@ -5,11 +5,11 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints, overload
+from typing import Any, TypeVar, get_args, get_type_hints, overload
 
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
-from csc_nets.registry import refuse_taken, unknown_name
+from csc_nets.registry import Part, refuse_taken, unknown_name
 
 __all__ = ["create_model", "list_models", "register_model"]
 
@@ -130,11 +130,19 @@ def _accepted(build: Callable[..., StagedEncoder]) -> dict[str, Any]:
     parameters = inspect.signature(build).parameters
     accepted = {p.name: p.default for p in parameters.values() if p.kind is not p.VAR_KEYWORD}
     if len(accepted) < len(parameters):
-        further = inspect.signature(get_type_hints(build)["return"]).parameters.values()
-        accepted = {p.name: p.default for p in further} | accepted
+        made = get_type_hints(build)["return"]
+        further = inspect.signature(made).parameters.values()
+        accepted = _unpacked(made) | {p.name: p.default for p in further if p.kind is not p.VAR_KEYWORD} | accepted
     if accepted.get("in_chans") is inspect.Parameter.empty:
         accepted["in_chans"] = 3
     return accepted
+
+
+def _unpacked(made: type) -> dict[str, Any]:
+    """The keys of the ``TypedDict`` that a class takes by ``**options: Unpack[...]``."""
+    keywords = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.VAR_KEYWORD]
+    hints = get_type_hints(made.__init__)  # type: ignore[misc]
+    return {key: None for name in keywords for typed in get_args(hints[name]) for key in get_type_hints(typed)}
 
 
 def _plain(key: str, value: Any) -> Any:
@@ -145,4 +153,6 @@ def _plain(key: str, value: Any) -> Any:
         return {str(k): _plain(key, v) for k, v in value.items()}
     if isinstance(value, Sequence):
         return [_plain(key, v) for v in value]
+    if isinstance(value, Part):
+        return value.plain()
     raise ValueError(f"create_model: {key} must be a number, string, list or dict, got {type(value).__name__}")

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 from torch import nn
 
-from csc_nets.layers import CSC2d
+from csc_nets.layers import CodingOptions, CSC2d
 from csc_nets.models.registry import register_model
 from csc_nets.models.residual import Layer, ResidualBlock, ResidualNetwork
 from csc_nets.models.resnet import max_pool
@@ -33,11 +33,8 @@ class SDNet(ResidualNetwork):
         shortcut: whether blocks have one (``coding="all"`` only); without it the network has no ReLU at all.
         widths: channels of the stages.
         depths: blocks in each stage.
-        lam: sparsity weight of all coded layers.
-        steps: iterations of the pursuit; None, with a ``tol``, for as many as it takes.
-        pursuit, tol, backward: as for :class:`~csc_nets.layers.CSC2d`.
-        learn_lam: train ``lam``, one for each layer.
         drop_rate: dropout before the classifier.
+        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size
@@ -54,21 +51,14 @@ class SDNet(ResidualNetwork):
         shortcut: bool = True,
         widths: Sequence[int] = (64, 128, 256, 512),
         depths: Sequence[int] = (2, 2, 2, 2),
-        lam: float = 0.1,
-        steps: int | None = 2,
-        pursuit: str = "fista",
-        learn_lam: bool = False,
-        tol: float | None = None,
-        backward: str | None = None,
         drop_rate: float = 0.0,
+        **options: Unpack[CodingOptions],
     ) -> None:
         if coding not in ("stem", "all"):
             raise ValueError(f"coding must be 'stem' or 'all', got {coding!r}")
         if not shortcut and coding != "all":
             raise ValueError(f"shortcut=False needs coding='all', got coding={coding!r}")
-        csc: Layer = partial(
-            CSC2d, lam=lam, steps=steps, pursuit=pursuit, learn_lam=learn_lam, tol=tol, backward=backward
-        )
+        csc: Layer = partial(CSC2d, **options)
         coded = coding == "all"
         layer: Layer = csc if coded else partial(nn.Conv2d, bias=False)
         super().__init__(

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC2d, MultiLayerCSC, PooledCSC2d, Scattering2d
+from csc_nets.layers import Coder, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -84,8 +84,8 @@ class StagedEncoder(nn.Module):
             ValueError: ``lam`` is negative or not finite, or 0 where it is learned.
         """
         for module in self.modules():
-            if isinstance(module, CSC2d | MultiLayerCSC):
-                module.lam = lam  # type: ignore[assignment]
+            if isinstance(module, Coder) and hasattr(module, "lam"):
+                module.lam = lam
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features ``(N, num_features, H', W')`` of images ``(N, in_chans, H, W)``."""
@@ -123,12 +123,11 @@ class StagedEncoder(nn.Module):
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
         """What one must know to use weights of this network, in timm's words; None for what there is none of."""
-        kinds = nn.Conv2d | CSC2d | MultiLayerCSC | PooledCSC2d | Scattering2d
         return {
             "architecture": self.model_name,
             "url": self.pretrained_url,
             "input_size": (self.in_chans, self.input_size, self.input_size),
-            "first_conv": next((name for name, m in self.named_modules() if isinstance(m, kinds)), None),
+            "first_conv": next((name for name, m in self.named_modules() if _takes_images(m)), None),
         }
 
     @property
@@ -197,3 +196,8 @@ def stage_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
         raise ValueError(f"indices must name some of the {count} stages, got {indices!r}")
     return chosen
+
+
+def _takes_images(module: nn.Module) -> bool:
+    """Whether a module correlates images with filters."""
+    return isinstance(module, nn.Conv2d | Scattering2d | Coder)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import Coder
 
 __all__ = ["CodeStatistics", "csc_layers", "keep_codes", "observe_codes", "prior_layers"]
 
@@ -28,13 +28,13 @@ class CodeStatistics:
 
 def csc_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The layers of ``model`` that compute a sparse code, by name, in the order of registration."""
-    kinds = (CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparseCoding)
-    return {name: m for name, m in model.named_modules() if isinstance(m, kinds)}
+    return {name: m for name, m in model.named_modules() if isinstance(m, Coder) and hasattr(m, "objective")
+    }
 
 
-def prior_layers(model: nn.Module) -> list[SparsePriorConv2d]:
+def prior_layers(model: nn.Module) -> list[Any]:
     """The layers of ``model`` with a sparse prior, in the order of registration."""
-    return [m for m in model.modules() if isinstance(m, SparsePriorConv2d)]
+    return [m for m in model.modules() if hasattr(m, "negative_log_prior")]
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from torch import Tensor
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
 from csc_nets.functional.pursuits.step import Pursuit
-from csc_nets.registry import Registry
+from csc_nets.registry import Part, Registry
 
 __all__ = ["Gradient", "Unroll", "as_gradient", "register_gradient"]
 
 
-class Gradient:
+class Gradient(Part):
     """Runs a pursuit so that its code has a gradient. A subclass gives ``__call__`` and says what it cannot do."""
 
     def check(self, pursuit: Pursuit, penalty: Penalty) -> None:

@@ -11,7 +11,7 @@ from csc_nets.functional.operators import Operator
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
 from csc_nets.functional.pursuits.loop import run, stop_rule
-from csc_nets.registry import Registry
+from csc_nets.registry import Part, Registry
 
 __all__ = ["Pursuit", "Step", "as_pursuit", "register_pursuit"]
 
@@ -42,7 +42,7 @@ class Step(NamedTuple):
     memory: float | Tensor | None = None
 
 
-class Pursuit:
+class Pursuit(Part):
     """A table of steps. A subclass gives :meth:`steps`; one with parameters of its own is an ``nn.Module``, too.
 
     Attributes:

@@ -3,7 +3,7 @@
 For each such layer the dictionary, the code and the residual are recorded.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,8 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from csc_nets.functional import ConvGeometry, unit_norm
 from csc_nets.functional.operators.geometry import PADDING_MODES
-from csc_nets.functional.problem import SAFETY
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, PooledCSC2d, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import Coder
 from csc_nets.theory.network.evaluation_mode import evaluation_mode
 from csc_nets.theory.sparse.grouped_dictionary import GroupedDictionary
 
@@ -143,14 +142,8 @@ class _Found:
             hook = self._convolution
         elif isinstance(module, _BatchNorm):
             hook = self._batch_norm
-        elif isinstance(module, CSC1d | CSC2d | CSC3d | SparseCoding):
-            hook = self._sparse_code
-        elif isinstance(module, PooledCSC2d):
-            hook = self._pooled_code
-        elif isinstance(module, MultiLayerCSC):
-            with self._codes_of(name, module):
-                yield
-            return
+        elif isinstance(module, Coder):
+            hook = self._coded
         if hook is None:
             yield
             return
@@ -219,70 +212,24 @@ class _Found:
         )
         _note(output, _Output(self.layers[-1], unit=False))
 
-    def _sparse_code(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
-        weight = module.dictionary.weight
-        geometry = getattr(module.dictionary, "geometry", None) or ConvGeometry.create(0, ())
-        mask, code, below = kwargs.get("mask"), output, self._below(x, geometry)
-        if not geometry.dims:  # vectors may have several batch axes
-            mask = None if mask is None else mask.expand(x.shape).flatten(0, -2)
-            x, code = x.reshape(-1, x.shape[-1]), code.reshape(-1, code.shape[-1])
-        eta = 1.0 if module.pursuit == "threshold" else None
-        if isinstance(module, SparsePriorConv2d) and module.steps == 1 and kwargs.get("init") is None:
-            eta = module.step_size or 1.0
-        below = below if mask is None else None
-        kind = module._get_name()
-        scale = self._add(self._call(name), kind, weight, geometry, x, code, eta=eta, mask=mask, below=below)
-        self._pass_on(output, scale)
-
-    def _pooled_code(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
-        """Adds the code before pooling. The next layer sees the pooled values, so the two are not chained."""
-        weight = module.dictionary.weight
-        weight = torch.cat([weight, -weight]) if module.sign == "mirrored" else weight
-        eta = module.step(x) if module.steps == 1 else None
-        self._add(self._call(name), module._get_name(), weight, module.dictionary.geometry, x, module.code(x), eta=eta)
-
-    @contextmanager
-    def _codes_of(self, name: str, module: MultiLayerCSC) -> Iterator[None]:
-        """Replaces ``module.codes`` by a version that records: ``forward`` returns the deepest code only."""
-        original = module.codes
-
-        def codes(x: Tensor, **kwargs: Any) -> list[Tensor]:
-            result = original(x, **kwargs)
-            self._stack(self._call(name), module, x, result)
-            return result
-
-        module.codes = codes  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            del module.codes
-
-    def _stack(self, name: str, module: MultiLayerCSC, x: Tensor, codes: Sequence[Tensor]) -> None:
-        signal, scale = x, None
-        once = module.steps == (1 if module.pursuit == "layered_iterative_thresholding" else 0)
-        dictionaries = module.dictionaries
-        if module.pursuit == "all_free" and module.steps:
-            dictionaries = module.sets[-1]
-        elif module.pursuit == "ml_lista" and once:
-            dictionaries = module.feedforward
-        for i, (dictionary, code) in enumerate(zip(dictionaries, codes, strict=True)):
-            weight = dictionary.weight
+    def _coded(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
+        """Adds the steps of a layer of this package."""
+        name, scale, last = self._call(name), None, None
+        for step in module.coded(x, output, **kwargs):
+            weight, signal, below = step.weight, step.signal, None
             if scale is not None:  # the code below was divided by scale, so the channels here are multiplied by it
-                weight = weight * scale.view(-1, *(1,) * (weight.ndim - 2))
-            geometry = getattr(dictionary, "geometry", None) or ConvGeometry.create(0, ())
-            eta = getattr(module, f"step_size_{i}")
-            if module.pursuit == "layered_thresholding":
-                eta = 1.0 if eta is None else eta
-            elif not once:
-                eta = None
-            elif eta is None:
-                eta = SAFETY / module.dictionaries[i].bound(signal.shape[2:])
-            below = self.layers[-1] if i else self._below(x, geometry)
-            label = f"{name}[{i}]"
-            scale = self._add(label, module._get_name(), weight, geometry, signal, code, eta=eta, below=below)
-            signal = self.layers[-1].code
-        if scale is not None:
-            self._pass_on(codes[-1], scale)
+                weight, signal = weight * scale.view(-1, *(1,) * (weight.ndim - 2)), self.layers[-1].code
+                below = self.layers[-1]
+            elif step.returned or step.label:
+                below = self._below(x, step.geometry)
+            below = below if step.mask is None else None
+            label, kind = f"{name}{step.label}", module._get_name()
+            scale = self._add(
+                label, kind, weight, step.geometry, signal, step.code, eta=step.gain, mask=step.mask, below=below
+            )
+            last = step
+        if last is not None and last.returned and scale is not None:
+            self._pass_on(output, scale)
 
     def _below(self, x: Tensor, geometry: ConvGeometry) -> CodeLayer | None:
         """The layer whose unit-atom code is ``x``, or None. The geometry is added to the readers of that layer."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, Scattering2d, SparseCoding, SparsePriorConv2d
+from csc_nets.layers import Coder, Scattering2d
 from csc_nets.theory.energy.operation_gains import (
     averages_positions,
     centred_share,
@@ -24,8 +24,6 @@ from csc_nets.theory.energy.operation_gains import (
 )
 
 __all__ = ["EnergyRow", "Listener", "Recorder"]
-
-_CODED = (CSC1d, CSC2d, CSC3d, SparseCoding, MultiLayerCSC, Scattering2d)
 
 # Functions of torch. Some have the names of their arguments, some the number of their axes or their name in the table.
 _CONVOLUTION_ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -136,7 +134,7 @@ class Recorder:
     @contextmanager
     def watch(self, name: str, module: nn.Module) -> Iterator[None]:
         """Adds hooks to one module; removes them at the end of the context."""
-        coded = isinstance(module, _CODED)
+        coded = isinstance(module, Scattering2d) or (isinstance(module, Coder) and hasattr(module, "lam"))
 
         def begin(module: nn.Module, args: Any) -> None:
             self._running.append(name)
@@ -239,28 +237,29 @@ class Recorder:
         if isinstance(module, Scattering2d):
             bound = 4.0**-module.scales  # the bound of an average that is sampled
             self.add(name, kind, "paths", before, self.energy(x), output, bound=bound, layer=True)
-        elif isinstance(module, MultiLayerCSC):
-            for i, (dictionary, code) in enumerate(zip(module.dictionaries, module.codes(x), strict=True)):
-                before = self._residual(f"{name}[{i}]", kind, before, dictionary, x, code)
-                x = code
-            before.on(output)
-        elif module.pursuit == "threshold" or (isinstance(module, SparsePriorConv2d) and module.steps == 1):
-            step_size = getattr(module, "step_size", None) or 1.0
-            dictionary = module.dictionary
-
-            def analyse(u: Tensor) -> Tensor:
-                return step_size * dictionary.analysis(u.to(dictionary.weight.dtype))  # type: ignore[no-any-return]
-
-            analysis, after = self.weighted(name, kind, before, x, analyse, x[:1])
-            self.add(name, kind, "shrinkage", after, self.energy(analysis), output)
         else:
-            self._residual(name, kind, before, module.dictionary, x, output)
+            steps = module.coded(x, output)
+            for step in steps:
+                if step.gain is not None and len(steps) == 1:
+                    before = self._thresholding(name, kind, before, x, output, step)
+                else:
+                    before = self._residual(f"{name}{step.label}", kind, before, step)
+            before.on(output)
 
-    def _residual(self, name: str, kind: str, before: _Note, dictionary: Any, x: Tensor, z: Tensor) -> _Note:
-        energy = self.energy(x)
-        lost = self.energy(x - dictionary.synthesis(z, x.shape[2:])) / energy if energy else 0.0
+    def _thresholding(self, name: str, kind: str, before: _Note, x: Tensor, output: Tensor, step: Any) -> _Note:
+        def analyse(u: Tensor) -> Tensor:
+            u = u.to(step.weight.dtype)
+            rows = F.linear(u, step.weight) if not step.geometry.dims else step.geometry.analysis(u, step.weight)
+            return step.gain * rows
+
+        analysis, after = self.weighted(name, kind, before, x, analyse, x[:1])
+        return self.add(name, kind, "shrinkage", after, self.energy(analysis), output)
+
+    def _residual(self, name: str, kind: str, before: _Note, step: Any) -> _Note:
+        energy = self.energy(step.signal)
+        lost = self.energy(step.signal - step.synthesis(step.code)) / energy if energy else 0.0
         kept = max(0.0, 1 - lost)
-        return self.add(name, kind, "residual", before, energy, z, bound=math.nan, kept=kept, layer=True)
+        return self.add(name, kind, "residual", before, energy, step.code, bound=math.nan, kept=kept, layer=True)
 
 
 class Listener(TorchFunctionMode):

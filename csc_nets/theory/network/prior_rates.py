@@ -8,14 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.problem import SAFETY
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, MultiLayerCSC, SparsePriorConv2d
+from csc_nets.layers import Coder
 
 __all__ = ["LayerRates", "PriorRates", "prior_rates"]
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_CODES = (CSC1d, CSC2d, CSC3d)
-_READ = (*_CONVOLUTIONS, *_CODES, MultiLayerCSC)
+_READ = (*_CONVOLUTIONS, Coder)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -148,7 +146,8 @@ def prior_rates(model: nn.Module, sigma: float = 1.0) -> PriorRates:
         for label, threshold in _thresholds(module, behind, follower).items():
             if not bool(threshold.isfinite().all()):
                 raise ValueError(f"prior_rates: the biases of {name!r} must be finite, got NaN or infinite values")
-            noise = module.sigma.item() if isinstance(module, SparsePriorConv2d) else sigma
+            own = getattr(module, "sigma", None)
+            noise = sigma if own is None else own.item()
             rows.append(LayerRates(".".join(filter(None, (name, label))), threshold.double().cpu() / noise**2))
     if not rows:
         raise ValueError(f"prior_rates: {type(model).__name__} has no convolution")
@@ -187,10 +186,8 @@ def _check_order(model: nn.Module, leaves: list[tuple[str, nn.Module]]) -> None:
 @torch.no_grad()
 def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[str, Tensor]:
     """The numbers that are subtracted before the ReLU, ``(M,)``. Keys: suffixes for the name of the module."""
-    if isinstance(module, _CODES):
-        return {"": module.lam.expand(module.dictionary.out_channels)}
-    if isinstance(module, MultiLayerCSC):
-        return _stack_thresholds(module)
+    if isinstance(module, Coder):
+        return module.thresholds()
     if not isinstance(module, _CONVOLUTIONS):
         return {}
     bias = module.weight.new_zeros(module.out_channels) if module.bias is None else module.bias
@@ -201,23 +198,3 @@ def _thresholds(module: Any, behind: str, follower: nn.Module | None) -> dict[st
         shift = 0 if follower.bias is None else follower.bias
         bias = shift + gain * (bias - follower.running_mean) / (follower.running_var + follower.eps).sqrt()
     return {"": 0 - bias}  # not -bias, whose zeros would be -0
-
-
-def _stack_thresholds(module: MultiLayerCSC) -> dict[str, Tensor]:
-    """Thresholds of a stack over the step sizes: at a code of zeros a step is ``eta relu(D^T x - threshold)``."""
-    found = {}
-    depth = len(module.dictionaries)
-    for entry, dictionaries in enumerate([module.dictionaries, *module.sets]):
-        scale = torch.ones((), dtype=torch.float64)
-        for i, dictionary in enumerate(dictionaries):
-            threshold = scale * module.lam[i].double().cpu().expand(dictionary.out_channels)
-            eta = getattr(module, f"step_size_{i}")
-            if eta is None:
-                eta = 1.0 if module.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
-            eta = torch.as_tensor(eta).double().cpu()
-            if len(module.biases):
-                threshold = threshold - module.biases[entry * depth + i].double().cpu() / eta
-            if module.pursuit.startswith("ml_"):  # the gradient is multiplied by the step sizes of the layers below
-                scale = scale * eta
-            found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold
-    return found
