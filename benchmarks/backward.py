@@ -56,12 +56,12 @@ def peak(channels: int, steps: int, backward: str, batch: int, device: str) -> f
     if device != "cpu":
         torch.cuda.reset_peak_memory_stats()
         start = torch.cuda.memory_allocated()
-        once(build(channels, SPARSE, device, steps=steps, backward=backward), x)
+        once(build(channels, SPARSE, device, steps=steps, gradient=backward), x)
         return (torch.cuda.max_memory_allocated() - start) / 1e6
     # Not ru_maxrss, which a process inherits from the one that started it.
     Path("/proc/self/clear_refs").write_text("5")
     start = resident("VmRSS")
-    once(build(channels, SPARSE, device, steps=steps, backward=backward), x)
+    once(build(channels, SPARSE, device, steps=steps, gradient=backward), x)
     return resident("VmHWM") - start
 
 
@@ -123,14 +123,14 @@ def errors(channels: int, layers: list[nn.Module], device: str) -> list[float]:
 
 def cases(channels: int, lam: float, tol: float, batch: int, rounds: int, quick: bool, device: str) -> list[dict]:
     name, x = f"{channels}->64 k3 {SIZE}x{SIZE}", signals(channels, batch, device)
-    unroll, recompute = (build(channels, lam, device, steps=STEPS, backward=b) for b in ("unroll", "recompute"))
+    unroll, recompute = (build(channels, lam, device, steps=STEPS, gradient=b) for b in ("unroll", "recompute"))
     equilibrium = build(channels, lam, device, steps=None, tol=tol)
     candidates: list[tuple[str, nn.Module]] = [
         (f"recompute, {STEPS} steps", recompute),
         (f"equilibrium to {tol:.0e}", equilibrium),
     ]
     if tol <= 1e-3:  # then 64 steps are a solution
-        candidates.append((f"implicit, {STEPS} steps", build(channels, lam, device, steps=STEPS, backward="implicit")))
+        candidates.append((f"implicit, {STEPS} steps", build(channels, lam, device, steps=STEPS, gradient="implicit")))
     calls: list[Callable[[], None]] = [
         lambda layer=layer: once(layer, x) for layer in (unroll, *dict(candidates).values())
     ]

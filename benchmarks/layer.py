@@ -7,7 +7,7 @@ The floor runs the same operators (first step one convolution, every further ste
 convolution), back to back on channels_last tensors, in the same run; in training it is differentiated with respect to
 input and weight, like the layer, and has no elementwise work. With ``--bf16`` the layer runs under autocast and the
 floor on tensors in bfloat16. On a CPU the layer of few channels has another way to synthesise than torch's convolution
-(``csc_nets.functional.operators.few_channels``), and may be below the floor.
+(``csc_nets.functional.operators.col2im``), and may be below the floor.
 
 ``--network`` takes all layers of one of the networks, as they stand on images of 32x32, instead of three typical ones.
 ``--compile`` compiles layer and floor (``mode="reduce-overhead"``: with CUDA graphs on a GPU).

@@ -33,7 +33,8 @@ class Registry(Generic[Build]):
     Args:
         kind: what a name stands for, in error messages; ``"data set"`` for instance.
         register: name of the public decorator, in error messages; None for ``register_`` and the kind.
-        create: name of the public function that looks a name up, in error messages; None for ``as_`` and the kind.
+        create: name of the public function that looks a name up, in error messages; None for an argument
+            that is called as the kind.
 
     Example:
         >>> shapes = Registry("shape", "register_shape", "create_shape")
@@ -47,7 +48,7 @@ class Registry(Generic[Build]):
 
     def __init__(self, kind: str, register: str | None = None, create: str | None = None) -> None:
         self.kind = kind
-        self.register, self.create = register or f"register_{kind}", create or f"as_{kind}"
+        self.register, self.create = register or f"register_{kind}", create
         self._entries: dict[str, Build] = {}
 
     def add(self, build: Build, name: str | None = None) -> Build:
@@ -71,7 +72,7 @@ class Registry(Generic[Build]):
         return self.add(build, name) if build is not None else lambda build: self.add(build, name)
 
     def decorator(self, build: Any = None, *, name: str | None = None) -> Any:
-        """The public decorator of a registry of classes: ``@register``, ``@register("name")``, ``@register(name=...)``."""
+        """The public decorator of a registry of classes, as ``@register`` or ``@register("name")``."""
         if isinstance(build, str):
             build, name = None, build
         return self.decorate(build, name)
@@ -112,6 +113,10 @@ class Registry(Generic[Build]):
 
     def __getitem__(self, name: str) -> Build:
         if name not in self._entries:
+            if self.create is None:
+                near = get_close_matches(str(name), self._entries, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"{self.kind} must be one of {', '.join(self.names())}, got {name!r}{hint}")
             raise unknown_name(self.create, self.kind, name, self._entries)
         return self._entries[name]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["as_count", "errors_of", "is_transformed"]
+__all__ = ["as_count", "check_tol", "errors_of", "is_transformed"]
 
 
 def is_transformed() -> bool:
@@ -32,6 +32,17 @@ def as_count(value: Any, name: str = "steps", least: int = 1) -> int:
     if isinstance(value, bool) or count < least:
         raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
     return count
+
+
+def check_tol(tol: Any) -> Any:
+    """Refuses a tolerance that is not above 0; None is none.
+
+    Raises:
+        ValueError: for these.
+    """
+    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0):
+        raise ValueError(f"tol must be greater than 0, got {tol!r}")
+    return tol
 
 
 @contextmanager

@@ -59,7 +59,7 @@ class Penalty(Part):
         return self.value(z.to(torch.promote_types(z.dtype, torch.float64)), lam)
 
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
-        r"""The smallest :math:`s \ge 0` with the correlation in :math:`s\, \partial (\lambda R)(0)`, per sample ``(N,)``.
+        r"""The smallest :math:`s \ge 0` with the correlation in :math:`s\, \partial (\lambda R)(0)`, per sample.
 
         Dual feasible points are those of gauge 1 at most: duality gaps and ``lam_max`` are made of it.
         """

@@ -8,12 +8,12 @@ samples first, atoms second.
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from csc_nets.functional.checks import is_transformed
-from csc_nets.functional.operators import Operator
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty, as_penalty, check_ridge
 
@@ -82,12 +82,12 @@ class Problem:
     """
 
     x: Tensor
-    operator: Operator
+    operator: Any
     lam: float | Tensor
     ridge: float = 0.0
     nonneg: bool = False
     mask: Tensor | None = None
-    penalty: Penalty | None = None
+    penalty: Penalty = None  # type: ignore[assignment]  # __post_init__ sets it
     step: float | Tensor | None = None
     check: bool = True
 
@@ -104,7 +104,7 @@ class Problem:
             object.__setattr__(self, "lam", align(self.lam, self.x.ndim))
 
     @property
-    def pair(self) -> Operator:
+    def pair(self) -> Any:
         """Older name of ``operator``."""
         return self.operator
 
@@ -116,7 +116,7 @@ class Problem:
     @property
     def quadratic(self) -> float:
         """All of mu: the problem's and the penalty's."""
-        return self.ridge + self.penalty.ridge  # type: ignore[union-attr]
+        return self.ridge + self.penalty.ridge
 
     def expanded(self) -> "Problem":
         """The same, with a signal for every weight where one signal has the weights of several samples."""
@@ -142,7 +142,7 @@ class Problem:
 
     def penalty_value(self, z: Tensor) -> Tensor:
         """``lam R(z)`` plus ridge, per sample ``(N,)``."""
-        value = self.penalty.value(z, self.lam)  # type: ignore[union-attr]
+        value = self.penalty.value(z, self.lam)
         return value + self.quadratic / 2 * _energy(z) if self.quadratic else value
 
     def objective(self, z: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ class Problem:
         ulps, so that the code is exactly zero there whatever order a convolution sums in.
         """
         correlation = self.operator.analysis(self.masked(self.x))
-        top = self.penalty.gauge(correlation, 1.0)  # type: ignore[union-attr]
+        top = self.penalty.gauge(correlation, 1.0)
         top = top * (1 + 32 * torch.finfo(top.dtype).eps)
         return top.view(-1, *(1,) * (correlation.ndim - 1))
 
@@ -181,10 +181,10 @@ class Problem:
         correlation, mu = self.operator.analysis(r), self.quadratic
         if mu:
             correlation = correlation - mu * z
-        excess = self.penalty.gauge(correlation, self.lam).to(wide)  # type: ignore[union-attr]
+        excess = self.penalty.gauge(correlation, self.lam).to(wide)
         norm = _energy(r, wide) + (mu * _energy(z, wide) if mu else 0)
         inner = _inner(x, r)
-        value = self.penalty.exact_value(z, self.lam)  # type: ignore[union-attr]
+        value = self.penalty.exact_value(z, self.lam)
         return norm / 2 + value - dual_value(inner, norm, excess, self.nonneg)
 
     def lipschitz(self) -> Tensor:

@@ -20,10 +20,10 @@ from csc_nets.functional import (
     as_weight,
 )
 from csc_nets.functional.checks import as_count, errors_of
-from csc_nets.functional.operators.protocol import read
+from csc_nets.functional.operators.protocol import read, track
 from csc_nets.functional.penalties import check_ridge
 from csc_nets.layers.coder import CodedStep
-from csc_nets.layers.options import CodingOptions, Parts, default_gradient
+from csc_nets.layers.options import CodingOptions, Parts, default_gradient, renamed_gradient
 
 __all__ = ["CSC", "Positive"]
 
@@ -180,6 +180,15 @@ class CSC(nn.Module):
         self._take(self.pursuit, self._penalty, None if value is None else as_gradient(value))
 
     @property
+    def backward(self) -> str:
+        """Older name of ``gradient``: its registered name."""
+        return str(self.gradient.registered_name)
+
+    @backward.setter
+    def backward(self, value: str | None) -> None:
+        self.gradient = renamed_gradient(None, value)
+
+    @property
     def ridge(self) -> float:
         """Weight of half the squared norm of the code."""
         return self._ridge
@@ -203,7 +212,7 @@ class CSC(nn.Module):
             raise ValueError(f"{name}: a learned lam must be above 0, got {lam!r}")
         # One number for a layer with a weight per atom is that number for every atom.
         now = getattr(self, "lam", None)
-        return value if now is None or value.ndim == now.ndim else value.expand(now.shape).clone()
+        return value if now is None or value.ndim >= now.ndim else value.expand(now.shape).clone()
 
     def _like(self) -> Tensor:
         """A real tensor with the dtype and device of the dictionary."""
@@ -221,9 +230,12 @@ class CSC(nn.Module):
 
     def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
         """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""
+        return self._problem(read(self.dictionary), x, lam, mask)
+
+    def _problem(self, operator: Any, x: Tensor, lam: float | Tensor | None, mask: Tensor | None) -> Problem:
         return Problem(
             x if mask is None else x.masked_fill(mask == 0, 0),
-            read(self.dictionary),
+            operator,
             self.lam if lam is None else as_weight(lam, x.ndim, f"{self._get_name()}: lam"),
             self.ridge,
             mask=mask,
@@ -285,7 +297,7 @@ class CSC(nn.Module):
         Raises:
             ValueError: signals that do not fit the dictionary, a bad ``lam``.
         """
-        return self.gradient(self.pursuit, self.problem(x, lam, mask), init)
+        return self.gradient(self.pursuit, self._problem(track(self.dictionary), x, lam, mask), init)
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`."""

@@ -13,7 +13,15 @@ from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.operators.convolution import synthesize
 from csc_nets.functional.operators.geometry import atom_norm
 
-__all__ = ["ConvDictionary", "DenseDictionary", "Dictionary", "Dictionary1d", "Dictionary2d", "Dictionary3d", "UnitNorm"]
+__all__ = [
+    "ConvDictionary",
+    "DenseDictionary",
+    "Dictionary",
+    "Dictionary1d",
+    "Dictionary2d",
+    "Dictionary3d",
+    "UnitNorm",
+]
 
 
 class _UnitNorm(torch.autograd.Function):
@@ -93,7 +101,11 @@ class Dictionary(nn.Module):
         raise NotImplementedError
 
     def read(self) -> Any:
-        """The dictionary with its atoms read once and its bound brought up to date, for one forward pass."""
+        """The dictionary with its atoms read once, as an operator."""
+        return self._operator(self.weight)
+
+    def track(self) -> Any:
+        """:meth:`read` for a forward pass: in training the bound follows the atoms by one step."""
         weight = self.weight
         self.update_lipschitz(weight)
         return self._operator(weight)

@@ -251,7 +251,7 @@ class MultiLayerCSC(nn.Module):
 
     def _read(self, entry: int = 0) -> list[Any]:
         """The operators of a set of dictionaries (0 is the first one), read once."""
-        return [dictionary.read() for dictionary in self._set(entry)]
+        return [dictionary.track() for dictionary in self._set(entry)]
 
     def _step_size(self, i: int, operator: Any, signal_size: Sequence[int]) -> Tensor:
         """Step size of layer ``i``."""
@@ -296,7 +296,7 @@ class MultiLayerCSC(nn.Module):
         problem: Problem | None = None
         row = None
         scale = x.new_ones((), dtype=self.dictionaries[0].lipschitz.dtype)
-        laterals = [dictionary.read() for dictionary in self.feedforward] or [None] * len(lam)
+        laterals = [dictionary.track() for dictionary in self.feedforward] or [None] * len(lam)
         for i, (operator, feedforward) in enumerate(zip(self._read(), laterals, strict=True)):
             eta = self._step_size(i, operator, sizes[i])
             weight = scale * align(torch.as_tensor(lam[i], dtype=scale.dtype, device=x.device), x.ndim)
@@ -304,7 +304,7 @@ class MultiLayerCSC(nn.Module):
             if problem is None:
                 problem = self._problem(x, chosen, weight)
             else:  # only the shape of its signal counts
-                like = x.new_zeros(()).expand(len(x), self.dictionaries[i].in_channels, *sizes[i])
+                like = x.new_zeros(()).expand(x.shape[0], self.dictionaries[i].in_channels, *sizes[i])
                 problem = self._problem(like, chosen, weight, lower=problem, row=row)
             row, scale = self._row(i, eta), scale * eta
         assert problem is not None and row is not None

@@ -12,7 +12,7 @@ from csc_nets.functional import Gradient, Penalty, Pursuit, Unroll, as_gradient,
 from csc_nets.functional.gradients import Implicit
 from csc_nets.functional.penalties import check_ridge
 
-__all__ = ["CodingOptions", "Parts", "default_gradient", "with_defaults"]
+__all__ = ["CodingOptions", "Parts", "default_gradient", "renamed_gradient", "with_defaults"]
 
 
 class CodingOptions(TypedDict, total=False):

@@ -171,7 +171,7 @@ class PooledCSC2d(nn.Module):
             raise ValueError(
                 f"PooledCSC2d: expected {channels} input channels (N, {channels}, H, W), got {tuple(x.shape)}"
             )
-        problem = self._problem(x)
+        problem = self._problem(x, self.dictionary.track())
         if self.steps > 1:
             return absolute_pool(run(problem, ISTA(self.steps).steps(problem)), self.window)
         # Without unpooling what is pooled again.
@@ -186,8 +186,9 @@ class PooledCSC2d(nn.Module):
         problem = self._problem(x)
         return run(problem, ISTA(self.steps).steps(problem))
 
-    def _problem(self, x: Tensor) -> Problem:
-        return Problem(x, self._pair(self.dictionary.read()), 0.0, penalty=self.penalty, step=self.step_size, check=False)
+    def _problem(self, x: Tensor, operator: Any = None) -> Problem:
+        pair = self._pair(self.dictionary.read() if operator is None else operator)
+        return Problem(x, pair, 0.0, penalty=self.penalty, step=self.step_size, check=False)
 
     def synthesize(self, values: Tensor, switches: Tensor, output_size: Sequence[int]) -> Tensor:
         """The signal of pooled codes: unpooled to their switches, then the transposed convolution.

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import Problem
+from csc_nets.functional.operators.protocol import track
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import DenseDictionary
@@ -54,7 +55,7 @@ class SparseCoding(CSC):
         atoms = self.dictionary.out_channels
         rows, lam, mask = self._rows(x, lam, mask)
         init = None if init is None else init.reshape(len(rows), atoms)
-        problem = super().problem(rows, lam, mask)
+        problem = self._problem(track(self.dictionary), rows, lam, mask)
         return self.gradient(self.pursuit, problem, init).view(*x.shape[:-1], atoms)
 
     def _rows(

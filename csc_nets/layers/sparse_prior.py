@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -212,10 +213,20 @@ class SparsePriorConv2d(CSC2d):
         """Name of the dynamics."""
         return next((name for name, kind in DYNAMICS.items() if type(self.pursuit) is kind), "other")
 
+    @dynamics.setter
+    def dynamics(self, value: str) -> None:
+        if value not in DYNAMICS:
+            raise ValueError(f"dynamics must be one of {', '.join(DYNAMICS)}, got {value!r}")
+        self.pursuit = DYNAMICS[value](self.pursuit.count, self.step_size)
+
     @property
     def step_size(self) -> float | None:
         """Step size of all steps; None as in the class."""
         return getattr(self.pursuit, "step_size", None)
+
+    @step_size.setter
+    def step_size(self, value: float | None) -> None:
+        self.pursuit = replace(self.pursuit, step_size=value)
 
     @property
     def sigma(self) -> Tensor:
@@ -269,6 +280,6 @@ class SparsePriorConv2d(CSC2d):
     def extra_repr(self) -> str:
         sigma = "?" if self.sigma.is_meta else f"{self.sigma.item():.4g}"
         text = f"sigma={sigma}, steps={self.steps}"
-        if self.steps > 1:
+        if self.pursuit.count > 1:
             text += f", dynamics={self.dynamics!r}"
         return text + (f", step_size={self.step_size}" if self.step_size is not None else "")

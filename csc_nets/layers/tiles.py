@@ -35,8 +35,8 @@ def encode_tiles(
     r"""Codes of signals of any size in tiles, equal to ``layer(x)`` up to rounding; without gradient.
 
     A pursuit of T steps from zero looks only so far: a tile is coded together with the samples around it that count
-    (:func:`csc_nets.functional.tiling.receptive_field.window`), and these alone are coded more than once. The borders of the whole
-    signal keep the layer's padding.
+    (:func:`csc_nets.functional.tiling.receptive_field.window`), and these alone are coded more than once. The borders
+    of the whole signal keep the layer's padding.
 
     Args:
         layer: a ``CSC1d``, ``CSC2d`` or ``CSC3d`` in evaluation mode, or a chain of them (``nn.Sequential``,
@@ -57,6 +57,7 @@ def encode_tiles(
             cut.
 
     Example:
+        >>> from csc_nets.layers import CSC2d
         >>> layer, x = CSC2d(1, 8, 3, padding=1, steps=4).eval(), torch.randn(1, 1, 50, 40)
         >>> z = torch.empty(1, 8, 50, 40)
         >>> for where, code in encode_tiles(layer, x, tile=16):
@@ -208,8 +209,7 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
             )
         if not layer.pursuit.local or layer.dictionary.bound_depends_on_size:
             raise ValueError(
-                "encode_tiles: the code must be decided by samples nearby, with a step size of its own, "
-                f"got {layer!r}"
+                f"encode_tiles: the code must be decided by samples nearby, with a step size of its own, got {layer!r}"
             )
     return [layer]
 

@@ -88,7 +88,8 @@ class CSCClosedLoop(ClosedLoop):
         decoder: ``"separate"`` dictionaries, or ``"shared"``, those of the encoder. In the game the two players would
             pull shared dictionaries in opposite directions; so the decoder takes them as constants.
         input_size: height and width of the images that it is made for, in pixels: a multiple of ``2**len(widths)``.
-        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`; :meth:`set_lam` changes ``lam`` at test time, too.
+        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`. :meth:`set_lam` changes ``lam``
+            at test time, too.
 
     Shape:
         - input ``(N, in_chans, H, W)``, pixels from -1 to 1; larger images have more features

@@ -80,7 +80,7 @@ class CSCDictionary(StagedEncoder):
         padding: zeros around the image; None for half the extent of an effective atom.
         nonzeros: non-zeros in an atom of each deeper dictionary; one for all, or a list; None leaves them dense.
         highpass: standard deviation in pixels of the Gaussian blur that is taken away; None for no high-pass.
-        **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`; twenty steps and codes of any sign.
+        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; twenty steps and codes of any sign.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size; without padding at least the extent of an effective atom

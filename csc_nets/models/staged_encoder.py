@@ -85,7 +85,7 @@ class StagedEncoder(nn.Module):
         """
         for module in self.modules():
             if isinstance(module, Coder) and hasattr(module, "lam"):
-                module.lam = lam
+                module.lam = lam  # type: ignore[assignment]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features ``(N, num_features, H', W')`` of images ``(N, in_chans, H, W)``."""

@@ -26,10 +26,9 @@ class CodeStatistics:
     reconstruction_error: Tensor
 
 
-def csc_layers(model: nn.Module) -> dict[str, nn.Module]:
+def csc_layers(model: nn.Module) -> dict[str, Any]:
     """The layers of ``model`` that compute a sparse code, by name, in the order of registration."""
-    return {name: m for name, m in model.named_modules() if isinstance(m, Coder) and hasattr(m, "objective")
-    }
+    return {name: m for name, m in model.named_modules() if isinstance(m, Coder) and hasattr(m, "lam")}
 
 
 def prior_layers(model: nn.Module) -> list[Any]:

@@ -225,15 +225,15 @@ def test_recomputed_and_implicit_gradients_reach_the_factors():
     gradients = {}
     for options in (
         {"steps": 6},
-        {"steps": 6, "backward": "recompute"},
+        {"steps": 6, "gradient": "recompute"},
         {"steps": steps},
         {"steps": None, "tol": 1e-9},
     ):
         torch.manual_seed(0)
         layer = EffectiveCSC2d(chain(CHAINS[1]), lam=0.3, **options).double().eval()
-        assert options.get("backward", layer.backward) == layer.backward
+        assert options.get("gradient", layer.gradient.registered_name) == layer.gradient.registered_name
         layer(x).square().sum().backward()
-        gradients[options.get("backward") or options["steps"]] = [p.grad for p in layer.parameters()]
+        gradients[options.get("gradient") or options["steps"]] = [p.grad for p in layer.parameters()]
     for ours, expected, rtol in (("recompute", 6, 1e-6), (None, steps, 1e-3)):
         for a, b in zip(gradients[ours], gradients[expected], strict=True):
             assert (a - b).norm() <= rtol * b.norm()

@@ -62,7 +62,7 @@ def test_codes_are_block_sparse_and_more_steps_explain_more(sign, density):
         assert sign == "signed" or (code >= 0).all()
         values, switches = csc.pooled(x)
         back = csc.synthesize(values, switches, (12, 12))
-        torch.testing.assert_close(back, csc._pair().synthesis(code, (12, 12)))
+        torch.testing.assert_close(back, csc._pair(csc.dictionary).synthesis(code, (12, 12)))
         errors.append((back - x).square().sum().item())
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7 * errors[0]
 
@@ -71,7 +71,9 @@ def test_the_short_way_of_one_step_is_the_pursuit():
     for options in ({}, {"density": 0.4}, {"sign": "signed", "density": 0.4}, {"sign": "mirrored", "step_size": 0.5}):
         csc, x = layer(2, 6, 3, padding=1, steps=1, **options), signal(2, 2, 7, 9)
         values, switches = csc.pooled(x)
-        torch.testing.assert_close(csc.synthesize(values, switches, (7, 9)), csc._pair().synthesis(csc.code(x), (7, 9)))
+        torch.testing.assert_close(
+            csc.synthesize(values, switches, (7, 9)), csc._pair(csc.dictionary).synthesis(csc.code(x), (7, 9))
+        )
 
 
 def test_the_pursuit_descends_on_its_objective():

@@ -39,8 +39,8 @@ def test_equals_the_whole_for_every_kernel_stride_padding_and_dilation(dims, mod
 @pytest.mark.parametrize("nonneg", [True, False])
 def test_every_pursuit(pursuit, steps, nonneg):
     layer, x = build(pursuit=pursuit, steps=steps, nonneg=nonneg, ridge=0.1)
-    if layer.calibrated is not None:
-        layer.calibrated.coefficients.uniform_(0.1, 0.5)
+    if hasattr(layer.pursuit, "coefficients"):
+        layer.pursuit.coefficients.uniform_(0.1, 0.5)
     for tile in (1, (3, 50), 7):
         torch.testing.assert_close(encode(layer, x, tile=tile), layer(x), **EXACT)
 

@@ -183,10 +183,10 @@ def test_the_gradient_and_the_tolerance_reach_every_coded_layer(name, narrow, im
     model = narrow(name)
     if not any(isinstance(module, CSC2d) and not isinstance(module, SparsePriorConv2d) for module in model.modules()):
         return  # nothing to reach: one step of a prior is no pursuit
-    again = narrow(name, backward="recompute")
+    again = narrow(name, gradient="recompute")
     again.load_state_dict(model.state_dict())
     torch.testing.assert_close(train_step(again, images()), train_step(model, images()), rtol=1e-4, atol=1e-5)
     solved = narrow(name, steps=None, tol=1e-2)
-    for network, backward in ((again, "recompute"), (solved, "implicit")):
+    for network, gradient in ((again, "recompute"), (solved, "implicit")):
         layers = [module for module in network.modules() if isinstance(module, CSC2d)]
-        assert {layer.backward for layer in layers} == {backward}
+        assert {layer.gradient.registered_name for layer in layers} == {gradient}

@@ -93,10 +93,13 @@ class Implicit(Gradient):
         if not (v.requires_grad or (isinstance(problem.lam, Tensor) and problem.lam.requires_grad)):
             return z
         t = torch.as_tensor(keep * gain * problem.lam, dtype=z.abs().dtype, device=z.device)
-        code = problem.penalty.prox(v, t)  # type: ignore[union-attr]
+        if problem.penalty.kernel is None or z.is_complex():
+            code = problem.penalty.prox(v, t)
+        else:  # on the support that was found
+            code = torch.where(z != 0, v - t * z.sign(), 0)
         if not code.requires_grad:
             return z
-        linear = _Linearised(problem, v.detach(), t.detach(), keep, gain, self.steps)
+        linear = _Linearised(problem, z, v.detach(), t.detach(), keep, gain, self.steps)
         code.register_hook(linear.solve)
         return z + (code - code.detach())  # the value of z, the gradient of the step
 
@@ -115,14 +118,14 @@ def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
             a step moves the code by more than that, in units of its norm.
     """
     tol = pursuit.tol or CONVERGED
-    if problem.penalty.has_dual:  # type: ignore[union-attr]
+    if problem.penalty.has_dual:
         measure, gap = "duality gap over half the squared norm of the signal", problem.duality_gap(z)
         gap = torch.where(gap <= 0, 0, gap / problem.energy())
     else:
         measure, gain = "change by one more step over the norm of the code", problem.step_size
         keep = 1 / (1 + problem.quadratic * gain)
         v = keep * (z + gain * problem.operator.analysis(problem.residual(z)))
-        moved = z - problem.penalty.prox(v, torch.as_tensor(keep * gain * problem.lam))  # type: ignore[union-attr]
+        moved = z - problem.penalty.prox(v, torch.as_tensor(keep * gain * problem.lam))
         norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
         gap = torch.linalg.vector_norm(moved.flatten(1), dim=1)
         gap = torch.where(gap == 0, 0, gap / norm)
@@ -139,18 +142,21 @@ class _Linearised:
     """The equation of a gradient at a code."""
 
     problem: Problem
+    z: Tensor
     v: Tensor
     t: Tensor
     keep: Any
     gain: Any
     steps: int
 
-    def solve(self, c: Tensor) -> Tensor:
-        """w for the gradient c at the code."""
+    def solve(self, c: Tensor | None) -> Tensor | None:
+        """w for the gradient c at the code; None where nothing is differentiated."""
+        if c is None:
+            return None
         if torch.is_grad_enabled():
             raise RuntimeError("gradient='implicit' has no second derivatives: use gradient='unroll'")
         with torch.autocast(c.device.type, enabled=False):
-            if self.problem.penalty.separable and not c.is_complex():  # type: ignore[union-attr]
+            if self.problem.penalty.separable and not c.is_complex():
                 return self._on_support(c)
             return self._least_squares(c)
 
@@ -163,15 +169,15 @@ class _Linearised:
 
     def _slope(self) -> Tensor:
         """The diagonal j of the derivative of the prox."""
-        if self.problem.penalty.kernel is not None:  # type: ignore[union-attr]
-            return (self.problem.penalty.prox(self.v, self.t) != 0).to(self.v.dtype)  # type: ignore[union-attr]
+        if self.problem.penalty.kernel is not None:
+            return (self.z != 0).to(self.z.dtype)
         return self._transposed(torch.ones_like(self.v))
 
     def _transposed(self, w: Tensor) -> Tensor:
         """``J^T w``."""
         with torch.enable_grad():
             v = self.v.detach().requires_grad_()
-            (found,) = torch.autograd.grad(self.problem.penalty.prox(v, self.t), v, w)  # type: ignore[union-attr]
+            (found,) = torch.autograd.grad(self.problem.penalty.prox(v, self.t), v, w)
         return found
 
     def _on_support(self, c: Tensor) -> Tensor:
@@ -186,7 +192,7 @@ class _Linearised:
         dense = torch.zeros_like(slopes)
         own = slopes.gather(1, index)
         extra = None
-        if self.problem.penalty.kernel is None:  # type: ignore[union-attr]
+        if self.problem.penalty.kernel is None:
             extra = torch.where(padding, 0, (1 / own - 1) / (self.keep * self.gain))
         mu = self.problem.quadratic
 
@@ -221,7 +227,10 @@ class _Linearised:
                 # J itself, by differentiating its transpose.
                 dummy = torch.zeros_like(w).requires_grad_()
                 (back,) = torch.autograd.grad(
-                    self.problem.penalty.prox(v, self.t), v, dummy, create_graph=True  # type: ignore[union-attr]
+                    self.problem.penalty.prox(v, self.t),
+                    v,
+                    dummy,
+                    create_graph=True,
                 )
                 (found,) = torch.autograd.grad(back, dummy, forward)
             return w - found

@@ -13,13 +13,15 @@ analysis away.
 Derivation: with c the gradient at :math:`z_k`, h that at the argument of the prox, which is c where the code is not
 zero, and :math:`u = m \odot D h`,
 
-.. math:: \partial y_k = \kappa h, \quad \partial p_k = - \kappa g D^T u, \quad \partial x \mathrel{+}= \kappa g u, \quad
+.. math:: \partial y_k = \kappa h, \quad \partial p_k = - \kappa g D^T u, \quad
+          \partial x \mathrel{+}= \kappa g u, \quad
           \partial W \mathrel{+}= \kappa g\, (r_k \star h - u \star p_k), \quad
           \partial t \mathrel{-}= h \odot \mathrm{sign}(z_k)
 
 where :math:`x \star z` is the correlation of a signal and a code, the gradient of :math:`\langle z, D^T x \rangle` and
 of :math:`\langle x, D z \rangle` with respect to the atoms. So a step costs one synthesis, one analysis and two
-correlations, as it does in automatic differentiation. The gradients of both points go to the two codes they are made of.
+correlations, as it does in automatic differentiation. The gradients of both points go to the two codes that they are
+made of.
 
 The formula is for the l1 norms, for operators that know these correlations, and for rows that share them. Other rows
 (filters or learned gains of their own, other penalties) are run again, a few at a time, under automatic
@@ -28,6 +30,7 @@ differentiation: the same gradient and the same saving, at the price of running 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,7 +79,7 @@ class Recompute(Gradient):
         rows = tuple(pursuit.steps(problem))
         if not _has_formula(problem, rows):
             return _rerun(problem, rows, init)
-        inputs = (problem.x, problem.operator.weight, problem.lam, init)  # type: ignore[attr-defined]
+        inputs = (problem.x, problem.operator.weight, problem.lam, init)
         if not any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
             return pursuit.run(problem, init)
         return _Recompute.apply(problem, rows, *inputs)
@@ -86,7 +89,7 @@ def _has_formula(problem: Problem, rows: Sequence[Step]) -> bool:
     """Whether the derivation above is about these rows."""
     numbers = (n for row in rows for n in (row.gain, row.shift, row.ahead, row.inertia))
     return (
-        problem.penalty.kernel is not None  # type: ignore[union-attr]
+        problem.penalty.kernel is not None
         and hasattr(problem.operator, "analysis_gradients")
         and type(problem).signal is Problem.signal
         and not problem.x.is_complex()
@@ -108,13 +111,13 @@ def _rerun(problem: Problem, rows: Sequence[Step], init: Tensor | None) -> Tenso
 
 
 def _with(problem: Problem, x: Tensor, weight: Tensor, lam: Any) -> Problem:
-    return replace(problem, x=x, operator=problem.operator.map(lambda _: weight), lam=lam, check=False)  # type: ignore[attr-defined]
+    return replace(problem, x=x, operator=problem.operator.map(lambda _: weight), lam=lam, check=False)
 
 
 def _emptied(problem: Problem) -> Problem:
     """The same without its tensors, which autograd keeps."""
     empty = problem.x.new_empty((0,) * problem.x.ndim)
-    return _with(problem, empty, problem.operator.weight.new_empty(0), 0.0)  # type: ignore[attr-defined]
+    return _with(problem, empty, problem.operator.weight.new_empty(0), 0.0)
 
 
 class _Record:
@@ -203,26 +206,28 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
     record.init = None if record.init is None else record.init.expand_as(c)
     wants_x, wants_weight, wants_lam, _ = wants
     observed = lambda s: s if record.kernels.missing is None else s.masked_fill_(record.kernels.missing, 0)  # noqa: E731
-    nonneg = problem.penalty.kernel == "nonneg"  # type: ignore[union-attr]
+    nonneg = problem.penalty.kernel == "nonneg"
     # Under autocast codes are in half precision: convolutions in that, sums over the steps in full.
-    filters = problem.operator.map(lambda w: w.to(c.dtype))  # type: ignore[attr-defined]
+    filters = problem.operator.map(lambda w: w.to(c.dtype))
     of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
     of_lam = torch.zeros_like(lam) if isinstance(lam, Tensor) else None
     of_init = later = None
-    scaled = scaled_by = None
+    scaled: Any = None
+    scaled_by: Any = None
     for k in reversed(range(len(rows))):
         z, (point, _) = record.code(k), record.points(k)
-        gain, _, keep = record.kernels.threshold(rows[k])
-        gain = torch.as_tensor(gain, dtype=weight.dtype, device=weight.device)
-        if scaled is None or gain is not scaled_by:
-            scaled, scaled_by = problem.operator.map(lambda w: (w * gain).to(c.dtype)), gain
+        if scaled is None or rows[k].gain is not scaled_by:
+            gain, _, keep = record.kernels.threshold(rows[k])
+            gain, scaled_by = torch.as_tensor(gain, dtype=weight.dtype, device=weight.device), rows[k].gain
+            scaled = problem.operator.map(partial(_scaled, gain=gain, dtype=c.dtype))
         h = torch.ops.aten.threshold_backward(c, z, 0) if nonneg else c.masked_fill(z == 0, 0)
         if wants_lam and of_lam is not None:
             of_lam -= gain * (h if nonneg else h * z.sign()).sum_to_size(of_lam.shape)
         residual = x
         if wants_weight and point is not None:
             residual = observed(x - record.estimate(k, point))
-        u, correlation = filters.analysis_gradients(h, residual, signal=wants_x or point is not None, atoms=wants_weight)
+        wants_signal = wants_x or point is not None
+        u, correlation = filters.analysis_gradients(h, residual, signal=wants_signal, atoms=wants_weight)
         if correlation is not None:
             of_weight.addcmul_(correlation, gain)
         if u is None or point is None:
@@ -234,7 +239,7 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
             of_x.addcmul_(u, gain)
         of_point, correlation = scaled.synthesis_gradients(u, point.to(c.dtype), atoms=wants_weight)
         if correlation is not None:
-            of_weight -= correlation
+            of_weight.addcmul_(correlation, gain, value=-1)
         of_start = h if keep is None else h.mul_(keep)
         if k:
             c, later = _to_codes(rows[k], of_start, of_point, later)
@@ -263,6 +268,10 @@ def _to_codes(row: Any, of_start: Tensor, of_point: Tensor, later: Share | None)
         return _minus(whole * (1 + ahead), later), (whole, ahead) if ahead else None
     of_code = of_start * (1 + inertia) - of_point * (1 + ahead)
     return _minus(of_code, later), (of_start * inertia - of_point * ahead, 1.0)
+
+
+def _scaled(weight: Tensor, gain: Tensor, dtype: torch.dtype) -> Tensor:
+    return (weight * gain).to(dtype)
 
 
 def _minus(fresh: Tensor, share: Share | None) -> Tensor:

@@ -53,11 +53,13 @@ class Kernels:
 
     def _build(self, row: Any) -> FoldedStep | PlainStep:
         problem = self.problem
-        operator = problem.operator if row.operator is None else row.operator
+        operator: Any = problem.operator if row.operator is None else row.operator
         gain, threshold, keep = self.threshold(row)
         if not hasattr(operator, "scaled") or row.memory is not None:
             options = {"missing": self.missing, "memory": row.memory, "keep": keep}
-            return PlainStep(operator, problem.penalty, gain, torch.as_tensor(threshold, device=problem.x.device), **options)
+            return PlainStep(
+                operator, problem.penalty, gain, torch.as_tensor(threshold, device=problem.x.device), **options
+            )
         weight = operator.weight
         as_tensor = lambda t: torch.as_tensor(t, dtype=weight.dtype, device=weight.device)  # noqa: E731
         return FoldedStep(

@@ -68,9 +68,7 @@ class FoldedStep:
         """Signal ``(N, C, *size)`` of a code."""
         return self.atoms.synthesis(z, size)
 
-    def advance(
-        self, x: Tensor, start: Tensor, point: Tensor, estimate: Tensor, *, disposable: bool = False
-    ) -> Tensor:
+    def advance(self, x: Tensor, start: Tensor, point: Tensor, estimate: Tensor, *, disposable: bool = False) -> Tensor:
         """The step from a code.
 
         Args:
@@ -85,9 +83,7 @@ class FoldedStep:
             return operator.analysis_relu(residual, self.bias, onto=start)
         return self._shrink(operator.analysis(residual, self.bias, exact=False, like=start), start)[0]
 
-    def leap(
-        self, x: Tensor, start: Tensor, estimate: Tensor, before: Tensor, weight: float
-    ) -> tuple[Tensor, Tensor]:
+    def leap(self, x: Tensor, start: Tensor, estimate: Tensor, before: Tensor, weight: float) -> tuple[Tensor, Tensor]:
         """The step, and its extrapolation from the code before by a weight, all ``(N, M, *S')``."""
         operator, residual = self._weighted(self._residual(x, estimate))
         return self._shrink(operator.analysis(residual, self.bias, exact=False, like=start), start, before, weight)
@@ -100,12 +96,13 @@ class FoldedStep:
 
     def _weighted(self, signal: Tensor) -> tuple[Any, Tensor]:
         """Operator and signal, one of them times the gain."""
-        if self._folded is not None:
+        gain = self._gain
+        if self._folded is not None or gain is None:
             return self._folded, signal
         # A compiler would take the answer for a promise on the size of the batch.
         if not torch.compiler.is_compiling() and 2 * signal.numel() < self.atoms.weight.numel():
-            return self.atoms, signal * self._gain
-        self._folded = _rounded(self._exact.scaled(self._gain))
+            return self.atoms, signal * gain
+        self._folded = _rounded(self._exact.scaled(gain))
         return self._folded, signal
 
     def _shrink(
@@ -114,9 +111,7 @@ class FoldedStep:
         """The proximal map of a fresh tensor plus the code y, and its extrapolation where there is a code before."""
         if self.leaps and shrink.applies(v, self.threshold):
             nonneg = self.penalty.kernel == "nonneg"
-            return shrink.shrink(
-                v, self.threshold, y=y, keep=self.keep, before=before, inertia=weight, nonneg=nonneg
-            )
+            return shrink.shrink(v, self.threshold, y=y, keep=self.keep, before=before, inertia=weight, nonneg=nonneg)
         if y is not None:
             v = v.add_(y if self.keep is None else y * self.keep)
         if self.penalty.kernel == "nonneg":

@@ -42,9 +42,7 @@ class PlainStep:
         """Signal ``(N, C, *size)`` of a code."""
         return self.operator.synthesis(z, size)
 
-    def advance(
-        self, x: Tensor, start: Tensor, point: Tensor, estimate: Tensor, *, disposable: bool = False
-    ) -> Tensor:
+    def advance(self, x: Tensor, start: Tensor, point: Tensor, estimate: Tensor, *, disposable: bool = False) -> Tensor:
         """The step from a code, as of :meth:`FoldedStep.advance`."""
         descent = getattr(self.operator, "descent", None)
         if descent is None:
@@ -59,4 +57,4 @@ class PlainStep:
             v = (1 - self.memory) * v
             v = v if self.argument is None else self.memory * self.argument + v
             self.argument = v
-        return self.penalty.prox(v, self.threshold)
+        return self.penalty.prox(v, self.threshold.to(v.real.dtype if v.is_complex() else v.dtype))

@@ -9,7 +9,8 @@ is one kernel and five times. With the gradients g of z and g' of y', the gradie
           \partial z_\text{before} = -\beta g', \quad \partial t = - h \odot \mathrm{sign}(z)
 
 and one kernel, too. The operators are registered with torch, so that compilers and ``torch.library.opcheck`` know them.
-On an accelerator they are kernels in Triton (:mod:`csc_nets.functional.kernels.triton_kernels`), elsewhere the same in torch.
+On an accelerator they are kernels in Triton (:mod:`csc_nets.functional.kernels.triton_kernels`), elsewhere the same
+in torch.
 """
 
 import functools

@@ -78,7 +78,7 @@ def shrink(
     inertia: float,
     nonneg: bool,
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`csc_nets.functional.kernels.shrink.shrink`; ``v`` in a format of torch, thresholds ``(1 or N, 1 or M)``."""
+    """See :func:`~csc_nets.functional.kernels.shrink.shrink`; thresholds ``(1 or N, 1 or M)``."""
     z = torch.empty_like(v)
     ahead = v.new_empty(0) if before is None else torch.empty_like(v)
     y, before = _laid_out(y, v), _laid_out(before, v)

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from csc_nets.functional.operators import few_channels
-from csc_nets.functional.operators.fused import analysis_relu, can_fuse
+from csc_nets.functional.operators import col2im
 from csc_nets.functional.operators.geometry import ConvGeometry
+from csc_nets.functional.operators.mkldnn import analysis_relu, can_fuse
 from csc_nets.functional.operators.spectral import operator_norm
 
 __all__ = ["Convolution", "synthesize"]
@@ -41,10 +41,12 @@ class Convolution:
             exact: bit for bit torch's convolution; else equal to it up to rounding, and faster where that is possible.
             like: a code that the correlations will be added to, whose layout says what is fast.
         """
-        if like is not None and x.requires_grad:
-            if few_channels.applies(like, self.weight, self.geometry, x.shape[2:]):
-                return few_channels.analysis(x, self.weight, bias, self.geometry)
+        if like is not None and x.requires_grad and self._prefers_col2im(like, x):
+            return col2im.analysis(x, self.weight, bias, self.geometry)
         return self.geometry.analysis(x, self.weight, bias, exact=exact)
+
+    def _prefers_col2im(self, code: Tensor, x: Tensor) -> bool:
+        return col2im.applies(code, self.weight, self.geometry, x.shape[2:])
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Signals ``(N, C, *output_size)`` of codes ``(N, M, *S')``."""
@@ -81,19 +83,17 @@ class Convolution:
         return can_fuse(x, self.weight, self.geometry)
 
     def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
-        """See :func:`csc_nets.functional.operators.fused.analysis_relu`."""
+        """See :func:`csc_nets.functional.operators.mkldnn.analysis_relu`."""
         return analysis_relu(x, self.weight, bias, self.geometry, onto)
 
 
-def synthesize(
-    z: Tensor, weight: Tensor, geometry: ConvGeometry, output_size: Sequence[int] | None = None
-) -> Tensor:
+def synthesize(z: Tensor, weight: Tensor, geometry: ConvGeometry, output_size: Sequence[int] | None = None) -> Tensor:
     """:meth:`ConvGeometry.synthesis`, by products of matrices where signals have few channels and that is faster."""
     size = geometry.checked_size(z.shape[2:], output_size)
     bare, whole = geometry.bare(size)
-    if geometry.is_matrix(size) or not few_channels.applies(z, weight, bare, whole):
+    if geometry.is_matrix(size) or not col2im.applies(z, weight, bare, whole):
         return geometry.synthesis(z, weight, size)
-    signal = few_channels.synthesis(z, weight, bare, whole)
+    signal = col2im.synthesis(z, weight, bare, whole)
     return signal if bare is geometry else geometry.fold(signal)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csc_nets.functional.operators.spectral import operator_norm
 
-__all__ = ["Lateral", "Operator", "Pair", "Preconditioned", "norm_bound", "read"]
+__all__ = ["Lateral", "Operator", "Pair", "Preconditioned", "norm_bound", "read", "track"]
 
 
 @runtime_checkable
@@ -19,8 +19,8 @@ class Operator(Protocol):
 
     - ``bound(signal_size)``: a 0-d tensor, at least :math:`\|D\|^2` on signals of this spatial size. Without it the
       norm is computed by the Lanczos method in every forward pass.
-    - ``read()``: the same operator with its atoms read once, for one forward pass. A module whose atoms are computed
-      (normalised, multiplied) or whose bound is kept up to date does that here.
+    - ``read()``: the same operator with its atoms read once. A module whose atoms are computed (normalised,
+      multiplied) does that here. ``track()``: the same for a forward pass of a layer, in which a bound may follow.
     - ``descent(x, z, estimate)``: what a step adds to the code, in place of ``analysis(x - estimate)`` with
       ``estimate = synthesis(z)``, as :class:`Lateral` has it.
     - ``weight``, ``scaled`` and the other methods of :class:`~csc_nets.functional.Convolution`: then a step size is
@@ -38,6 +38,12 @@ def read(operator: Operator) -> Operator:
     """The operator with its atoms read once; itself where that makes no difference."""
     reader: Callable[[], Operator] | None = getattr(operator, "read", None)
     return operator if reader is None else reader()
+
+
+def track(operator: Operator) -> Operator:
+    """:func:`read` for the forward pass of a layer, in which a bound may follow the atoms."""
+    tracker: Callable[[], Operator] | None = getattr(operator, "track", None)
+    return read(operator) if tracker is None else tracker()
 
 
 def norm_bound(operator: Operator, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Pursuits: tables of steps that compute a sparse code, and solvers to a tolerance."""
 
-from csc_nets.functional.pursuits.calibrated import Calibrated, Whitened
+from csc_nets.functional.pursuits.calibrated_steps import Calibrated, Whitened
 from csc_nets.functional.pursuits.calibration import calibrate, calibrated, calibration_update, whitening
 from csc_nets.functional.pursuits.competition import LCA, PriorISTA
-from csc_nets.functional.pursuits.douglas_rachford import douglas_rachford
+from csc_nets.functional.pursuits.fourier_splitting import douglas_rachford
 from csc_nets.functional.pursuits.lista import LISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold

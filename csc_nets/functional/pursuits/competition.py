@@ -1,4 +1,4 @@
-r"""Dynamics of a sparse prior: ISTA whose first step is a convolution with ReLU, and the locally competitive algorithm."""
+"""Dynamics of a sparse prior: ISTA that starts with a convolution and ReLU, and the locally competitive algorithm."""
 
 import math
 from dataclasses import dataclass

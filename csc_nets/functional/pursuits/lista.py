@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from csc_nets.functional.checks import as_count
 from csc_nets.functional.operators import Pair
-from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.problem import SAFETY, Problem
 from csc_nets.functional.pursuits.step import Pursuit, Step, register_pursuit
 
@@ -26,6 +25,11 @@ class LISTA(nn.Module, Pursuit):
     Args:
         count: number of steps.
     """
+
+    analysers: Any
+    synthesisers: Any
+    shifts: Any
+    gain: Tensor
 
     def __init__(self, count: int = 6) -> None:
         super().__init__()
@@ -52,7 +56,7 @@ class LISTA(nn.Module, Pursuit):
 
     def steps(self, problem: Problem) -> list[Step]:
         """One row for each set of filters."""
-        operator: Any = read(problem.operator)
+        operator: Any = problem.operator
         rows = []
         for k, (analyser, shift) in enumerate(zip(self.analysers, self.shifts, strict=True)):
             synthesiser = operator if k == 0 else _with(operator, self.synthesisers[k - 1])

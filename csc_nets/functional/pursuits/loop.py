@@ -70,7 +70,12 @@ def run(
     z: Tensor | None = init
     next_point: Tensor | None = None
     done: Tensor | None = None
-    argument = None if init is None else _argument(kernel_of, rows[0], init)
+    argument = None
+    if init is not None and rows[0].memory is not None:
+        # The argument of a prox whose value is the warm start is the code plus its threshold.
+        threshold = kernel_of.threshold(rows[0])[1]
+        argument = init + threshold
+        before = z = problem.penalty.prox(argument, threshold)
     for k, row in enumerate(rows):
         row = row if table is None else table.read(k)
         kernel = kernel_of(row, argument)
@@ -174,6 +179,8 @@ def _lerp(before: Tensor | None, z: Tensor, weight: Any, owned: bool) -> Tensor:
         return z
     if isinstance(weight, Tensor) and 0 < weight.ndim < z.ndim:
         weight = weight.view(-1, *(1,) * (z.ndim - 2))
+    if isinstance(weight, Tensor):  # in the wider type of the two
+        return (1 + weight) * z if before is None else (1 + weight) * z - weight * before
     if before is None:
         return (1 + weight) * z
     return before.lerp_(z, 1 + weight) if owned else torch.lerp(before, z, 1 + weight)
@@ -199,13 +206,6 @@ def _leap(kernel: Any, follower: Any) -> float:
     if follower is None or not kernel.leaps or isinstance(follower.ahead, Tensor) or not _alike(follower):
         return 0.0
     return follower.ahead
-
-
-def _argument(kernel_of: Kernels, row: Any, init: Tensor) -> Tensor | None:
-    """The argument of a prox whose value is a warm start, for rows with memory: the code plus its threshold."""
-    if row.memory is None:
-        return None
-    return init + kernel_of.threshold(row)[1]
 
 
 def _per_sample(flag: Tensor, z: Tensor) -> Tensor:
@@ -234,7 +234,7 @@ class _Restarts:
     def advance(self, k: int, point: Tensor, new: Tensor, z: Tensor) -> None:
         """Looks at the step k from ``point`` to ``new``."""
         if self.at is None:
-            table = torch.tensor([[r.ahead, r.inertia] for r in self.rows]).to(new)
+            table = torch.tensor([[r.ahead, r.inertia] for r in self.rows], dtype=torch.float64).to(new)
             self.weights = table.T.reshape(2, -1, *(1,) * (z.ndim - 1))
             self.at = torch.full((len(new),), k, device=new.device)
         uphill = ((point - new) * (new - z)).flatten(1).sum(1) > 0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, check_tol
 from csc_nets.functional.problem import Problem
 from csc_nets.functional.pursuits.step import Pursuit, Step, as_pursuit, register_pursuit
 
@@ -70,8 +70,7 @@ class ISTA(Pursuit):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", as_count(self.count))
-        if self.tol is not None and (isinstance(self.tol, bool) or not self.tol > 0):
-            raise ValueError(f"tol must be greater than 0, got {self.tol!r}")
+        check_tol(self.tol)
 
     def changed(self, **changes: Any) -> Pursuit:
         """Without a ``count`` it solves to its tolerance."""

@@ -16,7 +16,7 @@ from csc_nets.functional.operators.fourier import prefers_fourier
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.penalties import Penalty, as_penalty
 from csc_nets.functional.problem import Problem, as_weight
-from csc_nets.functional.pursuits.douglas_rachford import split
+from csc_nets.functional.pursuits.fourier_splitting import split
 from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.functional.pursuits.loop import run, stop_rule
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA
@@ -217,9 +217,9 @@ def solve(
     the precision of ``x`` (1e-6 in float32) needs float64.
 
     Args:
-        method: ``"fista"``, greedy, for everything (:mod:`csc_nets.functional.pursuits.greedy`); ``"douglas_rachford"``,
-            for convolutions with zero or circular padding, see :func:`~csc_nets.functional.douglas_rachford`;
-            ``"auto"`` takes the latter where it measured faster: :func:`prefers_fourier`.
+        method: ``"fista"``, greedy, for everything (:mod:`csc_nets.functional.pursuits.greedy`);
+            ``"douglas_rachford"``, for convolutions with zero or circular padding, see
+            :func:`~csc_nets.functional.douglas_rachford`; ``"auto"`` takes the latter where it measured faster.
 
     Raises:
         ValueError: ``x`` is not finite where it was observed, or an argument is bad.

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, check_tol
 from csc_nets.functional.operators import Operator
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
@@ -88,7 +88,7 @@ class Pursuit(Part):
         changes = {key: value for key, value in changes.items() if value != getattr(self, key)}
         if not changes:
             return self
-        own = {field.name for field in fields(self)} if is_dataclass(self) else set()
+        own: set[str] = {field.name for field in fields(self)} if is_dataclass(self) else set()
         if not set(changes) <= own:
             given = ", ".join(f"{key}={value}" for key, value in changes.items())
             raise ValueError(f"{self!r} takes no {given}")
@@ -98,7 +98,6 @@ class Pursuit(Part):
         numbers = [str(self.count)] if self.count is not None else []
         numbers += [] if self.tol is None else [f"tol={self.tol}"]
         return f"{type(self).__name__}({', '.join(numbers)})"
-
 
     @classmethod
     def spelled(cls, steps: int | None, tol: float | None, **options: Any) -> "Pursuit":
@@ -126,8 +125,7 @@ def as_pursuit(
     """
     if steps is not None:
         as_count(steps)
-    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0):
-        raise ValueError(f"tol must be greater than 0, got {tol!r}")
+    check_tol(tol)
     if isinstance(pursuit, Pursuit):
         if steps is not None or tol is not None:
             raise ValueError(f"steps and tol belong to {pursuit!r}, got also steps={steps}, tol={tol}")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import check_tol, is_transformed
 from csc_nets.functional.problem import Problem
 from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.functional.pursuits.loop import run, stop_rule
@@ -40,8 +40,8 @@ class ToTolerance(Pursuit):
     local = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.tol, bool) or not isinstance(self.tol, int | float) or not self.tol > 0:
-            raise ValueError(f"tol must be greater than 0, got {self.tol!r}")
+        if check_tol(self.tol) is None:
+            raise ValueError("a pursuit without a number of steps solves to a tolerance: give tol")
 
     def changed(self, **changes: Any) -> Pursuit:
         """With a ``count`` it is FISTA, with this tolerance."""
@@ -58,7 +58,7 @@ class ToTolerance(Pursuit):
                 "take a number of steps"
             )
         problem = problem.expanded()
-        if problem.penalty.kernel is None or problem.x.is_complex():  # type: ignore[union-attr]
+        if problem.penalty.kernel is None or problem.x.is_complex():
             return self._by_fista(problem, init)
         z, gap, steps = converge(problem, problem.step_size, tol=self.tol, steps=self.most, init=init)
         left = ~(gap <= self.tol)
@@ -71,7 +71,7 @@ class ToTolerance(Pursuit):
         return z
 
     def _by_fista(self, problem: Problem, init: Tensor | None) -> Tensor:
-        criterion = "gap" if problem.penalty.has_dual else "change"  # type: ignore[union-attr]
+        criterion = "gap" if problem.penalty.has_dual else "change"
         stop, done = stop_rule(problem, self.tol, criterion), torch.zeros(len(problem.x), dtype=torch.bool)
 
         def look(new: Tensor, old: Tensor) -> Tensor:

@@ -215,7 +215,7 @@ class _Found:
     def _coded(self, name: str, module: Any, x: Tensor, kwargs: dict[str, Any], output: Tensor) -> None:
         """Adds the steps of a layer of this package."""
         name, scale, last = self._call(name), None, None
-        for step in module.coded(x, output, **kwargs):
+        for step in module.coded(x, output, **{key: value for key, value in kwargs.items() if key != "x"}):
             weight, signal, below = step.weight, step.signal, None
             if scale is not None:  # the code below was divided by scale, so the channels here are multiplied by it
                 weight, signal = weight * scale.view(-1, *(1,) * (weight.ndim - 2)), self.layers[-1].code

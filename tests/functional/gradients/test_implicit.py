@@ -75,7 +75,7 @@ def test_equals_the_closed_form(case, nonneg, kind):
 def test_gradcheck_at_a_converged_code(case):
     build, x = case
     # Strongly convex, so that 600 steps reach the precision that differences of codes need.
-    layer = build(ridge=0.7, steps=600, tol=None, backward="implicit", pursuit="ista", learn_lam=True, nonneg=False)
+    layer = build(ridge=0.7, steps=600, tol=None, gradient="implicit", pursuit="ista", learn_lam=True, nonneg=False)
     assert torch.autograd.gradcheck(lambda x, *_: layer(x), (x.requires_grad_(), *layer.parameters()), fast_mode=True)
 
 
@@ -111,7 +111,7 @@ def closed_form_row(atoms, x, lam, on):
 
 
 def test_without_penalty_it_is_the_pseudo_inverse():
-    layer = SparseCoding(5, 12, lam=0.0, nonneg=False, steps=2000, backward="implicit").double()
+    layer = SparseCoding(5, 12, lam=0.0, nonneg=False, steps=2000, gradient="implicit").double()
     x, g = torch.randn(3, 5).double().requires_grad_(), torch.randn(3, 12).double()
     inverse = torch.linalg.pinv(layer.atoms.detach())  # (F, M): the code is x @ inverse
     z = layer(x)
@@ -180,7 +180,7 @@ def test_an_empty_batch(case):
 def test_what_is_kept_does_not_depend_on_the_steps():
     x, held = torch.randn(2, 2, 8, 8, requires_grad=True), []
     for steps in (200, 800, None):
-        layer = CSC2d(2, 6, 3, padding=1, lam=0.5, steps=steps, tol=1e-2, backward="implicit")
+        layer = CSC2d(2, 6, 3, padding=1, lam=0.5, steps=steps, tol=1e-2, gradient="implicit")
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.nbytes), lambda t: t):
             layer(x)
@@ -214,24 +214,27 @@ def test_trains_a_dictionary():
 
 def test_refused():
     x = torch.randn(2, 2, 8, 8, requires_grad=True)
-    layer = CSC2d(2, 12, 3, padding=1, lam=0.01, steps=4, backward="implicit").eval()
+    layer = CSC2d(2, 12, 3, padding=1, lam=0.01, steps=4, gradient="implicit").eval()
     with pytest.raises(RuntimeError, match=r"2 of 2 codes are no solutions after 4 steps: .* allowed 1\.0e-03"):
         layer(x)
     with torch.no_grad():
         layer(x)  # nobody asks for a gradient
     assert torch.func.jvp(layer, (x,), (x,))[1].any()  # transforms see the steps
     layer = CSC2d(2, 12, 3, padding=1, lam=0.5, steps=None, tol=1e-2).eval()
-    with pytest.raises(RuntimeError, match=r"no second derivatives: use backward='unroll'"):
+    with pytest.raises(RuntimeError, match=r"no second derivatives: use gradient='unroll'"):
         torch.autograd.grad(layer(x).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"not under a compiler or torch\.func: give steps"):
+    with pytest.raises(RuntimeError, match=r"not under a compiler or torch\.func: take a number of steps"):
         torch.func.jvp(layer, (x,), (x,))
     torch.compiler.reset()
-    with pytest.raises(RuntimeError, match=r"not under a compiler or torch\.func: give steps"):
+    with pytest.raises(RuntimeError, match=r"not under a compiler or torch\.func: take a number of steps"):
         torch.compile(layer, backend="eager")(x)
     for options, message in (
-        ({"steps": None}, r"give tol, and backward='implicit' or none, got tol=None"),
-        ({"steps": None, "tol": 1e-3, "backward": "unroll"}, r"got tol=0\.001, backward='unroll'"),
-        ({"pursuit": "threshold", "backward": "implicit"}, "one step, not a solution"),
+        ({"steps": None}, r"steps=None solves to a tolerance: give tol"),
+        (
+            {"steps": None, "tol": 1e-3, "gradient": "unroll"},
+            r"gradient='unroll' differentiates a number of steps, and ToTolerance\(tol=0\.001\) has none",
+        ),
+        ({"pursuit": "threshold", "gradient": "implicit"}, r"steps of Threshold\(\) do not end at one"),
     ):
         with pytest.raises(ValueError, match=message):
             CSC2d(2, 12, 3, **options)

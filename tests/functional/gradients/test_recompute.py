@@ -29,12 +29,12 @@ LAYERS = {
 def case(request):
     """A function that builds a layer in double precision with given options, and an input."""
     cls, args, kwargs, shape = LAYERS[request.param]
-    build = lambda **options: cls(*args, **{"backward": "recompute", **kwargs, **options}).double().eval()  # noqa: E731
+    build = lambda **options: cls(*args, **{"gradient": "recompute", **kwargs, **options}).double().eval()  # noqa: E731
     return build, torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
 def gradients(layer, backward, x, inputs, create_graph=False, **options):
-    layer.backward = backward
+    layer.gradient = backward
     z = layer(x, **options)
     weights = torch.linspace(-1, 2, z.numel(), dtype=z.dtype).view_as(z)
     return z, *torch.autograd.grad(z, inputs, weights, create_graph=create_graph)
@@ -113,7 +113,7 @@ def test_several_weights_for_one_signal(case, warm):
 def test_keeps_less_than_half_of_what_unrolling_keeps(channels, share):
     layer, x = CSC2d(channels, 64, 3, padding=1, steps=64), torch.randn(1, channels, 16, 16, requires_grad=True)
     held = []
-    for layer.backward in ("unroll", "recompute"):
+    for layer.gradient in ("unroll", "recompute"):
         storages = {}
 
         def pack(t, storages=storages):
@@ -142,7 +142,7 @@ def test_autocast_keeps_half_precision_and_full_gradients(case):
 
 
 def test_half_precision_weights():
-    layer, x = CSC2d(3, 8, 3, padding=1, steps=10, backward="recompute").bfloat16(), torch.randn(2, 3, 6, 6).bfloat16()
+    layer, x = CSC2d(3, 8, 3, padding=1, steps=10, gradient="recompute").bfloat16(), torch.randn(2, 3, 6, 6).bfloat16()
     layer(x).sum().backward()
     assert all(p.grad.dtype == torch.bfloat16 and p.grad.isfinite().all() for p in layer.parameters())
 
@@ -158,7 +158,7 @@ def test_channels_last_and_fused_steps():
 
 
 def test_what_a_user_does_with_a_layer():
-    layer, x = CSC2d(2, 6, 3, padding=1, steps=10, backward="recompute").eval(), torch.randn(2, 2, 6, 5)
+    layer, x = CSC2d(2, 6, 3, padding=1, steps=10, gradient="recompute").eval(), torch.randn(2, 2, 6, 5)
     expected = layer(x).detach()
     with torch.no_grad():
         torch.testing.assert_close(layer(x), expected)
@@ -175,7 +175,7 @@ def test_what_a_user_does_with_a_layer():
 
 
 def test_spoiling_the_code_is_noticed():
-    layer, x = CSC2d(2, 6, 3, steps=10, backward="recompute"), torch.randn(1, 2, 6, 5)
+    layer, x = CSC2d(2, 6, 3, steps=10, gradient="recompute"), torch.randn(1, 2, 6, 5)
     z = layer(x)
     z.detach().add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -183,11 +183,15 @@ def test_spoiling_the_code_is_noticed():
 
 
 def test_refused():
-    with pytest.raises(ValueError, match=r"backward must be one of .*recompute.*, got 'adjoint'"):
-        CSC2d(3, 8, 3, backward="adjoint")
-    with pytest.raises(ValueError, match=r"backward='recompute' takes a fixed number of steps, got tol=0\.1"):
-        CSC2d(3, 8, 3, backward="recompute", tol=0.1)
-    layer = CSC2d(3, 8, 3, backward="recompute")
-    with pytest.raises(ValueError, match=r"backward='recompute' takes a fixed number of steps, got tol=0\.1"):
+    with pytest.raises(ValueError, match=r"gradient must be one of .*recompute.*, got 'adjoint'"):
+        CSC2d(3, 8, 3, gradient="adjoint")
+    with pytest.raises(
+        ValueError, match=r"gradient='recompute' takes a fixed number of steps, got FISTA\(2, tol=0\.1\)"
+    ):
+        CSC2d(3, 8, 3, gradient="recompute", tol=0.1)
+    layer = CSC2d(3, 8, 3, gradient="recompute")
+    with pytest.raises(
+        ValueError, match=r"gradient='recompute' takes a fixed number of steps, got FISTA\(2, tol=0\.1\)"
+    ):
         layer.tol = 0.1
     assert layer.tol is None

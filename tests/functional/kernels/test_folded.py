@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from csc_nets.layers import CSC2d
-from csc_nets.layers.dictionary import Dictionary2d
-from csc_nets.layers.proximal_step import ProximalStep
+from csc_nets.functional import L1, NonnegativeL1
+from csc_nets.functional.kernels import FoldedStep
+from csc_nets.layers import CSC2d, Dictionary2d
 
 
 def kept(call):
@@ -23,19 +23,19 @@ def kept(call):
 
 
 @pytest.mark.parametrize("batch", [1, 64])  # signals smaller than the filters, and larger
-@pytest.mark.parametrize("prox", ["nonneg", "soft"])
-def test_a_factor_is_the_atoms_times_it(batch, prox):
+@pytest.mark.parametrize("penalty", [NonnegativeL1(), L1()])
+def test_a_gain_is_that_of_every_atom(batch, penalty):
     torch.manual_seed(0)
     dictionary = Dictionary2d(8, 32, 3, padding=1).double()
-    x, factor = torch.randn(batch, 8, 4, 4).double(), torch.tensor(0.3).double()
+    x, gain = torch.randn(batch, 8, 4, 4).double(), torch.tensor(0.3).double()
     threshold, gradients = torch.full((32, 1, 1), 0.1).double(), []
-    for gain in (factor, dictionary.weight * factor):
+    for of_step in (gain, gain.expand(32)):
         dictionary.zero_grad()
-        step = ProximalStep(dictionary, gain, threshold, prox=prox)
-        z = step.update(step.start(x), x)
+        step = FoldedStep(dictionary.read(), penalty, of_step, threshold)
         y = step.start(x)
+        z = step.advance(x, y, y, step.synthesis(y, (4, 4)))
         v = y + 0.3 * dictionary.analysis(x - dictionary.synthesis(y))
-        expected = (v - 0.1).relu() if prox == "nonneg" else v.sign() * (v.abs() - 0.1).relu()
+        expected = (v - 0.1).relu() if penalty.nonneg else v.sign() * (v.abs() - 0.1).relu()
         torch.testing.assert_close(z, expected)
         z.square().sum().backward()
         gradients.append(next(dictionary.parameters()).grad)
@@ -44,16 +44,16 @@ def test_a_factor_is_the_atoms_times_it(batch, prox):
 
 def test_small_signals_leave_one_copy_of_the_filters():
     dictionary = Dictionary2d(8, 32, 3, padding=1)
-    x, factor = torch.randn(1, 8, 4, 4), torch.tensor(0.3)
+    x, gain = torch.randn(1, 8, 4, 4), torch.tensor(0.3)
 
     def run(x):
-        weight = dictionary.weight
-        step = ProximalStep(dictionary, factor, torch.tensor(0.1), atoms=weight)
-        return step.update(step.start(x), x)
+        step = FoldedStep(dictionary.read(), NonnegativeL1(), gain, torch.tensor(0.1))
+        y = step.start(x)
+        return step.advance(x, y, y, step.synthesis(y, (4, 4)))
 
     trained = (tuple(next(dictionary.parameters()).shape), torch.float32)
     assert kept(lambda: run(x)).count(trained) == 2  # as trained and normalised
-    assert kept(lambda: run(x.expand(64, -1, -1, -1))).count(trained) == 3  # and times the factor
+    assert kept(lambda: run(x.expand(64, -1, -1, -1))).count(trained) == 3  # and times the gain
 
 
 @pytest.mark.parametrize("nonneg", [True, False])

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from csc_nets.functional import nonneg_soft_threshold, one_pass, soft_threshold
+from csc_nets.functional import nonneg_soft_threshold, soft_threshold
+from csc_nets.functional.kernels import shrink as one_pass
 from csc_nets.layers import CSC1d, CSC2d, SparseCoding
 
 SHRINK = {True: nonneg_soft_threshold, False: soft_threshold}
@@ -113,7 +114,7 @@ LAYERS = {
     "threshold": lambda: CSC2d(3, 8, 3, lam=0.1, steps=1, pursuit="threshold"),
     "threshold with ridge": lambda: CSC2d(3, 8, 3, lam=0.1, steps=1, pursuit="threshold", ridge=0.3),
     "calibrated": lambda: CSC2d(3, 8, 3, lam=0.1, steps=3, pursuit="calibrated").eval(),
-    "recompute": lambda: CSC2d(3, 8, 3, padding=1, lam=0.1, steps=9, backward="recompute"),
+    "recompute": lambda: CSC2d(3, 8, 3, padding=1, lam=0.1, steps=9, gradient="recompute"),
     "line": lambda: CSC1d(3, 8, 3, lam=0.1, steps=4),
     "dense": lambda: SparseCoding(3, 8, lam=0.1, steps=4, learn_lam=True),
 }

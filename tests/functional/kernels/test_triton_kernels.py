@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from csc_nets.functional import one_pass
+from csc_nets.functional.kernels import shrink as one_pass
 
 pytestmark = pytest.mark.skipif(not one_pass._has_triton(), reason="no Triton on this machine")
 
@@ -31,7 +31,7 @@ def close(mine, theirs, dtype):
 
 def compare():
     """Both kernels against the operators in torch's words; run where TRITON_INTERPRET is set."""
-    from csc_nets.functional import triton_kernels
+    from csc_nets.functional.kernels import triton_kernels
 
     torch.manual_seed(0)
     for shape, dtype in itertools.product(FORMATS, (torch.float32, torch.bfloat16)):
@@ -72,7 +72,7 @@ def test_kernels_compile_for_hopper_with_wide_accesses(kind):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from csc_nets.functional import triton_kernels as kernels
+    from csc_nets.functional.kernels import triton_kernels as kernels
 
     constants = {"ATOMS": 64, "PER_SAMPLE": False, "PER_ATOM": True, "HAS_Y": True, "HAS_KEEP": False}
     constants |= {"HAS_BEFORE": True, "NONNEG": True, "BLOCK": kernels.BLOCK, "INDEX": kernels.tl.int32}

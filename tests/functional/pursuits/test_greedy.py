@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from csc_nets.functional import Cascade, Problem, as_adjoint_pair, fista, prox
-from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.functional.problem import SAFETY
+from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.layers import Dictionary1d, Dictionary2d
 
 

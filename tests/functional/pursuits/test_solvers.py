@@ -271,7 +271,7 @@ def test_gradients_of_the_unrolled_pursuit(matrix):
         ({"steps": 0}, "steps must be an int >= 1, got 0"),
         ({"tol": 0.0}, "tol must be greater than 0"),
         ({"tol": 1e-3, "criterion": "luck"}, "'gap' or 'change'"),
-        ({"proximal_map": soft_threshold, "monotone": True}, "l1 objective only"),
+        ({"proximal_map": soft_threshold, "monotone": True}, "need an objective"),
     ],
 )
 def test_bad_arguments_are_refused(matrix, options, message):

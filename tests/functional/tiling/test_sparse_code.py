@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 
-from csc_nets.functional import sparse_code
+from csc_nets.functional.tiling import sparse_code
 from csc_nets.functional.tiling.sparse_code import SparseCode
 
 

@@ -445,6 +445,6 @@ def test_a_pooled_code_is_that_of_unit_atoms(options):
         torch.testing.assert_close(found.dictionary.synthesis(found.code, (8, 8)), layer.dictionary.synthesis(code))
     else:  # correlations with the unit atoms
         kept = found.code != 0
-        correlation = layer._pair().analysis(x)
+        correlation = layer._pair(layer.dictionary).analysis(x)
         norms = torch.cat([layer.dictionary.weight] * (found.code.shape[1] // 6)).flatten(1).norm(dim=1)
         torch.testing.assert_close(found.code[kept], (correlation / norms.view(-1, 1, 1))[kept])

@@ -32,8 +32,8 @@ so that rho may change with p and z kept. What more it gives for free:
   recursion in signal space, hence :math:`D z`. So the duality gap needs no transform (an error in
   :math:`D \rho^{-1} u` shrinks by :math:`|1 - \alpha / 2|` a step).
 
-Where no atom may lie (the end of the circle, see :mod:`csc_nets.functional.operators.fourier`), lam is infinite: p = u. Where
-nothing was observed (a mask; padding, into which atoms reach), D is :math:`m D` in all of this, and q solves
+Where no atom may lie (the end of the circle, see :mod:`csc_nets.functional.operators.fourier`), lam is infinite: p = u.
+Where nothing was observed (a mask; padding, into which atoms reach), D is :math:`m D` in all of this, and q solves
 :math:`(m D \rho^{-1} D^T m + 1) q = m(\ldots)` by conjugate gradients: in signal space, preconditioned by the Fourier
 inverse without m, started from the last q.
 """
@@ -147,7 +147,7 @@ class _Run:
     def __init__(self, problem: Problem, rho: float | None, relax: float | None, init: Tensor | None) -> None:
         x = problem.masked(problem.x)
         self.waves = waves = FourierDictionary.create(problem.operator, x.shape[2:])
-        weight: Tensor = problem.operator.weight  # type: ignore[attr-defined]
+        weight: Tensor = problem.operator.weight
         if x.shape[1] != weight.shape[1] or x.dtype != weight.dtype:
             raise ValueError(
                 f"douglas_rachford: expected signals (N, {weight.shape[1]}, ...) of {weight.dtype}, as the dictionary, "

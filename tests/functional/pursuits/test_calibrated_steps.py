@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import csc_nets.functional as functional
-from csc_nets.functional.pursuits.calibration import calibrated
 from csc_nets.functional.problem import SAFETY
+from csc_nets.functional.pursuits.calibration import calibrated
 from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding
 
 LAYERS = {
@@ -36,9 +36,9 @@ def case(request):
 
 def reference(layer, x, lam=0.2, **options):
     """The functional pursuit with the layer's coefficients."""
-    coefficients = layer.calibrated.coefficients.clone()
+    coefficients = layer.pursuit.coefficients.clone()
     coefficients[:, 0] *= SAFETY / (layer.dictionary.bound(x.shape[2:]) + layer.ridge)
-    metric = layer.calibrated._metric(layer.dictionary, layer.atoms) if layer.pursuit == "whitened" else None
+    metric = layer.pursuit.metric(layer.problem(x)) if layer.pursuit.whitens else None
     return calibrated(x, layer.dictionary, lam, coefficients, metric=metric, nonneg=layer.nonneg, **options)
 
 
@@ -65,7 +65,7 @@ def test_layer_runs_the_calibrated_steps(case, nonneg, ridge):
 def test_before_any_training_it_is_ista(case):
     build, x = case
     layer = build(steps=3).eval()
-    if layer.pursuit == "calibrated":
+    if not layer.pursuit.whitens:
         expected = functional.ista(x, layer.dictionary, 0.2, steps=3, nonneg=True)
         torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-5)
     else:
@@ -87,10 +87,10 @@ def test_calibrate_is_the_functional_one_and_eval_changes_nothing(case):
     build, x = case
     layer = build(steps=2).eval()
     layer.calibrate(x, updates=10)
-    kept = layer.calibrated.coefficients.clone()
+    kept = layer.pursuit.coefficients.clone()
     layer(x)
-    assert torch.equal(layer.calibrated.coefficients, kept)
-    metric = layer.calibrated._metric(layer.dictionary, layer.atoms) if layer.pursuit == "whitened" else None
+    assert torch.equal(layer.pursuit.coefficients, kept)
+    metric = layer.pursuit.metric(layer.problem(x)) if layer.pursuit.whitens else None
     options = {"nonneg": True, "metric": metric, "updates": 10}
     expected = functional.calibrate(x, layer.dictionary, 0.2, 2, **options).detach()
     kept[:, 0] *= SAFETY / layer.dictionary.bound(x.shape[2:])
@@ -158,9 +158,9 @@ def test_in_the_hands_of_a_pytorch_user(pursuit):
     x = torch.randn(4, 3, 16, 16)
     for _ in range(5):
         layer(x)
-    kept = layer.calibrated.coefficients.clone()
+    kept = layer.pursuit.coefficients.clone()
     each = torch.func.vmap(lambda image: layer(image[None])[0])(x)  # in training, where no coefficient can follow
-    assert torch.equal(layer.calibrated.coefficients, kept)
+    assert torch.equal(layer.pursuit.coefficients, kept)
     layer.eval()
     torch.testing.assert_close(each, layer(x), rtol=1e-4, atol=1e-5)
     with torch.no_grad():
@@ -175,10 +175,10 @@ def test_in_the_hands_of_a_pytorch_user(pursuit):
     layer.train()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     compiled(x).sum().backward()
-    assert not torch.equal(layer.calibrated.coefficients, kept)
+    assert not torch.equal(layer.pursuit.coefficients, kept)
     with torch.autocast("cpu", torch.bfloat16):
         layer(x).sum().backward()
-    assert bool(layer.calibrated.coefficients.isfinite().all())
+    assert bool(layer.pursuit.coefficients.isfinite().all())
     layer(x, init=layer(x).detach())
 
 
@@ -208,7 +208,7 @@ def test_a_layer_in_half_precision(case, dtype):
         layer(x)
     layer(x).sum().backward()
     z = layer.eval()(x)
-    assert z.dtype == dtype and bool(layer.calibrated.coefficients.isfinite().all())
+    assert z.dtype == dtype and bool(layer.pursuit.coefficients.isfinite().all())
     assert layer.objective(x, z).sum() < start
 
 
@@ -217,9 +217,9 @@ def test_an_empty_batch_teaches_nothing(case):
     layer = build(steps=2)
     for _ in range(5):
         layer(x)
-    kept = layer.calibrated.coefficients.clone()
+    kept = layer.pursuit.coefficients.clone()
     assert len(layer(x[:0])) == 0
-    assert torch.equal(layer.calibrated.coefficients, kept)
+    assert torch.equal(layer.pursuit.coefficients, kept)
 
 
 def test_ista_is_safe_with_a_ridge_above_the_bound(case):
@@ -239,15 +239,21 @@ def test_one_warm_start_for_all_samples_is_left_as_it_is():
 
 
 def test_bad_settings_are_refused():
-    for options in ({"steps": None, "tol": 1e-3}, {"tol": 1e-3}, {"backward": "recompute"}, {"backward": "implicit"}):
-        with pytest.raises(ValueError, match="'calibrated' is a fixed number of steps with backward='unroll'"):
+    for options, message in (
+        ({"steps": None, "tol": 1e-3}, "'calibrated' is a fixed number of steps: it takes no tol"),
+        ({"tol": 1e-3}, "'calibrated' is a fixed number of steps: it takes no tol"),
+        ({"gradient": "recompute"}, r"Calibrated\(2\) does more than that with its codes"),
+        ({"gradient": "implicit"}, r"steps of Calibrated\(2\) do not end at one"),
+        ({"penalty": "group_l1"}, r"Calibrated\(2\) is derived for the l1 norms"),
+    ):
+        with pytest.raises(ValueError, match=message):
             CSC2d(3, 8, 3, pursuit="calibrated", **options)
     for args in ((9, 8, 3), (3, 8, 3, 2), (3, 8, 3, 1, 0, 2)):
         with pytest.raises(ValueError, match="stride 1, dilation 1 and at most 8 channels, got Dictionary2d"):
             CSC2d(*args, pursuit="whitened")
     with pytest.raises(ValueError, match="pursuit='whitened' takes convolutions"):
         SparseCoding(7, 8, pursuit="whitened")
-    with pytest.raises(ValueError, match="pursuit='fista' has nothing to calibrate"):
+    with pytest.raises(ValueError, match=r"FISTA\(2\) has nothing to calibrate"):
         CSC2d(3, 8, 3).calibrate(torch.randn(2, 3, 8, 8))
     with pytest.raises(ValueError, match=r"signal of size \(3, 3\) is too small: axis 0 must be at least 4"):
         CSC2d(3, 8, 5, padding=2, padding_mode="circular", pursuit="whitened")(torch.randn(2, 3, 3, 3))
@@ -266,7 +272,7 @@ def test_one_loud_batch_does_little(case, loud):
 
     before = value()
     layer.train()(loud * x)
-    assert bool(layer.calibrated.coefficients.isfinite().all())
+    assert bool(layer.pursuit.coefficients.isfinite().all())
     after = value()
     for _ in range(10):
         layer.train()(x)
@@ -281,7 +287,7 @@ def test_more_and_fewer_steps_than_were_calibrated(case):
         for _ in range(10):
             layer.train()(x).sum().backward()
         torch.testing.assert_close(layer.eval()(x)[:1], layer(x[:1]), rtol=1e-4, atol=1e-5)
-    assert layer.calibrated.coefficients.shape[0] == 2 and bool((layer.calibrated.coefficients[:, 1] != 0).any())
+    assert layer.pursuit.coefficients.shape[0] == 2 and bool((layer.pursuit.coefficients[:, 1] != 0).any())
 
 
 def test_a_layer_of_more_steps_than_were_calibrated_is_loaded():

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from csc_nets.functional import ConvGeometry, fused
+from csc_nets.functional import ConvGeometry
+from csc_nets.functional.operators import mkldnn
 from csc_nets.layers import CSC2d
 
 
@@ -11,7 +12,7 @@ def signal(*shape):
     return torch.randn(*shape).to(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(not fused._AVAILABLE, reason="this torch has no fused operators")
+@pytest.mark.skipif(not mkldnn._AVAILABLE, reason="this torch has no fused operators")
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])
 @pytest.mark.parametrize("pursuit", ["ista", "fista", "threshold"])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [(3, 1, 1, 1), (4, 2, 1, 1), (3, 2, 2, 2)])
@@ -20,9 +21,9 @@ def test_same_numbers_as_the_plain_path(monkeypatch, steps, pursuit, kernel, str
     x = signal(2, 3, 11, 12)
     kept, mask = x.clone(), torch.rand(2, 1, 11, 12).round()
     calls = []
-    original = fused.analysis_relu
+    original = mkldnn.analysis_relu
     monkeypatch.setattr(
-        "csc_nets.layers.dictionary.analysis_relu", lambda *a, **k: calls.append(1) or original(*a, **k)
+        "csc_nets.functional.operators.convolution.analysis_relu", lambda *a, **k: calls.append(1) or original(*a, **k)
     )
     with torch.no_grad():
         ours, masked, warm = layer(x), layer(x, mask=mask), layer(x, init=layer(x))
@@ -36,10 +37,10 @@ def test_conditions():
     geometry, weight = ConvGeometry.create(2, 3, padding=1), torch.zeros(8, 3, 3, 3)
     x = signal(2, 3, 8, 8)
     with torch.no_grad():
-        assert fused.can_fuse(x, weight, geometry) == fused._AVAILABLE
-        assert not fused.can_fuse(x.contiguous(), weight, geometry)
-        assert not fused.can_fuse(x.double(), weight.double(), geometry)
-        assert not fused.can_fuse(x, weight, ConvGeometry.create(2, 3, padding=1, padding_mode="reflect"))
+        assert mkldnn.can_fuse(x, weight, geometry) == mkldnn._AVAILABLE
+        assert not mkldnn.can_fuse(x.contiguous(), weight, geometry)
+        assert not mkldnn.can_fuse(x.double(), weight.double(), geometry)
+        assert not mkldnn.can_fuse(x, weight, ConvGeometry.create(2, 3, padding=1, padding_mode="reflect"))
         with torch.autocast("cpu", torch.bfloat16):
-            assert not fused.can_fuse(x, weight, geometry)
-    assert not fused.can_fuse(x, weight, geometry)
+            assert not mkldnn.can_fuse(x, weight, geometry)
+    assert not mkldnn.can_fuse(x, weight, geometry)

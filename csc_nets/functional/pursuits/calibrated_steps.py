@@ -57,7 +57,9 @@ class Calibrated(nn.Module, Pursuit):
     def spelled(cls, steps: int | None, tol: float | None, **options: Any) -> "Pursuit":
         """``tol`` is refused: the steps are a fixed number."""
         if tol is not None:
-            raise ValueError(f"pursuit={cls.__name__.lower()!r} is a fixed number of steps: it takes no tol, got {tol!r}")
+            raise ValueError(
+                f"pursuit={cls.__name__.lower()!r} is a fixed number of steps: it takes no tol, got {tol!r}"
+            )
         return cls() if steps is None else cls(steps)
 
     def check(self, penalty: Penalty) -> None:
@@ -169,7 +171,7 @@ class Calibrated(nn.Module, Pursuit):
 
         lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
         mask = None if problem.mask is None else few(problem.mask)
-        operator: Any = problem.operator.map(rounded)  # type: ignore[attr-defined]
+        operator: Any = problem.operator.map(rounded)
         part = Problem(problem.x[:count], operator, lam, problem.quadratic, problem.nonneg, mask, check=False)
         known = None
         if codes is not None and len(codes) >= len(self.coefficients):

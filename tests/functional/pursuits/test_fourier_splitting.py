@@ -15,12 +15,12 @@ from csc_nets.functional import (
     duality_gap,
     elastic_net_threshold,
     fista,
-    fourier,
     lam_max,
     objective,
     solve,
-    splitting,
 )
+from csc_nets.functional.operators import fourier
+from csc_nets.functional.pursuits import fourier_splitting as splitting
 from csc_nets.layers import Dictionary1d, Dictionary2d, Dictionary3d
 
 CIRCULAR = {"padding": "same", "padding_mode": "circular"}
