@@ -86,7 +86,7 @@ def case(name: str, known: Tensor, new: Tensor, weight: Tensor, lam: float, roun
         made = CSC2d(weight.shape[1], len(weight), 3, padding=1, lam=lam, steps=steps, pursuit=pursuit)
         made.dictionary.weight = weight
         made.dictionary.refresh()
-        if made.calibrated is not None:
+        if hasattr(made.pursuit, "calibrate"):
             made.calibrate(known)
         return made.to(memory_format=torch.channels_last).eval()
 
