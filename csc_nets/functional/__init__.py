@@ -9,6 +9,7 @@ from csc_nets.functional.coding_rate import (
     rate_distance,
     rate_reduction,
 )
+from csc_nets.functional.deprecated import iterate
 from csc_nets.functional.gradients import Gradient, Implicit, Recompute, Unroll, as_gradient, register_gradient
 from csc_nets.functional.operators import (
     Cascade,
@@ -156,6 +157,7 @@ __all__ = [
     "group_soft_threshold",
     "hard_threshold",
     "ista",
+    "iterate",
     "iterative_hard_thresholding",
     "kymatio_bank",
     "lam_max",

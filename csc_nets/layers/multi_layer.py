@@ -264,6 +264,7 @@ class MultiLayerCSC(nn.Module):
 
     def _row(self, i: int, eta: Tensor, operator: Any = None, entry: int = 0) -> Step:
         """A step of layer ``i`` with the biases of a set of dictionaries."""
+        eta = eta.expand(self.dictionaries[i].out_channels)  # one for each atom is folded into the filters
         if not len(self.biases):
             return Step(eta, operator=operator)
         return Step(eta, shift=-self.biases[entry * len(self.dictionaries) + i], operator=operator)
@@ -300,7 +301,7 @@ class MultiLayerCSC(nn.Module):
         for i, (operator, feedforward) in enumerate(zip(self._read(), laterals, strict=True)):
             eta = self._step_size(i, operator, sizes[i])
             weight = scale * align(torch.as_tensor(lam[i], dtype=scale.dtype, device=x.device), x.ndim)
-            chosen = operator if feedforward is None else Lateral(feedforward, operator)
+            chosen = operator if feedforward is None else Lateral(feedforward, feedforward, operator)
             if problem is None:
                 problem = self._problem(x, chosen, weight)
             else:  # only the shape of its signal counts

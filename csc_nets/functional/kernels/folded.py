@@ -52,7 +52,9 @@ class FoldedStep:
             self._folded = _rounded(operator.scaled(gain))
         weight = self.atoms.weight
         # Whether what follows an analysis is one kernel; then a leap is, too.
-        self.leaps = penalty.kernel is not None and shrink.serves(weight.device)
+        self._has_descent = hasattr(operator, "descent")
+        single = keep is None or not keep.ndim
+        self.leaps = penalty.kernel is not None and single and not self._has_descent and shrink.serves(weight.device)
         # Else a non-negative threshold that is the same for all samples is the bias of the analysis.
         folds = penalty.kernel == "nonneg" and threshold.ndim < weight.ndim and not self.leaps
         self.bias = -threshold.flatten().expand(len(weight)) if folds else None
@@ -78,6 +80,9 @@ class FoldedStep:
             estimate: ``D p``; it is left as it is.
             disposable: nobody will look at ``start`` again.
         """
+        if self._has_descent:
+            operator, _ = self._weighted(x)
+            return self._shrink(operator.descent(x, point, estimate, self.bias), start)[0]
         operator, residual = self._weighted(self._residual(x, estimate))
         if disposable and self.bias is not None and self._fuses(operator, residual):
             return operator.analysis_relu(residual, self.bias, onto=start)
@@ -100,7 +105,8 @@ class FoldedStep:
         if self._folded is not None or gain is None:
             return self._folded, signal
         # A compiler would take the answer for a promise on the size of the batch.
-        if not torch.compiler.is_compiling() and 2 * signal.numel() < self.atoms.weight.numel():
+        small = not self._has_descent and 2 * signal.numel() < self.atoms.weight.numel()
+        if not torch.compiler.is_compiling() and small:
             return self.atoms, signal * gain
         self._folded = _rounded(self._exact.scaled(gain))
         return self._folded, signal

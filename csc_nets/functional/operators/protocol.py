@@ -1,7 +1,7 @@
 r"""What a dictionary is to a pursuit: analysis :math:`D^T x`, synthesis :math:`D z`, and a bound of :math:`\|D\|^2`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -21,7 +21,7 @@ class Operator(Protocol):
       norm is computed by the Lanczos method in every forward pass.
     - ``read()``: the same operator with its atoms read once. A module whose atoms are computed (normalised,
       multiplied) does that here. ``track()``: the same for a forward pass of a layer, in which a bound may follow.
-    - ``descent(x, z, estimate)``: what a step adds to the code, in place of ``analysis(x - estimate)`` with
+    - ``descent(x, z, estimate, bias=None)``: what a step adds to the code, in place of ``analysis(x - estimate)`` with
       ``estimate = synthesis(z)``, as :class:`Lateral` has it.
     - ``weight``, ``scaled`` and the other methods of :class:`~csc_nets.functional.Convolution`: then a step size is
       folded into the filters.
@@ -60,7 +60,7 @@ class Pair:
     """
 
     analyser: Any
-    synthesiser: Operator
+    synthesiser: Any
 
     @property
     def weight(self) -> Tensor:
@@ -81,7 +81,7 @@ class Pair:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Pair":
         """With changed filters, such as rounded ones."""
-        return Pair(self.analyser.map(change), self.synthesiser.map(change))  # type: ignore[attr-defined]
+        return Pair(self.analyser.map(change), self.synthesiser.map(change))
 
     def can_fuse(self, x: Tensor) -> bool:
         """As of the analysis."""
@@ -113,7 +113,7 @@ class Preconditioned(Pair):
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Preconditioned":
         """With changed filters; the metric stays."""
-        return Preconditioned(self.analyser.map(change), self.synthesiser.map(change), self.metric)  # type: ignore[attr-defined]
+        return Preconditioned(self.analyser.map(change), self.synthesiser.map(change), self.metric)
 
     def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
         """As of the analysis."""
@@ -121,27 +121,34 @@ class Preconditioned(Pair):
 
 
 @dataclass(frozen=True)
-class Lateral:
+class Lateral(Pair):
     r"""The operator of a step whose input comes through filters B and whose lateral terms through D:
 
     .. math:: B^T x - D^T D z
 
     Args:
-        feedforward: B, which synthesises, too.
+        analyser: B.
+        synthesiser: B, which synthesises, too.
         lateral: D.
+        inhibitor: D of the analysis, with a gain where there is one; None for ``lateral``.
     """
 
-    feedforward: Operator
-    lateral: Operator
+    lateral: Any = None
+    inhibitor: Any = None
 
-    def analysis(self, x: Tensor) -> Tensor:
-        """:math:`B^T x`."""
-        return self.feedforward.analysis(x)
+    def scaled(self, gain: Tensor) -> "Lateral":
+        """Both analyses times a gain."""
+        inhibitor = self.lateral if self.inhibitor is None else self.inhibitor
+        return replace(self, analyser=self.analyser.scaled(gain), inhibitor=inhibitor.scaled(gain))
 
-    def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        """:math:`B z`."""
-        return self.feedforward.synthesis(z, output_size)
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Lateral":
+        """With changed filters, such as rounded ones."""
+        inhibitor = None if self.inhibitor is None else self.inhibitor.map(change)
+        changed = (self.analyser.map(change), self.synthesiser.map(change), self.lateral.map(change), inhibitor)
+        return Lateral(*changed)
 
-    def descent(self, x: Tensor, z: Tensor, estimate: Tensor) -> Tensor:
-        """What a step adds, before its gain."""
-        return self.feedforward.analysis(x) - self.lateral.analysis(self.lateral.synthesis(z, tuple(x.shape[2:])))
+    def descent(self, x: Tensor, z: Tensor, estimate: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What a step adds, plus a bias per atom."""
+        inhibitor = self.lateral if self.inhibitor is None else self.inhibitor
+        lateral = inhibitor.analysis(self.lateral.synthesis(z, tuple(x.shape[2:])), exact=False)
+        return self.analyser.analysis(x, bias, exact=False).sub_(lateral)
