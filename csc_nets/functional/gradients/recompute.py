@@ -93,7 +93,7 @@ def _has_formula(problem: Problem, rows: Sequence[Step]) -> bool:
         and hasattr(problem.operator, "analysis_gradients")
         and type(problem).signal is Problem.signal
         and not problem.x.is_complex()
-        and all(row.operator is None and row.memory is None for row in rows)
+        and all(row.operator is None and row.memory is None and row.penalty is None for row in rows)
         and not any(isinstance(n, Tensor) and (n.ndim or n.requires_grad) for n in numbers)
     )
 

@@ -55,16 +55,15 @@ class Kernels:
         problem = self.problem
         operator: Any = problem.operator if row.operator is None else row.operator
         gain, threshold, keep = self.threshold(row)
+        penalty = row.penalty or problem.penalty
         if not hasattr(operator, "scaled") or row.memory is not None:
             options = {"missing": self.missing, "memory": row.memory, "keep": keep}
-            return PlainStep(
-                operator, problem.penalty, gain, torch.as_tensor(threshold, device=problem.x.device), **options
-            )
+            return PlainStep(operator, penalty, gain, torch.as_tensor(threshold, device=problem.x.device), **options)
         weight = operator.weight
         as_tensor = lambda t: torch.as_tensor(t, dtype=weight.dtype, device=weight.device)  # noqa: E731
         return FoldedStep(
             operator,
-            problem.penalty,
+            penalty,
             None if isinstance(gain, float) and gain == 1 else _flat(as_tensor(gain)),
             as_tensor(threshold),
             keep=None if keep is None else torch.as_tensor(keep),
@@ -73,7 +72,7 @@ class Kernels:
 
 
 # What of a row its kernel depends on; extrapolations are the loop's.
-_KERNEL_FIELDS = ("gain", "shift", "operator", "memory")
+_KERNEL_FIELDS = ("gain", "shift", "operator", "memory", "penalty")
 
 
 def _aligned(value: Any, ndim: int) -> Any:

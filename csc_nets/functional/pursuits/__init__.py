@@ -1,10 +1,11 @@
 """Pursuits: tables of steps that compute a sparse code, and solvers to a tolerance."""
 
+from csc_nets.functional.pursuits.analytic_weights import analytic_weights
 from csc_nets.functional.pursuits.calibrated_steps import Calibrated, Whitened
 from csc_nets.functional.pursuits.calibration import calibrate, calibrated, calibration_update, whitening
 from csc_nets.functional.pursuits.competition import LCA, PriorISTA
 from csc_nets.functional.pursuits.fourier_splitting import douglas_rachford
-from csc_nets.functional.pursuits.lista import LISTA
+from csc_nets.functional.pursuits.lista import ALISTA, LISTA, LISTACP, StepLISTA, TiLISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold
 from csc_nets.functional.pursuits.solvers import (
@@ -21,18 +22,23 @@ from csc_nets.functional.pursuits.step import Pursuit, Step, as_pursuit, registe
 from csc_nets.functional.pursuits.tolerance import ToTolerance
 
 __all__ = [
+    "ALISTA",
     "FISTA",
     "ISTA",
     "LCA",
     "LISTA",
+    "LISTACP",
     "Calibrated",
     "PriorISTA",
     "Pursuit",
     "Step",
+    "StepLISTA",
     "Threshold",
+    "TiLISTA",
     "ToTolerance",
     "Whitened",
     "advance",
+    "analytic_weights",
     "as_pursuit",
     "calibrate",
     "calibrated",

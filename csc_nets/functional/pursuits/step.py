@@ -32,6 +32,7 @@ class Step(NamedTuple):
         shift: s, added to the threshold.
         operator: D of this row; None for the problem's.
         memory: :math:`\mu`, how much of the last v stays; None for a pursuit that keeps no v.
+        penalty: R of this row; None for the problem's.
     """
 
     gain: float | Tensor
@@ -40,6 +41,7 @@ class Step(NamedTuple):
     shift: float | Tensor = 0.0
     operator: Operator | None = None
     memory: float | Tensor | None = None
+    penalty: Penalty | None = None
 
 
 class Pursuit(Part):
