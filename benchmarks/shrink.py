@@ -3,9 +3,9 @@
     python benchmarks/shrink.py --device cuda [--quick] [--json FILE] [--compile]
 
 Codes of 64 atoms in channels_last and bfloat16: threshold, sum and momentum, forward and with the gradient of all.
-Ours is ``functional.kernels.shrink.shrink``, the reference what layers do without it. Rows also tell the gigabytes a second
-of ours, of what must be read and written at least; the last line tells from how many entries on the kernel is never
-slower, which is what ``FEWEST`` in ``csc_nets/functional/shrink.py`` should be. ``--compile`` compiles both, with
+Ours is ``functional.kernels.shrink.shrink``, the reference what layers do without it. Rows also tell the gigabytes a
+second of ours, of what must be read and written at least. The last line tells from how many entries on the kernel is
+never slower: that should be ``FEWEST`` in ``csc_nets/functional/kernels/shrink.py``. ``--compile`` compiles both, with
 CUDA graphs on a GPU.
 On a CPU, where layers never take it, the operator in torch's words is timed.
 """

@@ -122,5 +122,5 @@ def test_recomputed_gradients_are_those_of_unrolling(case, name, select):
 
 def test_bad_numbers_are_refused():
     for options in ({"count": 0}, {"select": -1.0}, {"select": 20.0, "most": 10.0}, {"most": 101.0}):
-        with pytest.raises(ValueError, match="steps must be|select and most"):
+        with pytest.raises(ValueError, match=r"steps must be|select and most"):
             LISTA(**options)
