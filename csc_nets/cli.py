@@ -1,12 +1,14 @@
 """What ``train.py`` and ``evaluate.py`` call: from a configuration to a run folder, and from there to numbers."""
 
-import json
 import logging
 import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
@@ -25,22 +28,20 @@ from csc_nets.layers import MultiLayerCSC, PooledCSC2d
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.tasks import Task, create_task, csc_layers
+from csc_nets.tasks.options import known_options, refuse_unknown
 from csc_nets.tasks.pictures import save_pictures
-from csc_nets.tasks.run_folder import RunFolder
-from csc_nets.tasks.trainer import build_trainer
+from csc_nets.tasks.results import add_results, evaluation_label, show_results
+from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
+from csc_nets.tasks.run_folder import RunFolder, folder_option, free_names
+from csc_nets.tasks.run_lock import run_lock
+from csc_nets.tasks.stopping import exit_status
+from csc_nets.tasks.sweep_folder import SweepFolder, job_name
+from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_wandb_id
 
 __all__ = ["build", "evaluate", "plain", "run", "train"]
 
-_TABLE = {
-    "test/acc": ("test accuracy", "{:.2%}"),
-    "test/objective": ("test objective", "{:.4g}"),
-    "test/psnr": ("test PSNR", "{:.2f} dB"),
-    "test/ssim": ("test SSIM", "{:.4f}"),
-    "test/alignment": ("feature alignment", "{:.4f}"),
-    "test/density": ("code density", "{:.2%}"),
-    "test/reconstruction_error": ("reconstruction error", "{:.4f}"),
-    "training_seconds": ("training time", "{:.1f} s"),
-}
+_MOST_NAMES = 10_000
+_HYDRA_PLUGINS = ("hydra._internal.core_plugins.*", "hydra_plugins.*")
 _NOISE = (
     ".*does not have many workers.*",
     ".*Checkpoint directory .* exists and is not empty.*",
@@ -55,41 +56,85 @@ _NOISE = (
 def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Trains a network, tests its best checkpoint, and leaves everything in the run folder.
 
+    A run folder whose name is a time, as that of a run that was given none, is never shared: the later of two such runs
+    takes the next free name. Nobody else can write to the folder meanwhile.
+
     Args:
         cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest comes from that run's ``config.yaml``.
 
     Returns:
-        Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0.
+        Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0. Where the
+        data have no test images, ``tested_on`` is ``"val"``; where the best checkpoint is lost, ``checkpoint`` is
+        ``"last"``.
 
     Raises:
         ValueError: a bad value in ``cfg``.
         FileNotFoundError: ``resume`` names no run folder, or the data are missing.
-        FloatingPointError: the loss is not finite, or a game has collapsed. The folder's ``metrics.json`` then holds
-            ``collapsed``, 1, and ``collapsed_at_batch``, counted from 1.
+        FileExistsError: ``run_dir`` holds a run already.
+        BlockingIOError: another process writes to the run folder.
+        FloatingPointError: the loss is not finite, or the training has diverged, or a game has collapsed. The folder's
+            ``metrics.json`` then holds ``collapsed``, 1, and ``collapsed_at_batch``, counted from 1.
     """
     _quiet()
     config = plain(cfg)
-    resume = config["resume"]
-    folder = RunFolder(Path(resume or config["run_dir"]).absolute())
+    resume = config["resume"] is not None
+    folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = folder.config()
+    if config["logger"]["name"] == "wandb" and "id" not in config["logger"]:
+        # Older runs made the id of the names of their folders.
+        own = f"{folder.path.parent.name}-{folder.path.name}".replace("=", "-") if resume else new_wandb_id()
+        config["logger"] = {**config["logger"], "id": own}
     data, task = build(config)
     if config["compile"]:
         task.compile_model()
-    trainer = build_trainer(folder.path, task, config["trainer"], config["callbacks"], config["logger"])
-    last = folder.checkpoint("last")
-    if last.is_file():
-        read_checkpoint(last)  # one clear line where it is damaged
-    if not resume and trainer.is_global_zero:
-        folder.create(config)
+    settings = config["trainer"], config["callbacks"], config["logger"]
+    if resume:
+        trainer = build_trainer(folder.path, task, *settings)
+    else:
+        trainer, folder = _new_run(folder, config, lambda path: build_trainer(path, task, *settings))
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None)
-    except SystemExit:
+        with run_lock(folder.path) if trainer.is_global_zero else nullcontext():
+            return _fit_and_test(trainer, task, data, folder, config, resume)
+    except (SystemExit, KeyboardInterrupt) as stop:
         print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
-        raise
+        raise SystemExit(exit_status(stop)) from None
+    finally:
+        finish_loggers(trainer.loggers)
+
+
+def _new_run(
+    folder: RunFolder, config: dict[str, Any], build_one: Callable[[Path], L.Trainer]
+) -> tuple[L.Trainer, RunFolder]:
+    """The trainer and the folder of a new run; the folder is made last, so that a bad value leaves none."""
+    names = list(islice(free_names(folder.path), _MOST_NAMES))
+    for path in names:
+        trainer = build_one(path)
+        if not trainer.is_global_zero:
+            break
+        try:
+            RunFolder(path).create(config)
+            break
+        except FileExistsError:
+            if path == names[-1]:
+                raise
+    return trainer, RunFolder(path)
+
+
+def _fit_and_test(
+    trainer: L.Trainer, task: Task, data: ImageDataModule, folder: RunFolder, config: dict[str, Any], resume: bool
+) -> dict[str, Any]:
+    if trainer.is_global_zero:
+        folder.sweep()
+    data.keep_split(folder.split, write=trainer.is_global_zero)
+    start = checkpoint_to_resume(folder, config) if resume else None
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=start)
     except FloatingPointError:
         if trainer.is_global_zero:
-            _write({"collapsed": 1, "collapsed_at_batch": trainer.fit_loop.total_batch_idx + 1}, folder.metrics)
+            add_results({"collapsed": 1, "collapsed_at_batch": trainer.fit_loop.total_batch_idx + 1}, folder.metrics)
         raise
 
     best = trainer.checkpoint_callback
@@ -98,15 +143,17 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(Path(best.dirpath).parent)  # that of the first process, where there are several
     results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
     results |= {"collapsed": 0, "collapsed_at_batch": None}
-    if best.best_model_score is not None:
-        results["val/best"] = best.best_model_score.item()
+    results["val/best"] = None if best.best_model_score is None else best.best_model_score.item()
+    if not folder.checkpoint("best").is_file():
+        results |= {"checkpoint": "last", "val/best": None}
     model = load(folder.path)
     if config["test"]:
         results |= _test(model, config, data, trainer)
     if trainer.is_global_zero:
-        _finish(results, folder, folder.metrics)
+        add_results(results, folder.metrics)
+        show_results(results, folder.path)
         if config["pictures"]:
-            _pictures(model, data, folder)
+            save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
     return results
 
 
@@ -117,9 +164,10 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         cfg: the tree of ``configs/evaluate.yaml``.
 
     Returns:
-        Test numbers. They are written to ``metrics.json`` in the run folder; with another ``lam`` or ``steps`` than in
-        training, or on another data set, to a file beside it whose name says so. With ``report``, none: a report goes
-        to the folder's ``reports``, and there to a folder of its own in these cases.
+        Test numbers. They are written to ``metrics.json`` in the run folder, if they are those of the run's own test.
+        With anything that changes them (another ``lam`` or ``steps``, the last checkpoint, other images or fewer,
+        another precision) they go to a file beside it whose name says so. With ``report``, none: a report goes to the
+        folder's ``reports``, and there to a folder of its own in these cases.
 
     Raises:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
@@ -127,13 +175,17 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """
     _quiet()
     options = plain(cfg)
-    folder = RunFolder(Path(options["run"]).absolute())
+    folder = RunFolder(folder_option("run", options["run"]))
     config = folder.config()
-    model = load(folder.checkpoint(options["which"]))
+    file = folder.checkpoint(options["which"])
+    fit_of_checkpoint(read_checkpoint(file), config, file)
+    model = load(file)
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
     data = build_data(config, options["data"])
-    label = "-".join(f"{key}={value}" for key, value in {**_named(options["data"]), **changed}.items())
+    if not {"name", "val_fraction", "split_seed"} & set(options["data"]) and folder.split.is_file():
+        data.keep_split(folder.split, write=False)
+    label = evaluation_label(options, config)
     if options["report"] is not None:
         reports = folder.path / "reports" / label
         print(save_report(options["report"], model.eval(), data, reports, options["images"], options["network"]))
@@ -142,8 +194,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
-    name = f"metrics-{label}" if label else "metrics"
-    _finish(results, folder, folder.path / f"{name}.json")
+    add_results(results, folder.path / f"{f'metrics-{label}' if label else 'metrics'}.json")
+    show_results(results, folder.path)
     return results
 
 
@@ -183,14 +235,6 @@ def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataM
         raise ValueError(f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}")
     alike = {"mean": list(own.mean), "std": list(own.std)}
     return _datamodule({**config, "data": {**alike, **kept, **plainly, **changes}})
-
-
-def _named(changes: Mapping[str, Any]) -> dict[str, str]:
-    """What files about another data set are called by; nothing for the run's own."""
-    if "name" not in changes:
-        return {}
-    root = Path(changes["root"]).resolve().name if changes["name"] == "image_folder" and "root" in changes else ""
-    return {"data": root or changes["name"]}
 
 
 def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None = None) -> None:
@@ -240,10 +284,11 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         os.environ["HYDRA_FULL_ERROR"] = str(int(whole))  # for the processes that a trainer starts
         try:
             config = _resolved(cfg)
-            if in_sweep:
-                config["run_dir"] = hydra_config.runtime.output_dir
+            refuse_unknown(config, known_options(config_dir, config_name))
+            if in_sweep and "run_dir" in config:
+                config["run_dir"] = _job_folder(hydra_config)
             others = [choice for choice in hydra_config.overrides.task if not choice.startswith("resume=")]
-            if config.get("resume") and others:
+            if config.get("resume") is not None and others:
                 raise ValueError(f"resume takes everything from the run's config.yaml, got also {', '.join(others)}")
             return program(config).get("val/best")
         except Exception as error:
@@ -258,11 +303,31 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
-        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name)(job)()
+        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name, **_executed())(job)()
+    except (SIGTERMException, KeyboardInterrupt) as stop:  # outside of training, which says more
+        print("stopped", file=sys.stderr)
+        sys.exit(exit_status(stop))
     except Exception as error:
         if whole:
             raise
         _exit(error)
+    finally:
+        SweepFolder.forget()
+
+
+def _executed() -> dict[str, Any]:
+    """What Hydra may call because a configuration names it; versions before 1.4 call anything."""
+    if "execution_whitelist" not in signature(hydra.main).parameters:
+        return {}
+    return {"execution_whitelist": ["csc_nets.tasks.sweep_folder.SweepFolder", *_HYDRA_PLUGINS]}
+
+
+def _job_folder(hydra_config: Any) -> str:
+    """Where a job of a sweep goes: to a folder of its own name, unless ``hydra.sweep.subdir`` asks for another."""
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.sweep.subdir == ".":
+        folder /= job_name(hydra_config.job.num, hydra_config.overrides.task)
+    return str(folder)
 
 
 def plain(node: Any) -> Any:
@@ -285,26 +350,9 @@ def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Ta
     return create_task(model=model, **options)
 
 
-def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, float]:
+def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, Any]:
     (results,) = trainer.test(_task(config, model, data), datamodule=data, verbose=False)
-    return dict(results)
-
-
-def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
-    """Writes the numbers to ``file`` and shows the table."""
-    _write(results, file)
-    rows = [(label, form.format(results[key])) for key, (label, form) in _TABLE.items() if key in results]
-    print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder.path))]))
-
-
-def _write(results: dict[str, Any], file: Path) -> None:
-    """Adds the numbers to those in ``file``."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({**known, **results}, indent=2) + "\n")
-
-
-def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
-    save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
+    return {**results, **({} if data.has_test else {"tested_on": "val"})}
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import isfinite
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -141,6 +142,21 @@ class ImageDataModule(LightningDataModule, ABC):
         if name not in self._splits:
             self._splits.update(self.load(name))
         return self._splits[name]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images; where there are none, the validation images are tested on."""
+        return True
+
+    def keep_split(self, file: Path, *, write: bool = True) -> None:
+        """Holds out the images that a file names, whatever has come to the data since; nothing where splits are fixed.
+
+        Call it before the splits are read.
+
+        Args:
+            file: of the run that these data are for.
+            write: make the file, where it is missing.
+        """
 
     def train_dataloader(self) -> Batches:
         return self._batches("train")
