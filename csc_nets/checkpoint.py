@@ -28,7 +28,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
 
     Raises:
         FileNotFoundError: there is no such file, or no checkpoint in the folder.
-        ValueError: the file is damaged, no checkpoint of this package, or does not fit its network.
+        ValueError: the file is damaged, no checkpoint of this package, does not fit its network, or holds NaN or
+            infinity.
 
     Example:
         >>> model = csc_nets.load("runs/csc_small-digits/2025-01-31_12-00-00")  # doctest: +SKIP
@@ -48,6 +49,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ValueError(f"load: the weights in {file} do not fit {name}: {detail}") from error
+    if broken := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ValueError(f"load: {file} holds weights that are not finite ({broken[0]}): the training had broken down")
     return model.to(map_location).eval()
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from multiprocessing import get_context
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -33,6 +34,13 @@ def end(process, status=0, timeout=180):
     output, errors = process.communicate(timeout=timeout)
     assert process.returncode == status, (process.returncode, errors)
     return output, [line for line in errors.splitlines() if line.strip()]
+
+
+def forked(function, *arguments):
+    """A call in a process of its own that has everything imported; ``exitcode`` and ``kill`` are its."""
+    process = get_context("fork").Process(target=function, args=arguments, daemon=True)
+    process.start()
+    return process
 
 
 def config(*overrides, name="train"):

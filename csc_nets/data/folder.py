@@ -1,5 +1,6 @@
 """Any tree of image files, in memory where it fits and streamed from disk where it does not."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from csc_nets.data.files import (
     find_classes,
     find_images,
 )
+from csc_nets.data.kept_split import apply_split, read_split, taken, write_split
 from csc_nets.data.module import FileSplit, ImageDataModule, Split, TensorSplit
 from csc_nets.data.sampling import held_out_indices
 
@@ -96,6 +98,7 @@ class ImageFolderDataModule(ImageDataModule):
         self.in_memory, self.crop_share = in_memory, crop_share
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self._lists: dict[str, FileList] = {}
+        self._sides: dict[str, dict[str, str]] | None = None
 
     @property
     def files(self) -> dict[str, FileList]:
@@ -107,14 +110,43 @@ class ImageFolderDataModule(ImageDataModule):
                 if split == "train" or (self.root / split).is_dir()
             }
             if "val" not in lists:
-                everything = lists["train"]
-                labels = torch.tensor(everything.labels)
-                parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
-                lists |= {
-                    split: _take(everything, i.tolist()) for split, i in zip(("train", "val"), parts, strict=True)
-                }
+                lists |= self._held_out(lists["train"])
             self._lists = {"test": lists["val"]} | lists
         return self._lists
+
+    @property
+    def has_test(self) -> bool:
+        return (self.root / "test").is_dir()
+
+    def keep_split(self, file: Path, *, write: bool = True) -> None:
+        """Without ``val/``: holds out the images that ``file`` names; where it is missing, writes it.
+
+        The random share depends on how many images there are. A run that is resumed or evaluated after images have
+        come must not train on those that it was validated on.
+        """
+        if (self.root / "val").is_dir():
+            return
+        if file.is_file():
+            self._sides, self._lists = read_split(file), {}
+        elif write:
+            text = write_split(self.root, self.files["train"].paths, self.files["val"].paths)
+            partial_file = file.with_name(f".{file.name}.{os.getpid()}")
+            partial_file.write_text(text)
+            partial_file.replace(file)
+
+    def _held_out(self, everything: FileList) -> dict[str, FileList]:
+        """Training and validation images of a tree without ``val/``."""
+        if self._sides is not None:
+            parts = apply_split(self.root, everything, self._sides)
+            if not all(parts):
+                raise ValueError(
+                    f"{self.name}: the images that the run held out are not under {self.root / 'train'} any more"
+                )
+        else:
+            labels = torch.tensor(everything.labels)
+            drawn = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
+            parts = (drawn[0].tolist(), drawn[1].tolist())
+        return {split: taken(everything, index) for split, index in zip(("train", "val"), parts, strict=True)}
 
     @property
     def decoded_bytes(self) -> int:
@@ -139,10 +171,6 @@ class ImageFolderDataModule(ImageDataModule):
                 training = ImageFiles(self.name, files, crop, self.in_chans)
             loaded = FileSplit(training, dataset, len(dataset))
         return {other: loaded for other, same in self.files.items() if same is files}
-
-
-def _take(files: FileList, index: list[int]) -> FileList:
-    return FileList([files.paths[i] for i in index], [files.labels[i] for i in index])
 
 
 def imagenet(

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from csc_nets.functional import unit_norm
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.pictures import atom_grids
+from csc_nets.tasks.precision import exact
 from csc_nets.tasks.reseeding import move, moves_to_centre, rarely_used, redundant, residual_atoms
 
 __all__ = ["DictionaryLearningTask"]
@@ -157,7 +158,7 @@ class DictionaryLearningTask(AutoencodingTask):
         model: Any = self.model
         z = model.encode(images)
         self.log("val/objective", model.objective(images, z).mean(), prog_bar=True, sync_dist=True)
-        self.log("val/psnr", self.psnr(model.reconstruct(images, z).float(), images), sync_dist=True)
+        self.log("val/psnr", self.psnr(exact(model.reconstruct(images, z)), exact(images)), sync_dist=True)
         self.log("val/density", (z != 0).float().mean(), sync_dist=True)
 
     def on_validation_end(self) -> None:

@@ -21,7 +21,7 @@ class MovableCheckpoint(ModelCheckpoint):
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forgets the score of a best checkpoint that is lost: what comes next may be less, and be the best there is."""
+        """Forgets the score of a best checkpoint that is lost: the best of what comes next may be less."""
         if self.monitor is not None and self.best_model_path and not os.path.isfile(self.best_model_path):
             note(f"{self.best_model_path} is lost: its score no longer counts")
             self.best_model_path = self.kth_best_model_path = ""

@@ -38,7 +38,7 @@ def refuse_unknown(config: Mapping[str, Any], known: Iterable[str]) -> None:
     names = set(known)
     unknown = sorted(set(config) - names)
     if unknown:
-        meant = _alike(unknown[0], {key: config[key] for key in names if key in config})
+        meant = _alike(unknown[0], {key: value for key, value in config.items() if key in names})
         hint = f", did you mean {' or '.join(meant)}?" if meant else f" (known: {', '.join(sorted(names))})"
         raise ValueError(f"unknown option {unknown[0]}{hint}")
 

@@ -1,5 +1,6 @@
 """What every training task shares: the optimiser, reproducible randomness, a guard on the loss, the checkpoint."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -98,8 +99,9 @@ class Task(L.LightningModule):
 
     def rate_schedule(self) -> Callable[[int], float]:
         """From the number of steps taken to the learning rate as a share of its peak."""
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = total / max(1, self.trainer.max_epochs or 1)
+        total = int(self.trainer.estimated_stepping_batches)  # reads the data, which num_training_batches needs
+        # Of an epoch that runs to its end: max_steps may end the training inside one.
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return partial(
             learning_rate_factor,
             total=total,
