@@ -14,6 +14,7 @@ from csc_nets.data.files import (
     MODES,
     FileList,
     ImageFiles,
+    bits_in_use,
     central_square,
     find_classes,
     find_images,
@@ -50,6 +51,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: Decides which images are held out.
         mean: Mean of each channel where white is 1; None for ImageNet's (their average where grey).
         std: Standard deviation of each channel; None for ImageNet's (their average where grey).
+        bits: Bits that the values of 16-bit grey images use, 8 to 16; None for 16, if some value needs that many.
         options: See `ImageDataModule`; ``flip`` is on unless given.
 
     Raises:
@@ -72,6 +74,7 @@ class ImageFolderDataModule(ImageDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         flip: bool = True,
+        bits: int | None = None,
         name: str = "image_folder",
         **options: Any,
     ) -> None:
@@ -95,6 +98,9 @@ class ImageFolderDataModule(ImageDataModule):
             low, high = self.crop_scale
             self._require(0 < low <= high <= 1, "crop_scale", crop_scale, "two shares, 0 < smallest <= largest <= 1")
             self._require(not in_memory, "in_memory", in_memory, "False or None with crop_scale")
+        if bits is not None:
+            self._require_whole("bits", bits, 8, 16)
+        self.bits = bits
         self.in_memory, self.crop_share = in_memory, crop_share
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self._lists: dict[str, FileList] = {}
@@ -157,7 +163,8 @@ class ImageFolderDataModule(ImageDataModule):
     def load(self, split: str) -> dict[str, Split]:
         files = self.files[split]
         evaluation = partial(central_square, size=self.image_size, share=self.crop_share)
-        dataset = ImageFiles(self.name, files, evaluation, self.in_chans)
+        bits = bits_in_use(self.name, self.files["train"]) if self.bits is None else self.bits
+        dataset = ImageFiles(self.name, files, evaluation, self.in_chans, bits)
         keep = self.in_memory
         if keep is None:
             keep = self.crop_scale is None and self.decoded_bytes <= IN_MEMORY_BYTES
@@ -168,7 +175,7 @@ class ImageFolderDataModule(ImageDataModule):
             training = dataset
             if self.crop_scale is not None:
                 crop = v2.RandomResizedCrop(self.image_size, self.crop_scale)
-                training = ImageFiles(self.name, files, crop, self.in_chans)
+                training = ImageFiles(self.name, files, crop, self.in_chans, bits)
             loaded = FileSplit(training, dataset, len(dataset))
         return {other: loaded for other, same in self.files.items() if same is files}
 
