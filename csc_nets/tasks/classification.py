@@ -104,7 +104,8 @@ class ClassificationTask(Task):
         for name, (weight, term) in terms.items():
             self.log(name, term, on_step=False, on_epoch=True, sync_dist=True)
             loss = loss + weight * term
-        return self.log_training_loss(loss, trivial=math.log(self.num_classes))  # that of all classes alike
+        self.divergence.see(loss, math.log(self.num_classes))  # the loss of calling all classes alike
+        return self.log_training_loss(loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Plain cross-entropy and accuracy."""

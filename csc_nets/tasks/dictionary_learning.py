@@ -107,8 +107,11 @@ class DictionaryLearningTask(AutoencodingTask):
                 self.get_buffer(f"mass_{i}").add_(mass)
         self._images = images
         self.log("train/density", (z != 0).float().mean(), on_step=False, on_epoch=True, sync_dist=True)
-        trivial = 0.5 * exact(images).square().flatten(1).sum(1).mean()  # that of the code zero
-        return self.log_training_loss(model.objective(images, z).mean(), trivial)
+        loss = model.objective(images, z).mean()
+        self.divergence.see(
+            loss, 0.5 * exact(images).square().flatten(1).sum(1).mean()
+        )  # the objective of the code zero
+        return self.log_training_loss(loss)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then unit norm, then new starts for atoms that hardly anything uses."""

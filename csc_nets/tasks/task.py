@@ -119,12 +119,8 @@ class Task(L.LightningModule):
         seed = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))
 
-    def log_training_loss(self, loss: Tensor, trivial: Tensor | float | None = None) -> Tensor:
+    def log_training_loss(self, loss: Tensor) -> Tensor:
         """Logs ``train/loss`` and hands it back.
-
-        Args:
-            loss: of a batch.
-            trivial: the loss of an answer that takes no network; None where the loss says nothing of divergence.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -135,8 +131,6 @@ class Task(L.LightningModule):
                 f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, "
                 f"learning rate {self._learning_rate():.3g}): {self._advice()}"
             )
-        if trivial is not None:
-            self.divergence.see(loss, trivial)
         self.log("loss", loss, prog_bar=True, logger=False)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
