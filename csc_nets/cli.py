@@ -1,23 +1,18 @@
 """What ``train.py`` and ``evaluate.py`` call: from a configuration to a run folder, and from there to numbers."""
 
-import logging
 import math
 import os
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from inspect import signature
-from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
@@ -28,29 +23,18 @@ from csc_nets.layers import MultiLayerCSC, PooledCSC2d
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.tasks import Task, create_task, csc_layers
+from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, refuse_unknown
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.results import add_results, evaluation_label, show_results
 from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
-from csc_nets.tasks.run_folder import RunFolder, folder_option, free_names
+from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
 from csc_nets.tasks.stopping import exit_status
-from csc_nets.tasks.sweep_folder import SweepFolder, job_name
-from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_wandb_id
+from csc_nets.tasks.sweep_folder import SweepFolder, execution_whitelist, job_folder
+from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
 
 __all__ = ["build", "evaluate", "plain", "run", "train"]
-
-_MOST_NAMES = 10_000
-_HYDRA_PLUGINS = ("hydra._internal.core_plugins.*", "hydra_plugins.*")
-_NOISE = (
-    ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*is smaller than the logging interval.*",
-    ".*GPU available but not used.*",
-    ".*You requested to overfit but enabled .* shuffling.*",
-    ".*torch.jit.script.* is deprecated.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-)
 
 
 def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,8 +48,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0. Where the
-        data have no test images, ``tested_on`` is ``"val"``; where the best checkpoint is lost, ``checkpoint`` is
-        ``"last"``.
+        data have no test images, ``tested_on`` is ``"val"``, else ``"test"``; where the best checkpoint is lost,
+        ``checkpoint`` is ``"last"``, else ``"best"``.
 
     Raises:
         ValueError: a bad value in ``cfg``.
@@ -75,16 +59,13 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         FloatingPointError: the loss is not finite, or the training has diverged, or a game has collapsed. The folder's
             ``metrics.json`` then holds ``collapsed``, 1, and ``collapsed_at_batch``, counted from 1.
     """
-    _quiet()
+    leave_out_noise()
     config = plain(cfg)
     resume = config["resume"] is not None
     folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = folder.config()
-    if config["logger"]["name"] == "wandb" and "id" not in config["logger"]:
-        # Older runs made the id of the names of their folders.
-        own = f"{folder.path.parent.name}-{folder.path.name}".replace("=", "-") if resume else new_wandb_id()
-        config["logger"] = {**config["logger"], "id": own}
+    config["logger"] = own_logger(config["logger"], folder.path, resume)
     data, task = build(config)
     if config["compile"]:
         task.compile_model()
@@ -92,7 +73,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     if resume:
         trainer = build_trainer(folder.path, task, *settings)
     else:
-        trainer, folder = _new_run(folder, config, lambda path: build_trainer(path, task, *settings))
+        trainer, folder = new_run(folder, config, lambda path: build_trainer(path, task, *settings))
     try:
         with run_lock(folder.path) if trainer.is_global_zero else nullcontext():
             return _fit_and_test(trainer, task, data, folder, config, resume)
@@ -101,24 +82,6 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         raise SystemExit(exit_status(stop)) from None
     finally:
         finish_loggers(trainer.loggers)
-
-
-def _new_run(
-    folder: RunFolder, config: dict[str, Any], build_one: Callable[[Path], L.Trainer]
-) -> tuple[L.Trainer, RunFolder]:
-    """The trainer and the folder of a new run; the folder is made last, so that a bad value leaves none."""
-    names = list(islice(free_names(folder.path), _MOST_NAMES))
-    for path in names:
-        trainer = build_one(path)
-        if not trainer.is_global_zero:
-            break
-        try:
-            RunFolder(path).create(config)
-            break
-        except FileExistsError:
-            if path == names[-1]:
-                raise
-    return trainer, RunFolder(path)
 
 
 def _fit_and_test(
@@ -137,15 +100,7 @@ def _fit_and_test(
             add_results({"collapsed": 1, "collapsed_at_batch": trainer.fit_loop.total_batch_idx + 1}, folder.metrics)
         raise
 
-    best = trainer.checkpoint_callback
-    (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
-    assert isinstance(best, ModelCheckpoint) and best.dirpath is not None
-    folder = RunFolder(Path(best.dirpath).parent)  # that of the first process, where there are several
-    results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
-    results |= {"collapsed": 0, "collapsed_at_batch": None}
-    results["val/best"] = None if best.best_model_score is None else best.best_model_score.item()
-    if not folder.checkpoint("best").is_file():
-        results |= {"checkpoint": "last", "val/best": None}
+    folder, results = training_results(trainer)
     model = load(folder.path)
     if config["test"]:
         results |= _test(model, config, data, trainer)
@@ -173,7 +128,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
         FileNotFoundError: ``run`` names no run folder, or the data are missing.
     """
-    _quiet()
+    leave_out_noise()
     options = plain(cfg)
     folder = RunFolder(folder_option("run", options["run"]))
     config = folder.config()
@@ -286,14 +241,14 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
             config = _resolved(cfg)
             refuse_unknown(config, known_options(config_dir, config_name))
             if in_sweep and "run_dir" in config:
-                config["run_dir"] = _job_folder(hydra_config)
+                config["run_dir"] = job_folder(hydra_config)
             others = [choice for choice in hydra_config.overrides.task if not choice.startswith("resume=")]
             if config.get("resume") is not None and others:
                 raise ValueError(f"resume takes everything from the run's config.yaml, got also {', '.join(others)}")
             return program(config).get("val/best")
         except Exception as error:
             if in_sweep and isinstance(error, FloatingPointError):
-                _complain(error, f" (in {config['run_dir']}; the sweep goes on)")
+                complain(error, f" (in {config['run_dir']}; the sweep goes on)")
                 return math.inf if getattr(hydra_config.sweeper, "direction", None) == "minimize" else -math.inf
             if whole or in_sweep:
                 raise
@@ -303,7 +258,7 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
-        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name, **_executed())(job)()
+        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name, **execution_whitelist())(job)()
     except (SIGTERMException, KeyboardInterrupt) as stop:  # outside of training, which says more
         print("stopped", file=sys.stderr)
         sys.exit(exit_status(stop))
@@ -313,21 +268,6 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         _exit(error)
     finally:
         SweepFolder.forget()
-
-
-def _executed() -> dict[str, Any]:
-    """What Hydra may call because a configuration names it; versions before 1.4 call anything."""
-    if "execution_whitelist" not in signature(hydra.main).parameters:
-        return {}
-    return {"execution_whitelist": ["csc_nets.tasks.sweep_folder.SweepFolder", *_HYDRA_PLUGINS]}
-
-
-def _job_folder(hydra_config: Any) -> str:
-    """Where a job of a sweep goes: to a folder of its own name, unless ``hydra.sweep.subdir`` asks for another."""
-    folder = Path(hydra_config.runtime.output_dir)
-    if hydra_config.sweep.subdir == ".":
-        folder /= job_name(hydra_config.job.num, hydra_config.overrides.task)
-    return str(folder)
 
 
 def plain(node: Any) -> Any:
@@ -352,7 +292,7 @@ def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Ta
 
 def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, Any]:
     (results,) = trainer.test(_task(config, model, data), datamodule=data, verbose=False)
-    return {**results, **({} if data.has_test else {"tested_on": "val"})}
+    return {**results, "tested_on": "test" if data.has_test else "val"}
 
 
 def _resolved(cfg: Any) -> dict[str, Any]:
@@ -362,23 +302,6 @@ def _resolved(cfg: Any) -> dict[str, Any]:
         raise ValueError(str(error).splitlines()[0]) from error
 
 
-def _complain(error: Exception, where: str = "") -> None:
-    """Prints the message of an error, and its type where that is not one that bad input causes."""
-    text = " ".join(str(error).split("Config search path")[0].split())
-    if not isinstance(error, ValueError | OSError | FloatingPointError | HydraException):
-        text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
-    sys.stdout.flush()
-    print(f"error: {text}{where}", file=sys.stderr)
-
-
 def _exit(error: Exception) -> NoReturn:
-    _complain(error)
+    complain(error)
     sys.exit(1)
-
-
-def _quiet() -> None:
-    """Leaves out what the libraries say and a user cannot act on."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)

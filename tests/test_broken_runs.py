@@ -2,16 +2,19 @@
 
 import json
 import os
+import resource
 import shutil
+import sys
 import time
 
 import pytest
 import torch
 from lightning.pytorch.trainer.connectors.logger_connector import _LoggerConnector
-from program import call, evaluate, forked, numbers, resume, table, train
+from program import ROOT, TINY, call, evaluate, forked, numbers, resume, table, train
 
+import csc_nets.cli as cli
 from csc_nets.checkpoint import read_checkpoint
-from csc_nets.tasks.checkpoint_io import previous
+from csc_nets.tasks.checkpoint_io import SafeCheckpointIO, previous
 from csc_nets.tasks.results import add_results
 
 
@@ -84,7 +87,7 @@ def test_a_lost_best_checkpoint_is_followed_by_the_best_of_what_comes(run):
     epochs(run, 5)
     results = resume(run)
     later = [float(row["val/acc"]) for row in table(run) if row["val/acc"]][3:]
-    assert results["val/best"] == pytest.approx(max(later)) and "checkpoint" not in results
+    assert results["val/best"] == pytest.approx(max(later)) and results["checkpoint"] == "best"
 
 
 def test_weights_that_are_not_finite_are_refused(run):
@@ -179,3 +182,44 @@ def test_an_empty_config_is_one_line(run, monkeypatch, capsys):
     (run / "config.yaml").write_text("")
     status, errors = call(monkeypatch, capsys, "train", f"resume={run}")
     assert status == 1 and len(errors) == 1 and "config.yaml is damaged: it lacks data, model or task" in errors[0]
+
+
+def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, capfd):
+    """A limit on the size of files stands in for it: the system refuses to write more."""
+    folder, calls = tmp_path / "run", []
+    save = SafeCheckpointIO.save_checkpoint
+
+    def fill(self, *args, **kwargs):
+        calls.append(args)
+        if len(calls) == 4:  # best and last of the second epoch
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        return save(self, *args, **kwargs)
+
+    def program():
+        sys.argv = ["train.py", *TINY, "trainer.max_epochs=3", "task.lr=0.02", f"run_dir={folder}"]
+        cli.run(cli.train, ROOT / "configs", "train")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SafeCheckpointIO, "save_checkpoint", fill)
+        process = forked(program)
+    process.join(60)
+    assert process.exitcode == 1
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: [Errno 27] File too large")
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["epoch"] == 0
+    assert not [file for file in folder.rglob("*") if file.suffix == ".tmp"]
+    resume(folder)
+    train("trainer.max_epochs=3", "task.lr=0.02", f"run_dir={tmp_path / 'whole'}")
+    assert (folder / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def test_a_run_of_an_older_version_goes_on(run):
+    """Without what newer checkpoints and configurations hold."""
+    for name in ("best", "last"):
+        file = run / "checkpoints" / f"{name}.ckpt"
+        checkpoint = torch.load(file, weights_only=True)
+        del checkpoint["divergence"]
+        torch.save(checkpoint, file)
+    epochs(run, 4)
+    resume(run)
+    assert read_checkpoint(run / "checkpoints" / "last.ckpt")["epoch"] == 3

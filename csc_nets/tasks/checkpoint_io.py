@@ -68,7 +68,8 @@ def recover(file: Path) -> bool:
         return False
     if not _is_readable(kept):
         return False
-    os.replace(kept, file)
+    with contextlib.suppress(FileNotFoundError):  # another process of the same run was faster
+        os.replace(kept, file)
     sync_folder(file.parent)
     return True
 

@@ -27,16 +27,12 @@ class MetricsCSV(Logger):
     Args:
         folder: the run folder.
 
-    Raises:
-        ValueError: the file is no such table.
     """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._rows: dict[int, dict[str, Any]] = {}
-        if self.path.is_file() and self.path.stat().st_size:
-            self._read()
+        self._rows: dict[int, dict[str, Any]] | None = None  # read at the first number, when the folder is this run's
 
     @property
     def name(self) -> str:
@@ -54,18 +50,26 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Merges ``metrics`` into the row of ``step`` and rewrites the table."""
+        """Merges ``metrics`` into the row of ``step`` and rewrites the table.
+
+        Raises:
+            ValueError: the file that is there is no such table.
+        """
         step = step or 0
-        self._rows.setdefault(step, {"step": step}).update(metrics)
-        columns = dict.fromkeys(["epoch", "step", *(key for row in self._rows.values() for key in row)])
+        rows = self._rows = self._read() if self._rows is None else self._rows
+        rows.setdefault(step, {"step": step}).update(metrics)
+        columns = dict.fromkeys(["epoch", "step", *(key for row in rows.values() for key in row)])
         table = io.StringIO(newline="")
         writer = csv.DictWriter(table, columns)
         writer.writeheader()
-        writer.writerows(self._rows[key] for key in sorted(self._rows))
+        writer.writerows(rows[key] for key in sorted(rows))
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(self.path, table.getvalue())
 
-    def _read(self) -> None:
+    def _read(self) -> dict[int, dict[str, Any]]:
+        kept: dict[int, dict[str, Any]] = {}
+        if not self.path.is_file() or not self.path.stat().st_size:
+            return kept
         try:
             text = self.path.read_bytes().decode()
             header, *rows = csv.reader(io.StringIO(text, newline=""))
@@ -77,10 +81,7 @@ class MetricsCSV(Logger):
             cells = dict(zip(header, row, strict=False))
             whole = len(row) == len(header) and (number < len(rows) or text.endswith("\n"))
             if whole and cells["step"].isdigit():
-                self._rows[int(cells["step"])] = {"step": int(cells["step"]), **_numbers(cells)}
+                kept[int(cells["step"])] = {**cells, "step": int(cells["step"])}
             elif row:
                 note(f"{self.path}: a torn row is left out: {','.join(row)[:80]}")
-
-
-def _numbers(cells: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in cells.items() if key != "step"}
+        return kept

@@ -5,18 +5,21 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
 from csc_nets.tasks.run_folder import free_names
 
-__all__ = ["SweepFolder", "job_name", "short_value"]
+__all__ = ["SweepFolder", "execution_whitelist", "job_folder", "job_name", "short_value"]
 
 _FOLDER, _VARIED = "CSC_NETS_SWEEP_FOLDER", "CSC_NETS_SWEEP_VARIED"
 _LONGEST = 80
+_HYDRA_PLUGINS = ("hydra._internal.core_plugins.*", "hydra_plugins.*")
 
 
 class SweepFolder(Callback):
@@ -56,6 +59,21 @@ def varied_options(overrides: Sequence[str]) -> list[str]:
     """Options of a command line that take several values."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
     return [override.key_or_group for override in parsed if override.is_sweep_override()]
+
+
+def execution_whitelist() -> dict[str, Any]:
+    """Arguments of ``hydra.main``: what a configuration may have called; versions of Hydra before 1.4 call anything."""
+    if "execution_whitelist" not in signature(hydra.main).parameters:
+        return {}
+    return {"execution_whitelist": [f"{__name__}.{SweepFolder.__name__}", *_HYDRA_PLUGINS]}
+
+
+def job_folder(hydra_config: Any) -> str:
+    """Where a job of a sweep goes: to a folder of its own name, unless ``hydra.sweep.subdir`` asks for another."""
+    folder = Path(hydra_config.runtime.output_dir)
+    if hydra_config.sweep.subdir == ".":
+        folder /= job_name(hydra_config.job.num, hydra_config.overrides.task)
+    return str(folder)
 
 
 def job_name(number: int, overrides: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The Lightning trainer of a run: what it writes, and where."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
 from csc_nets.tasks.keeping import EarlyStopping, MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
-from csc_nets.tasks.run_folder import RunFolder
+from csc_nets.tasks.run_folder import RunFolder, free_names
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.training_pictures import TrainingPictures
 
-__all__ = ["build_trainer", "finish_loggers", "new_wandb_id"]
+__all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
 
+_MOST_NAMES = 10_000
 CALLBACKS = ("ema_decay", "patience", "progress_bar", "pictures_every")
 
 
@@ -65,6 +67,33 @@ def build_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
+
+
+def new_run(
+    folder: RunFolder, config: dict[str, Any], build: Callable[[Path], L.Trainer]
+) -> tuple[L.Trainer, RunFolder]:
+    """The trainer and the folder of a new run; the folder is made last, so that a bad value leaves none.
+
+    Args:
+        folder: the one asked for. Where its name is a time and somebody has taken it, the next free name.
+        config: everything that was chosen, for ``config.yaml``.
+        build: from the path of the folder to a trainer.
+
+    Raises:
+        FileExistsError: the folder holds a run already.
+    """
+    names = list(islice(free_names(folder.path), _MOST_NAMES))
+    for path in names:
+        trainer = build(path)
+        if not trainer.is_global_zero:  # the first process makes it
+            break
+        try:
+            RunFolder(path).create(config)
+            break
+        except FileExistsError:
+            if path == names[-1]:
+                raise
+    return trainer, RunFolder(path)
 
 
 def build_callbacks(
@@ -136,6 +165,30 @@ def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:
 def new_wandb_id() -> str:
     """A name at Weights & Biases that no other run has; a run keeps its own in ``config.yaml``, and goes on with it."""
     return secrets.token_hex(8)
+
+
+def own_logger(logger: dict[str, Any], folder: Path, resume: bool) -> dict[str, Any]:
+    """The logger's settings with the id of the run at Weights & Biases, where it has none.
+
+    A run of an older version has no id in its ``config.yaml``: there it was made of the names of the folders.
+    """
+    if logger["name"] != "wandb" or "id" in logger:
+        return logger
+    return {**logger, "id": f"{folder.parent.name}-{folder.name}".replace("=", "-") if resume else new_wandb_id()}
+
+
+def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:
+    """The run folder, which is that of the first process, and what is known of a training that has ended."""
+    best = trainer.checkpoint_callback
+    (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+    assert isinstance(best, MovableCheckpoint) and best.dirpath is not None
+    folder = RunFolder(Path(best.dirpath).parent)
+    results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+    results |= {"collapsed": 0, "collapsed_at_batch": None}
+    if folder.checkpoint("best").is_file():
+        score = best.best_model_score
+        return folder, {**results, "checkpoint": "best", "val/best": None if score is None else score.item()}
+    return folder, {**results, "checkpoint": "last", "val/best": None}
 
 
 def finish_loggers(loggers: Sequence[Logger]) -> None:
