@@ -150,7 +150,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
     add_results(results, folder.path / f"{f'metrics-{label}' if label else 'metrics'}.json")
-    show_results(results, folder.path)
+    show_results(results, folder.path, own="name" not in options["data"])
     return results
 
 

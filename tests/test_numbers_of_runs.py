@@ -129,7 +129,7 @@ def test_without_test_images_nothing_is_called_a_test(tree, tmp_path, capsys):
     results = train(*on(tree, f"run_dir={tmp_path / 'run'}"))
     printed = capsys.readouterr().out
     assert "validation accuracy" in printed and "test accuracy" not in printed
-    assert "these validation images chose the checkpoint" in printed
+    assert "validation images, which chose the checkpoint" in printed
     assert results["tested_on"] == numbers(tmp_path / "run")["tested_on"] == "val"
     (tree / "train").rename(tree / "test")
     for split in ("train", "val"):

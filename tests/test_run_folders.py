@@ -45,6 +45,8 @@ def test_two_sweeps_of_one_second_have_a_folder_each(tmp_path, monkeypatch, caps
     for batch in (100, 200):
         arguments = [*TINY, f"data.batch_size={batch}", "seed=0,1", "debug=fast", "run_dir=2025-01-31_12-00-00"]
         assert call(monkeypatch, capsys, "train", "-m", *arguments)[0] == 0
+    name = next(Path().glob("*_2/1_*"))
+    assert call(monkeypatch, capsys, "evaluate", f"run={name}")[0] == 0  # no quotes
     found = sorted(str(path.parent) for path in Path().rglob("metrics.json"))
     assert found == [f"2025-01-31_12-00-00{more}/{job}_seed-{job}" for more in ("", "_2") for job in (0, 1)]
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import torch
@@ -136,9 +137,10 @@ class ImageFolderDataModule(ImageDataModule):
             self._sides, self._lists = read_split(file), {}
         elif write:
             text = write_split(self.root, self.files["train"].paths, self.files["val"].paths)
-            partial_file = file.with_name(f".{file.name}.{os.getpid()}")
-            partial_file.write_text(text)
-            partial_file.replace(file)
+            # The name says who writes, as those of all temporary files of a run.
+            temporary = file.with_name(f".{file.name}.{gethostname()}.{os.getpid()}.tmp")
+            temporary.write_text(text)
+            temporary.replace(file)
 
     def _held_out(self, everything: FileList) -> dict[str, FileList]:
         """Training and validation images of a tree without ``val/``."""

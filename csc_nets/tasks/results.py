@@ -44,11 +44,16 @@ def add_results(results: Mapping[str, Any], file: Path) -> None:
     write_whole(file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
 
 
-def show_results(results: Mapping[str, Any], folder: Path) -> None:
+def show_results(results: Mapping[str, Any], folder: Path, *, own: bool = True) -> None:
     """Prints the table of a run.
 
-    Numbers of validation images, which stand in for a test set that is missing, are called so: they chose the
-    checkpoint, and are better than those of new images.
+    Numbers of validation images, which stand in for a test set that is missing, are called so.
+
+    Args:
+        results: numbers, and ``tested_on``, ``"test"`` or ``"val"``.
+        folder: of the run.
+        own: whether the images are those of the run. Then those of validation chose the checkpoint, and its numbers on
+            them are better than on new images.
     """
     rows = []
     for key, (label, form) in _TABLE.items():
@@ -57,7 +62,7 @@ def show_results(results: Mapping[str, Any], folder: Path) -> None:
                 label = label.replace("test ", "validation ")
             rows.append((label, form.format(results[key])))
     if results.get("tested_on") == "val":
-        rows.append(("no test images:", "these validation images chose the checkpoint"))
+        rows.append(("no test images", "validation images" + (", which chose the checkpoint" if own else "")))
     if results.get("checkpoint", "best") != "best":
         rows.append(("checkpoint", str(results["checkpoint"])))
     print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder))]))

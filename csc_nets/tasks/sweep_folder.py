@@ -19,7 +19,7 @@ __all__ = ["SweepFolder", "execution_whitelist", "job_folder", "job_name", "shor
 
 _FOLDER, _VARIED = "CSC_NETS_SWEEP_FOLDER", "CSC_NETS_SWEEP_VARIED"
 _LONGEST = 80
-_HYDRA_PLUGINS = ("hydra._internal.core_plugins.*", "hydra_plugins.*")
+_HYDRA_PLUGINS = ("hydra._internal.core_plugins.*", "hydra_plugins.*", "optuna.samplers.*", "optuna.pruners.*")
 
 
 class SweepFolder(Callback):
