@@ -3,7 +3,7 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,7 +24,7 @@ from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.tasks import Task, create_task, csc_layers
 from csc_nets.tasks.messages import complain, leave_out_noise
-from csc_nets.tasks.options import known_options, refuse_unknown
+from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.results import add_results, evaluation_label, show_results
 from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
@@ -238,7 +238,7 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         in_sweep = hydra_config.mode is RunMode.MULTIRUN
         os.environ["HYDRA_FULL_ERROR"] = str(int(whole))  # for the processes that a trainer starts
         try:
-            config = _resolved(cfg)
+            config = resolved(cfg)
             refuse_unknown(config, known_options(config_dir, config_name))
             if in_sweep and "run_dir" in config:
                 config["run_dir"] = job_folder(hydra_config)
@@ -270,15 +270,6 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         SweepFolder.forget()
 
 
-def plain(node: Any) -> Any:
-    """A configuration as dicts, lists and values, with all references resolved."""
-    if isinstance(node, Mapping):
-        return {str(key): plain(value) for key, value in node.items()}
-    if isinstance(node, Sequence) and not isinstance(node, str | bytes):
-        return [plain(value) for value in node]
-    return node
-
-
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:
     return create_datamodule(**config["data"], seed=config["seed"], channels_last=config["channels_last"])
 
@@ -293,13 +284,6 @@ def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Ta
 def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, Any]:
     (results,) = trainer.test(_task(config, model, data), datamodule=data, verbose=False)
     return {**results, "tested_on": "test" if data.has_test else "val"}
-
-
-def _resolved(cfg: Any) -> dict[str, Any]:
-    try:
-        return plain(cfg)
-    except Exception as error:  # a value that must be given, or a reference that leads nowhere
-        raise ValueError(str(error).splitlines()[0]) from error
 
 
 def _exit(error: Exception) -> NoReturn:

@@ -218,3 +218,15 @@ def test_rates_of_a_training_that_ends_inside_an_epoch(tmp_path):
     trainer.fit(task, datamodule=data)
     assert rates == pytest.approx([0.0025, 0.005, 0.0075, 0.01, *[0.01] * 4, *[0.001] * 4])
     assert all(map(math.isfinite, rates))
+
+
+def test_a_training_that_ends_inside_an_epoch_is_validated(tmp_path):
+    folder = tmp_path / "run"
+    results = train(f"run_dir={folder}", "+trainer.max_steps=50", "trainer.max_epochs=30", "task.lr=0.02")
+    *epochs, _ = table(folder)
+    assert [(row["epoch"], row["step"]) for row in epochs] == [("0", "32"), ("1", "49")]
+    assert results["val/best"] == pytest.approx(max(float(row["val/acc"]) for row in epochs))
+    assert all(row["val/acc"] for row in epochs)
+    assert resume(folder)["test/acc"] == results["test/acc"]
+    assert table(folder)[:2] == epochs
+    assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 50

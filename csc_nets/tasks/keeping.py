@@ -5,12 +5,12 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch import callbacks
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.resuming import note
 
-__all__ = ["EarlyStopping", "MovableCheckpoint"]
+__all__ = ["EarlyStopping", "LastValidation", "MovableCheckpoint"]
 
 
 class MovableCheckpoint(ModelCheckpoint):
@@ -48,6 +48,15 @@ class MovableCheckpoint(ModelCheckpoint):
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
         models = {here(path): score for path, score in state_dict["best_k_models"].items()}
         super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": self.dirpath})
+
+
+class LastValidation(Callback):
+    """Validates a training that ``trainer.max_steps`` ends inside an epoch: its last weights may be its best."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Asks the trainer to stop, before which it validates, in the last step."""
+        if 0 < trainer.max_steps <= trainer.global_step:
+            trainer.should_stop = True
 
 
 class EarlyStopping(callbacks.EarlyStopping):

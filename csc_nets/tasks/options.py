@@ -1,13 +1,34 @@
-"""Options that nobody reads are refused: they are typing errors."""
+"""The configuration of a program as plain values; options that nobody reads are typing errors, and refused."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-__all__ = ["known_options", "refuse_unknown"]
+__all__ = ["known_options", "plain", "refuse_unknown", "resolved"]
+
+
+def plain(node: Any) -> Any:
+    """A configuration as dicts, lists and values, with all references resolved."""
+    if isinstance(node, Mapping):
+        return {str(key): plain(value) for key, value in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str | bytes):
+        return [plain(value) for value in node]
+    return node
+
+
+def resolved(cfg: Any) -> dict[str, Any]:
+    """A configuration of Hydra as :func:`plain` values.
+
+    Raises:
+        ValueError: a value that must be given is missing, or a reference leads nowhere.
+    """
+    try:
+        return plain(cfg)
+    except Exception as error:  # of many types
+        raise ValueError(str(error).splitlines()[0]) from error
 
 
 def known_options(config_dir: Path, config_name: str) -> set[str]:

@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
-from csc_nets.tasks.keeping import EarlyStopping, MovableCheckpoint
+from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.run_folder import RunFolder, free_names
 from csc_nets.tasks.task import Task
@@ -109,6 +109,7 @@ def build_callbacks(
     folder = run_dir / "checkpoints"
     chosen: list[Callback] = [
         Timer(interval="epoch", verbose=False),
+        LastValidation(),
         MovableCheckpoint(
             dirpath=folder,
             filename="best",
