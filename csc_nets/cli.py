@@ -105,8 +105,8 @@ def _fit_and_test(
     if config["test"]:
         results |= _test(model, config, data, trainer)
     if trainer.is_global_zero:
+        show_results(results, folder.path)  # first: the disk may be full
         add_results(results, folder.metrics)
-        show_results(results, folder.path)
         if config["pictures"]:
             save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
     return results
@@ -149,8 +149,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
-    add_results(results, folder.path / f"{f'metrics-{label}' if label else 'metrics'}.json")
     show_results(results, folder.path, own="name" not in options["data"])
+    add_results(results, folder.path / f"{f'metrics-{label}' if label else 'metrics'}.json")
     return results
 
 

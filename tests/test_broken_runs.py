@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import sys
+import tempfile
 import time
 
 import pytest
@@ -120,10 +121,21 @@ def test_a_torn_row_of_the_table_does_not_stop_a_run(run, capsys, tail):
     assert [row["epoch"] for row in table(run)] == [row["epoch"] for row in before]
 
 
-def test_damaged_numbers_are_named(run):
-    (run / "metrics.json").write_text("{")
-    with pytest.raises(ValueError, match=r"metrics\.json is damaged .*delete it, or move it away"):
-        evaluate(run)
+@pytest.mark.parametrize("text", ["{", "[1]", '{"test/acc": 0.'])
+def test_damaged_numbers_are_set_aside(run, capsys, text):
+    (run / "metrics.json").write_text(text)
+    results = resume(run)
+    assert f"{run / 'metrics.json'} is damaged (" in capsys.readouterr().err
+    assert numbers(run) == results and (run / "metrics.json.damaged").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["no table", "a,b\n1,2\n", "\ufffe"])
+def test_a_damaged_table_is_set_aside(run, capsys, text):
+    (run / "metrics.csv").write_text(text)
+    epochs(run, 4)
+    resume(run)
+    assert f"{run / 'metrics.csv'} is damaged (" in capsys.readouterr().err
+    assert [row["epoch"] for row in table(run)] == ["3", "4"]
 
 
 def test_an_epoch_whose_checkpoint_is_written_keeps_its_numbers(tmp_path, monkeypatch):
@@ -145,8 +157,9 @@ def test_an_epoch_whose_checkpoint_is_written_keeps_its_numbers(tmp_path, monkey
     assert all(row[key] for row in rows for key in ("train/loss", "lr", "val/acc"))
 
 
-def test_a_kill_while_checkpoints_are_written_costs_no_run(tmp_path):
-    """SIGKILL at many moments of runs that do little else than write."""
+def test_a_kill_while_checkpoints_are_written_costs_no_run(tmp_path, monkeypatch):
+    """SIGKILL at many moments of runs that do little but write; temporary files go to another file system."""
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
     folder, epoch = tmp_path / "run", -1
     last = folder / "checkpoints" / "last.ckpt"
     few = [f"trainer.limit_{part}_batches=1" for part in ("train", "val")]

@@ -103,6 +103,8 @@ def as_eight_bit(image: Image.Image, mode: str, bits: int = 16) -> Image.Image:
     Raises:
         ValueError: 32 bits a pixel, whose range nobody knows, or a value above that of ``bits``.
     """
+    if bits < 16 and is_sixteen_bit_colour(image):
+        raise ValueError(f"colours of 16 bits, which can be read with data.bits=16 only, got {bits}: make 8 of them")
     if is_sixteen_bit(image):
         values = np.asarray(image)
         if (highest := int(values.max())) >> bits:
@@ -114,12 +116,17 @@ def as_eight_bit(image: Image.Image, mode: str, bits: int = 16) -> Image.Image:
 
 
 def is_sixteen_bit(image: Image.Image) -> bool:
-    """Whether a picture has one channel of 16 bits; PIL reads colours of 16 bits as 8."""
+    """Whether a picture has one channel of 16 bits."""
     return image.mode.startswith("I;16")
 
 
+def is_sixteen_bit_colour(image: Image.Image) -> bool:
+    """Whether a picture that is open, and not yet read, has colours of 16 bits, of which PIL reads the upper eight."""
+    return image.mode.startswith("RGB") and any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))
+
+
 def bits_in_use(name: str, files: FileList, most: int = 64) -> int:
-    """How many bits the values of 16-bit grey images use, where all say 16 or are not of that kind.
+    """How many bits the values of 16-bit images use: 16, where some value says so or none is of that kind.
 
     Args:
         name: Stands in front of the message.
@@ -135,7 +142,9 @@ def bits_in_use(name: str, files: FileList, most: int = 64) -> int:
     for path in files.paths[::step]:
         try:
             with Image.open(path) as image:
-                if is_sixteen_bit(image):
+                if is_sixteen_bit_colour(image):
+                    highest = max(highest, int(np.asarray(image).max()) << 8 | 255)
+                elif is_sixteen_bit(image):
                     highest = max(highest, int(np.asarray(image).max()))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # reported with its name when it is read

@@ -91,8 +91,8 @@ class ImageFolderDataModule(ImageDataModule):
             flip=flip,
             **options,
         )
-        self._require(in_chans in MODES, "in_chans", in_chans, "1 or 3")
-        self._require_whole("image_size", image_size, 1)
+        self._require(self.in_chans in MODES, "in_chans", in_chans, "1 or 3")
+        self._require_whole("image_size", self.image_size, 1)
         self._require(0 < crop_share <= 1, "crop_share", crop_share, "above 0 and at most 1")
         self.crop_scale = None if crop_scale is None else (float(crop_scale[0]), float(crop_scale[-1]))
         if self.crop_scale is not None:

@@ -8,7 +8,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from csc_nets.tasks.metrics_csv import MetricsCSV
-from csc_nets.tasks.resuming import note
+from csc_nets.tasks.safe_files import note
 
 __all__ = ["EarlyStopping", "LastValidation", "MovableCheckpoint"]
 

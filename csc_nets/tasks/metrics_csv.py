@@ -9,8 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from csc_nets.tasks.resuming import note
-from csc_nets.tasks.safe_files import write_whole
+from csc_nets.tasks.safe_files import note, set_aside, write_whole
 
 __all__ = ["MetricsCSV"]
 
@@ -22,7 +21,7 @@ class MetricsCSV(Logger):
 
     Rows of an earlier session of the same run are kept, and overwritten where a resumed run repeats their steps. (The
     CSV logger of Lightning deletes them.) A reader sees the whole table at every moment. A row that a crash of an older
-    version has torn is left out, and said on stderr.
+    version has torn is left out, and a file that is no such table set aside; both are said on stderr.
 
     Args:
         folder: the run folder.
@@ -50,11 +49,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Merges ``metrics`` into the row of ``step`` and rewrites the table.
-
-        Raises:
-            ValueError: the file that is there is no such table.
-        """
+        """Merges ``metrics`` into the row of ``step`` and rewrites the table."""
         step = step or 0
         rows = self._rows = self._read() if self._rows is None else self._rows
         rows.setdefault(step, {"step": step}).update(metrics)
@@ -73,10 +68,12 @@ class MetricsCSV(Logger):
         try:
             text = self.path.read_bytes().decode()
             header, *rows = csv.reader(io.StringIO(text, newline=""))
-        except (csv.Error, UnicodeDecodeError, ValueError) as error:
-            raise ValueError(f"{self.path} is damaged ({error}): delete it, or move it away") from error
+        except (csv.Error, ValueError) as error:
+            set_aside(self.path, str(error))
+            return kept
         if "step" not in header:
-            raise ValueError(f"{self.path} is damaged (it has no column step): delete it, or move it away")
+            set_aside(self.path, "no column step")
+            return kept
         for number, row in enumerate(rows, 1):
             cells = dict(zip(header, row, strict=False))
             whole = len(row) == len(header) and (number < len(rows) or text.endswith("\n"))

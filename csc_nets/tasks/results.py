@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from csc_nets.tasks.safe_files import write_whole
+from csc_nets.tasks.safe_files import set_aside, write_whole
 from csc_nets.tasks.sweep_folder import short_value
 
 __all__ = ["add_results", "evaluation_label", "show_results"]
@@ -29,17 +29,18 @@ _TEST_TRAINER = {"limit_test_batches": "all", "precision": "32-true"}
 def add_results(results: Mapping[str, Any], file: Path) -> None:
     """Adds numbers to those in a JSON file. NaN and infinity, which JSON does not have, become null.
 
-    Raises:
-        ValueError: the file holds something else.
+    A damaged file is set aside: it must not cost the numbers of a long training.
     """
     known: Any = {}
     if file.is_file() and file.stat().st_size:
         try:
             known = json.loads(file.read_text())
+            why = "" if isinstance(known, dict) else "no table of numbers"
         except ValueError as error:
-            raise ValueError(f"{file} is damaged ({error}): delete it, or move it away") from error
-        if not isinstance(known, dict):
-            raise ValueError(f"{file} is damaged (no table of numbers): delete it, or move it away")
+            why = str(error)
+        if why:
+            set_aside(file, why)
+            known = {}
     numbers = {key: _as_json(value) for key, value in {**known, **results}.items()}
     write_whole(file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
 

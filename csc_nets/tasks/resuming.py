@@ -1,14 +1,14 @@
 """Where an interrupted run goes on."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from csc_nets.checkpoint import read_checkpoint
 from csc_nets.tasks.checkpoint_io import recover
 from csc_nets.tasks.run_folder import RunFolder
+from csc_nets.tasks.safe_files import note
 
-__all__ = ["checkpoint_to_resume", "fit_of_checkpoint", "note"]
+__all__ = ["checkpoint_to_resume", "fit_of_checkpoint"]
 
 
 def checkpoint_to_resume(folder: RunFolder, config: dict[str, Any]) -> Path | None:
@@ -59,11 +59,6 @@ def fit_of_checkpoint(checkpoint: dict[str, Any], config: dict[str, Any], file: 
                 f"{file} is that of another network: its model.{key} is {theirs[key]!r}, config.yaml of the run says "
                 f"{wanted[key]!r}"
             )
-
-
-def note(message: str) -> None:
-    """Says on stderr what a user should know and need not act on."""
-    print(f"note: {message}", file=sys.stderr)
 
 
 def _plain(value: Any) -> Any:

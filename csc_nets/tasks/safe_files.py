@@ -3,10 +3,11 @@
 import contextlib
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
-__all__ = ["is_alive", "sweep_temporary", "temporary_name", "write_whole"]
+__all__ = ["is_alive", "note", "set_aside", "sweep_temporary", "temporary_name", "write_whole"]
 
 _DAY = 24 * 60 * 60
 
@@ -78,6 +79,17 @@ def sweep_temporary(folder: Path) -> list[Path]:
                 file.unlink()
                 swept.append(file)
     return swept
+
+
+def set_aside(file: Path, why: str) -> None:
+    """Gives a damaged file the name ``FILE.damaged`` and says so on stderr: what it stands in the way of goes on."""
+    os.replace(file, damaged := file.with_name(f"{file.name}.damaged"))
+    note(f"{file} is damaged ({why}): it is now {damaged.name}")
+
+
+def note(message: str) -> None:
+    """Says on stderr what a user should know and need not act on."""
+    print(f"note: {message}", file=sys.stderr)
 
 
 def is_alive(pid: int) -> bool:

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -149,3 +151,30 @@ def test_twelve_bits_in_sixteen(tmp_path):
     write(tmp_path / "16.png", ramp * 16)
     assert bits_in_use("toy", FileList([*files.paths, tmp_path / "16.png"], [0, 0])) == 16
     assert bits_in_use("toy", FileList([write(tmp_path / "8.png", noise(8, 8))], [0])) == 16
+
+
+def write_colours(path, values):
+    """A PNG of 16-bit colours ``(H, W, 3)``, which PIL cannot write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return path
+
+
+def test_colours_of_sixteen_bits(tmp_path):
+    ramp = np.linspace(0, 65535, 8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3)
+    square = partial(central_square, size=8, share=1.0)
+    full = FileList([write_colours(tmp_path / "16.png", ramp)], [0])
+    assert bits_in_use("toy", full) == 16
+    assert np.array_equal(ImageFiles("toy", full, square, 3).read(0).permute(1, 2, 0).numpy(), ramp >> 8)
+    dark = FileList([write_colours(tmp_path / "12.png", ramp >> 4)], [0])
+    with pytest.raises(ValueError, match=r"toy: bits must be given: .* 12 bits"):
+        bits_in_use("toy", dark)
+    with pytest.raises(ValueError, match=r"12\.png \(colours of 16 bits, .* data\.bits=16 only, got 12"):
+        ImageFiles("toy", dark, square, 3, 12).read(0)
