@@ -8,6 +8,8 @@ import sys
 from multiprocessing import get_context
 from pathlib import Path
 
+import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 import csc_nets.cli as cli
@@ -38,6 +40,8 @@ def end(process, status=0, timeout=180):
 
 def forked(function, *arguments):
     """A call in a process of its own that has everything imported; ``exitcode`` and ``kill`` are its."""
+    if torch.cuda.is_available():
+        pytest.skip("forks, which the threads of autograd for a GPU do not survive")
     process = get_context("fork").Process(target=function, args=arguments, daemon=True)
     process.start()
     return process

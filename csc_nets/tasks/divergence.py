@@ -31,7 +31,9 @@ class Divergence:
     @torch.no_grad()
     def see(self, loss: Tensor, trivial: Tensor | float) -> None:
         """Takes note of the loss of a batch, and of that of a trivial answer to it."""
-        value, floor = loss.detach().float(), torch.as_tensor(trivial, device=loss.device).float()
+        value = loss.detach().float()
+        # Filled where it is needed: a copy from the host would make a GPU wait.
+        floor = trivial.float() if isinstance(trivial, Tensor) else value.new_full((), trivial)
         if self.reference is None or self.hopeless is None:
             self.reference, self.hopeless = value, torch.zeros_like(value)
         limit = self.factor * torch.maximum(self.reference.to(value.device), floor)
