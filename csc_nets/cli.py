@@ -78,7 +78,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         with run_lock(folder.path) if trainer.is_global_zero else nullcontext():
             return _fit_and_test(trainer, task, data, folder, config, resume)
     except (SystemExit, KeyboardInterrupt) as stop:
-        print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
+        if trainer.is_global_zero:
+            print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
         raise SystemExit(exit_status(stop)) from None
     finally:
         finish_loggers(trainer.loggers)

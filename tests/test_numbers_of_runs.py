@@ -12,7 +12,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 from PIL import Image
-from program import ROOT, TINY, call, config, evaluate, forked, numbers, resume, table, train
+from program import ROOT, TINY, call, config, evaluate, forked, numbers, resume, start, table, train
 
 import csc_nets.cli as cli
 from csc_nets.checkpoint import read_checkpoint
@@ -156,6 +156,23 @@ def test_a_stopped_run_says_so_with_its_status(tmp_path, capfd, number, status):
     lines = [line for line in capfd.readouterr().err.splitlines() if line.strip()]
     assert lines == [f"stopped; to go on: python train.py resume={folder}"]
     assert not (folder / "lock").exists()
+
+
+def test_two_processes_stop_together(tmp_path):
+    """SIGTERM to the first of two that exchange gradients all the time."""
+    folder = tmp_path / "run"
+    two = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.max_epochs=100000", f"run_dir={folder}"]
+    process = start("train.py", *TINY, *two, cwd=tmp_path)
+    try:
+        while not (folder / "checkpoints" / "last.ckpt").exists():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.1)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == f"stopped; to go on: python train.py resume={folder}"
 
 
 def test_ctrl_c_in_a_sweep_is_one_line(tmp_path, capfd):

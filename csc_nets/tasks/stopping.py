@@ -1,8 +1,42 @@
 """What a program that was told to stop says, to its user and to a scheduler."""
 
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-__all__ = ["exit_status"]
+__all__ = ["AgreedStop", "exit_status"]
+
+
+class AgreedStop(Callback):
+    """Ends training on several devices after the same batch in all processes, whichever of them SIGTERM reaches.
+
+    Lightning sends a message to the others as soon as the signal comes. In the middle of another exchange that message
+    is taken for a part of it, and all wait for ever.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Takes the signal from Lightning, which puts its first handler back after training."""
+        if trainer.world_size > 1:
+            signal.signal(signal.SIGTERM, self._ask)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Asks the other processes.
+
+        Raises:
+            SIGTERMException: one of them was told to stop.
+        """
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(self.asked, all=False):
+            raise SIGTERMException
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
 
 
 def exit_status(stop: BaseException) -> int:

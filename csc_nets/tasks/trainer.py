@@ -20,6 +20,7 @@ from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
 from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.run_folder import RunFolder, free_names
+from csc_nets.tasks.stopping import AgreedStop
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.training_pictures import TrainingPictures
 
@@ -110,6 +111,7 @@ def build_callbacks(
     chosen: list[Callback] = [
         Timer(interval="epoch", verbose=False),
         LastValidation(),
+        AgreedStop(),
         MovableCheckpoint(
             dirpath=folder,
             filename="best",
