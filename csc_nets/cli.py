@@ -82,7 +82,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
             print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
         raise SystemExit(exit_status(stop)) from None
     finally:
-        finish_loggers(trainer.loggers)
+        finish_loggers(trainer.loggers, failed=sys.exc_info()[0] is not None)
 
 
 def _fit_and_test(
@@ -151,7 +151,9 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
     show_results(results, folder.path, own="name" not in options["data"])
-    add_results(results, folder.path / f"{f'metrics-{label}' if label else 'metrics'}.json")
+    written = folder.path / f"metrics-{label}.json" if label else folder.metrics
+    add_results(results, written)
+    print(f"{'numbers':<22}{written.name}")
     return results
 
 

@@ -28,14 +28,14 @@ class MovableCheckpoint(ModelCheckpoint):
             self.best_model_score, self.best_k_models = None, {}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Writes the epoch's numbers, then the checkpoint."""
-        connector = trainer._logger_connector
-        numbers = {name: float(value) for name, value in connector.metrics["log"].items()}
-        tables = [logger for logger in trainer.loggers if isinstance(logger, MetricsCSV)]
-        if numbers and not trainer.sanity_checking:
+        """Writes the epoch's numbers, once and before the first checkpoint, then the checkpoint."""
+        if self.monitor is not None:  # the best one, which comes first
+            logged = trainer._logger_connector.metrics["log"]  # in all processes, which exchange them
+            numbers = {"epoch": trainer.current_epoch, **{name: float(value) for name, value in logged.items()}}
             step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # that of all numbers of this epoch
-            for table in tables:
-                table.log_metrics({"epoch": trainer.current_epoch, **numbers}, step=step)
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsCSV):
+                    logger.log_metrics(numbers, step=step)
         super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

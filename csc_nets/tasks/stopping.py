@@ -1,6 +1,7 @@
 """What a program that was told to stop says, to its user and to a scheduler."""
 
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -23,7 +24,7 @@ class AgreedStop(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Takes the signal from Lightning, which puts its first handler back after training."""
-        if trainer.world_size > 1:
+        if trainer.world_size > 1 and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._ask)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:

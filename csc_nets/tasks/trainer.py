@@ -194,10 +194,15 @@ def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:
     return folder, {**results, "checkpoint": "last", "val/best": None}
 
 
-def finish_loggers(loggers: Sequence[Logger]) -> None:
-    """Ends the runs at Weights & Biases: the next training of this process would go on in them."""
+def finish_loggers(loggers: Sequence[Logger], failed: bool) -> None:
+    """Ends the runs at Weights & Biases: the next training of this process would go on in them.
+
+    Args:
+        loggers: of a trainer.
+        failed: whether an error has ended the training.
+    """
     for logger in loggers:
         # ``experiment`` would begin one where there is none.
         if isinstance(logger, WandbLogger) and (run := getattr(logger, "_experiment", None)) is not None:
-            run.finish()
+            run.finish(exit_code=int(failed))
             logger._experiment = None
