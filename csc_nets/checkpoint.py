@@ -29,8 +29,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
 
     Raises:
         FileNotFoundError: there is no such file, or no checkpoint in the folder.
-        ValueError: the file is damaged, no checkpoint of this package, does not fit its network, or holds a network
-            that is not registered; the message then names the plugins that the run was trained with.
+        ValueError: the file is damaged, no checkpoint of this package, does not fit its network, holds NaN or infinity,
+            or holds a network that is not registered; the message then names the plugins of the run.
 
     Example:
         >>> model = csc_nets.load("runs/csc_small-digits/2025-01-31_12-00-00")  # doctest: +SKIP
@@ -56,6 +56,8 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
     except RuntimeError as error:
         detail = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
         raise ValueError(f"load: the weights in {file} do not fit {name}: {detail}") from error
+    if broken := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise ValueError(f"load: {file} holds weights that are not finite ({broken[0]}): the training had broken down")
     return model.to(map_location).eval()
 
 

@@ -1,21 +1,19 @@
 """What ``train.py`` and ``evaluate.py`` call: from a configuration to a run folder, and from there to numbers."""
 
-import json
-import logging
 import math
 import os
 import sys
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 import lightning as L
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
@@ -26,92 +24,97 @@ from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
 from csc_nets.tasks import Task, create_task
+from csc_nets.tasks.messages import complain, leave_out_noise
+from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.registry import accepts
-from csc_nets.tasks.run_folder import RunFolder
-from csc_nets.tasks.trainer import build_trainer
+from csc_nets.tasks.results import add_results, evaluation_label, show_results
+from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
+from csc_nets.tasks.run_folder import RunFolder, folder_option
+from csc_nets.tasks.run_lock import run_lock
+from csc_nets.tasks.stopping import exit_status
+from csc_nets.tasks.sweep_folder import SweepFolder, execution_whitelist, job_folder
+from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
 
 __all__ = ["build", "evaluate", "plain", "run", "train"]
-
-_TABLE = {
-    "test/acc": ("test accuracy", "{:.2%}"),
-    "test/objective": ("test objective", "{:.4g}"),
-    "test/psnr": ("test PSNR", "{:.2f} dB"),
-    "test/ssim": ("test SSIM", "{:.4f}"),
-    "test/alignment": ("feature alignment", "{:.4f}"),
-    "test/density": ("code density", "{:.2%}"),
-    "test/reconstruction_error": ("reconstruction error", "{:.4f}"),
-    "training_seconds": ("training time", "{:.1f} s"),
-}
-_NOISE = (
-    ".*does not have many workers.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*is smaller than the logging interval.*",
-    ".*GPU available but not used.*",
-    ".*You requested to overfit but enabled .* shuffling.*",
-    ".*torch.jit.script.* is deprecated.*",
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-)
 
 
 def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Trains a network, tests its best checkpoint, and leaves everything in the run folder.
+
+    A run folder whose name is a time, as that of a run that was given none, is never shared: the later of two such runs
+    takes the next free name. Nobody else can write to the folder meanwhile.
 
     Args:
         cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest but ``plugins`` comes from that run's
             ``config.yaml``.
 
     Returns:
-        Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0.
+        Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0. Where the
+        data have no test images, ``tested_on`` is ``"val"``, else ``"test"``; where the best checkpoint is lost,
+        ``checkpoint`` is ``"last"``, else ``"best"``.
 
     Raises:
         ValueError: a bad value in ``cfg``.
         FileNotFoundError: ``resume`` names no run folder, or the data are missing.
-        FloatingPointError: the loss is not finite, or a game has collapsed. The folder's ``metrics.json`` then holds
-            ``collapsed``, 1, and ``collapsed_at_batch``, counted from 1.
+        FileExistsError: ``run_dir`` holds a run already.
+        BlockingIOError: another process writes to the run folder.
+        FloatingPointError: the loss is not finite, or the training has diverged, or a game has collapsed. The folder's
+            ``metrics.json`` then holds ``collapsed``, 1, and ``collapsed_at_batch``, counted from 1.
     """
-    _quiet()
+    leave_out_noise()
     config = plain(cfg)
     plugins = _import_plugins(config)
-    resume = config["resume"]
-    folder = RunFolder(Path(resume or config["run_dir"]).absolute())
+    resume = config["resume"] is not None
+    folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = _config_of_run(folder, plugins)
     config["plugins"] = plugins
+    config["logger"] = own_logger(config["logger"], folder.path, resume)
     data, task = build(config)
     if config["compile"]:
         task.compile_model()
-    trainer = build_trainer(folder.path, task, config["trainer"], config["callbacks"], config["logger"])
-    last = folder.checkpoint("last")
-    if last.is_file():
-        read_checkpoint(last)  # one clear line where it is damaged
-    if not resume and trainer.is_global_zero:
-        folder.create(config)
+    settings = config["trainer"], config["callbacks"], config["logger"]
+    if resume:
+        trainer = build_trainer(folder.path, task, *settings)
+    else:
+        trainer, folder = new_run(folder, config, lambda path: build_trainer(path, task, *settings))
     try:
-        trainer.fit(task, datamodule=data, ckpt_path=last if last.is_file() else None)
-    except SystemExit:
-        print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
-        raise
+        with run_lock(folder.path) if trainer.is_global_zero else nullcontext():
+            return _fit_and_test(trainer, task, data, folder, config, resume)
+    except (SystemExit, KeyboardInterrupt) as stop:
+        if trainer.is_global_zero:
+            print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
+        raise SystemExit(exit_status(stop)) from None
+    finally:
+        finish_loggers(trainer.loggers, failed=sys.exc_info()[0] is not None)
+
+
+def _fit_and_test(
+    trainer: L.Trainer, task: Task, data: ImageDataModule, folder: RunFolder, config: dict[str, Any], resume: bool
+) -> dict[str, Any]:
+    if trainer.is_global_zero:
+        folder.sweep()
+    data.keep_split(folder.split, write=trainer.is_global_zero)
+    start = checkpoint_to_resume(folder, config) if resume else None
+    for logger in trainer.loggers:
+        logger.log_hyperparams(config)
+    try:
+        trainer.fit(task, datamodule=data, ckpt_path=start)
     except FloatingPointError:
         if trainer.is_global_zero:
-            _write({"collapsed": 1, "collapsed_at_batch": trainer.fit_loop.total_batch_idx + 1}, folder.metrics)
+            add_results({"collapsed": 1, "collapsed_at_batch": trainer.fit_loop.total_batch_idx + 1}, folder.metrics)
         raise
 
-    best = trainer.checkpoint_callback
-    (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
-    assert isinstance(best, ModelCheckpoint) and best.dirpath is not None
-    folder = RunFolder(Path(best.dirpath).parent)  # that of the first process, where there are several
-    results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
-    results |= {"collapsed": 0, "collapsed_at_batch": None}
-    if best.best_model_score is not None:
-        results["val/best"] = best.best_model_score.item()
+    folder, results = training_results(trainer)
     model = load(folder.path)
     if config["test"]:
         results |= _test(model, config, data, trainer)
     if trainer.is_global_zero:
-        _finish(results, folder, folder.metrics)
+        show_results(results, folder.path)  # first: the disk may be full
+        add_results(results, folder.metrics)
         if config["pictures"]:
-            _pictures(model, data, folder)
+            save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
     return results
 
 
@@ -122,24 +125,29 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         cfg: the tree of ``configs/evaluate.yaml``.
 
     Returns:
-        Test numbers. They are written to ``metrics.json`` in the run folder; with another ``lam`` or ``steps`` than in
-        training, or on another data set, to a file beside it whose name says so. With ``report``, none: a report goes
-        to the folder's ``reports``, and there to a folder of its own in these cases.
+        Test numbers. They are written to ``metrics.json`` in the run folder, if they are those of the run's own test.
+        With anything that changes them (another ``lam`` or ``steps``, the last checkpoint, other images or fewer,
+        another precision) they go to a file beside it whose name says so. With ``report``, none: a report goes to the
+        folder's ``reports``, and there to a folder of its own in these cases.
 
     Raises:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
         FileNotFoundError: ``run`` names no run folder, or the data are missing.
     """
-    _quiet()
+    leave_out_noise()
     options = plain(cfg)
     plugins = _import_plugins(options)
-    folder = RunFolder(Path(options["run"]).absolute())
+    folder = RunFolder(folder_option("run", options["run"]))
     config = _config_of_run(folder, plugins)
-    model = load(folder.checkpoint(options["which"]))
+    file = folder.checkpoint(options["which"])
+    fit_of_checkpoint(read_checkpoint(file), config, file)
+    model = load(file)
     changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
     set_pursuit(model, **changed)
     data = build_data(config, options["data"])
-    label = "-".join(f"{key}={value}" for key, value in {**_named(options["data"]), **changed}.items())
+    if not {"name", "val_fraction", "split_seed"} & set(options["data"]) and folder.split.is_file():
+        data.keep_split(folder.split, write=False)
+    label = evaluation_label(options, config)
     if options["report"] is not None:
         reports = folder.path / "reports" / label
         print(save_report(options["report"], model.eval(), data, reports, options["images"], options["network"]))
@@ -148,8 +156,10 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
-    name = f"metrics-{label}" if label else "metrics"
-    _finish(results, folder, folder.path / f"{name}.json")
+    show_results(results, folder.path, own="name" not in options["data"])
+    written = folder.path / f"metrics-{label}.json" if label else folder.metrics
+    add_results(results, written)
+    print(f"{'numbers':<22}{written.name}")
     return results
 
 
@@ -189,14 +199,6 @@ def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataM
         raise ValueError(f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}")
     alike = {"mean": list(own.mean), "std": list(own.std)}
     return _datamodule({**config, "data": {**alike, **kept, **plainly, **changes}})
-
-
-def _named(changes: Mapping[str, Any]) -> dict[str, str]:
-    """What files about another data set are called by; nothing for the run's own."""
-    if "name" not in changes:
-        return {}
-    root = Path(changes["root"]).resolve().name if changes["name"] == "image_folder" and "root" in changes else ""
-    return {"data": root or changes["name"]}
 
 
 def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None = None) -> None:
@@ -241,18 +243,19 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         in_sweep = hydra_config.mode is RunMode.MULTIRUN
         os.environ["HYDRA_FULL_ERROR"] = str(int(whole))  # for the processes that a trainer starts
         try:
-            config = _resolved(cfg)
-            if in_sweep:
-                config["run_dir"] = hydra_config.runtime.output_dir
+            config = resolved(cfg)
+            refuse_unknown(config, known_options(config_dir, config_name))
+            if in_sweep and "run_dir" in config:
+                config["run_dir"] = job_folder(hydra_config)
             beside = ("resume=", "plugins=")
             others = [choice for choice in hydra_config.overrides.task if not choice.startswith(beside)]
-            if config.get("resume") and others:
+            if config.get("resume") is not None and others:
                 allowed = "resume takes everything but plugins from the run's config.yaml"
                 raise ValueError(f"{allowed}, got also {', '.join(others)}")
             return program(config).get("val/best")
         except Exception as error:
             if in_sweep and isinstance(error, FloatingPointError):
-                _complain(error, f" (in {config['run_dir']}; the sweep goes on)")
+                complain(error, f" (in {config['run_dir']}; the sweep goes on)")
                 return math.inf if getattr(hydra_config.sweeper, "direction", None) == "minimize" else -math.inf
             if whole or in_sweep:
                 raise
@@ -262,20 +265,16 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
-        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name)(job)()
+        hydra.main(config_path=str(config_dir.absolute()), config_name=config_name, **execution_whitelist())(job)()
+    except (SIGTERMException, KeyboardInterrupt) as stop:  # outside of training, which says more
+        print("stopped", file=sys.stderr)
+        sys.exit(exit_status(stop))
     except Exception as error:
         if whole:
             raise
         _exit(error)
-
-
-def plain(node: Any) -> Any:
-    """A configuration as dicts, lists and values, with all references resolved."""
-    if isinstance(node, Mapping):
-        return {str(key): plain(value) for key, value in node.items()}
-    if isinstance(node, Sequence) and not isinstance(node, str | bytes):
-        return [plain(value) for value in node]
-    return node
+    finally:
+        SweepFolder.forget()
 
 
 def _import_plugins(options: Mapping[str, Any]) -> list[str]:
@@ -311,52 +310,11 @@ def _task(config: dict[str, Any], model: nn.Module, data: ImageDataModule) -> Ta
     return task
 
 
-def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, float]:
+def _test(model: nn.Module, config: dict[str, Any], data: ImageDataModule, trainer: L.Trainer) -> dict[str, Any]:
     (results,) = trainer.test(_task(config, model, data), datamodule=data, verbose=False)
-    return dict(results)
-
-
-def _finish(results: dict[str, Any], folder: RunFolder, file: Path) -> None:
-    """Writes the numbers to ``file`` and shows the table."""
-    _write(results, file)
-    rows = [(label, form.format(results[key])) for key, (label, form) in _TABLE.items() if key in results]
-    print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder.path))]))
-
-
-def _write(results: dict[str, Any], file: Path) -> None:
-    """Adds the numbers to those in ``file``."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    file.write_text(json.dumps({**known, **results}, indent=2) + "\n")
-
-
-def _pictures(model: nn.Module, data: ImageDataModule, folder: RunFolder) -> None:
-    save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
-
-
-def _resolved(cfg: Any) -> dict[str, Any]:
-    try:
-        return plain(cfg)
-    except Exception as error:  # a value that must be given, or a reference that leads nowhere
-        raise ValueError(str(error).splitlines()[0]) from error
-
-
-def _complain(error: Exception, where: str = "") -> None:
-    """Prints the message of an error, and its type where that is not one that bad input causes."""
-    text = " ".join(str(error).split("Config search path")[0].split())
-    if not isinstance(error, ValueError | OSError | FloatingPointError | HydraException):
-        text = f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
-    sys.stdout.flush()
-    print(f"error: {text}{where}", file=sys.stderr)
+    return {**results, "tested_on": "test" if data.has_test else "val"}
 
 
 def _exit(error: Exception) -> NoReturn:
-    _complain(error)
+    complain(error)
     sys.exit(1)
-
-
-def _quiet() -> None:
-    """Leaves out what the libraries say and a user cannot act on."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)

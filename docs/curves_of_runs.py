@@ -36,7 +36,7 @@ def main() -> None:
         if not all(curves):
             print(f"left out: {table} lacks one of {', '.join(chosen.keys)}")
             continue
-        for name in ("seed", "run_dir", "resume"):
+        for name in ("seed", "run_dir", "resume", "logger"):
             config.pop(name, None)
         group = json.dumps(config, sort_keys=True)
         name = None if group in labels else label(config)  # once in the legend

@@ -31,7 +31,7 @@ def main() -> None:
         if chosen.key not in numbers and not numbers.get("collapsed"):
             print(f"left out: {metrics.parent} has no {chosen.key}")
             continue
-        for name in ("seed", "run_dir", "resume"):
+        for name in ("seed", "run_dir", "resume", "logger"):
             config.pop(name, None)
         group = json.dumps(config, sort_keys=True)
         configs[group] = config

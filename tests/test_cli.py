@@ -89,7 +89,7 @@ def test_another_sparsity_weight_at_test_time(tmp_path):
     trained = cli.train(tiny(tmp_path, "pictures=false", "trainer.max_epochs=1"))
     sparse = cli.evaluate(config(f"run={tmp_path / 'run'}", "lam=5", "which=last", name="evaluate"))
     assert sparse["test/density"] < 0.5 * trained["test/density"]
-    assert json.loads((tmp_path / "run" / "metrics-lam=5.json").read_text()) == sparse
+    assert json.loads((tmp_path / "run" / "metrics-which=last-lam=5.json").read_text()) == sparse
     assert json.loads((tmp_path / "run" / "metrics.json").read_text()) == trained
 
 

@@ -96,12 +96,15 @@ class StreamBatches(Batches):
     Args:
         dataset: Gives ``(uint8 (C, H, W), label)`` for ``(index, key)``; an unreadable file raises a ValueError.
         num_workers: Worker processes; 0 reads in this process.
+        worker_timeout: Seconds to wait for a batch of the workers; 0 for ever.
         options: See `Batches`.
     """
 
-    def __init__(self, dataset: Dataset, *args: Any, num_workers: int, **options: Any) -> None:
+    def __init__(
+        self, dataset: Dataset, *args: Any, num_workers: int, worker_timeout: float = 0, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
-        self.dataset, self.num_workers = dataset, num_workers
+        self.dataset, self.num_workers, self.worker_timeout = dataset, num_workers, worker_timeout
 
     def stored(self, plan: EpochPlan) -> Iterator[Batch]:
         chunks = zip(plan.order.split(self.batch_size), plan.keys.split(self.batch_size), strict=True)
@@ -110,6 +113,7 @@ class StreamBatches(Batches):
             batch_sampler=[list(zip(o.tolist(), k.tolist(), strict=True)) for o, k in chunks],
             num_workers=self.num_workers,
             pin_memory=self.device.type == "cuda",
+            timeout=self.worker_timeout if self.num_workers else 0,
             generator=seeded_generator(self.sampler.seed, 2, self.sampler.epoch),
         )
         try:
@@ -119,3 +123,10 @@ class StreamBatches(Batches):
             # A worker wraps the message into its traceback; the last line is the message.
             message = str(error).strip().splitlines()[-1]
             raise ValueError(message.removeprefix("ValueError: ")) from None
+        except RuntimeError as error:
+            if "timed out" not in str(error):
+                raise
+            raise TimeoutError(
+                f"no batch has come from the {self.num_workers} worker processes for {self.worker_timeout:g} seconds: "
+                "look at the disk, or wait longer with data.worker_timeout (0: for ever)"
+            ) from None

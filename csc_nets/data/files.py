@@ -1,7 +1,7 @@
 """Image files on disk: which there are, and how one becomes uint8 pixels."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -58,7 +58,7 @@ def find_images(name: str, folder: Path, class_names: list[str]) -> FileList:
     files, empty = FileList([], []), []
     for label, class_name in enumerate(class_names[:1] if flat else class_names):
         inside = folder if flat else folder / class_name
-        images = [path for path in sorted(inside.rglob("*")) if is_image(path.relative_to(inside)) and path.is_file()]
+        images = [path for path in sorted(_files_under(inside)) if is_image(path.relative_to(inside))]
         if not images and inside.is_dir():
             empty.append(inside)
         files.paths.extend(images)
@@ -71,22 +71,90 @@ def find_images(name: str, folder: Path, class_names: list[str]) -> FileList:
     return files
 
 
+def _files_under(folder: Path, above: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Path]:
+    """All files, also in folders that are links; a link to a folder above it is passed by."""
+    if not folder.is_dir():
+        return
+    status = folder.stat()
+    inside = above | {(status.st_dev, status.st_ino)}
+    for entry in folder.iterdir():
+        if not entry.is_dir():
+            if entry.is_file():
+                yield entry
+        elif not entry.name.startswith("."):
+            status = entry.stat()
+            if (status.st_dev, status.st_ino) not in inside:
+                yield from _files_under(entry, inside)
+
+
 def is_image(path: Path) -> bool:
     """Whether a path has the name of an image and no part of it is hidden."""
     return path.suffix.lower() in IMG_EXTENSIONS and not any(part.startswith(".") for part in path.parts)
 
 
-def as_eight_bit(image: Image.Image, mode: str) -> Image.Image:
+def as_eight_bit(image: Image.Image, mode: str, bits: int = 16) -> Image.Image:
     """Converts to ``mode``, 16-bit grey by its upper eight bits (PIL would clip it). Transparency is dropped.
 
+    Args:
+        image: any picture.
+        mode: ``"L"`` or ``"RGB"``.
+        bits: how many of the 16 bits the values use, 8 to 16: cameras and scanners give 10, 12 or 14.
+
     Raises:
-        ValueError: 32 bits a pixel, whose range nobody knows.
+        ValueError: 32 bits a pixel, whose range nobody knows, or a value above that of ``bits``.
     """
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if bits < 16 and is_sixteen_bit_colour(image):
+        raise ValueError(f"colours of 16 bits, which can be read with data.bits=16 only, got {bits}: make 8 of them")
+    if is_sixteen_bit(image):
+        values = np.asarray(image)
+        if (highest := int(values.max())) >> bits:
+            raise ValueError(f"a value of {highest} in an image of bits={bits}")
+        image = Image.fromarray((values >> (bits - 8)).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError(f"32 bits a pixel (mode {image.mode}), expected 8 or 16")
     return image.convert(mode)
+
+
+def is_sixteen_bit(image: Image.Image) -> bool:
+    """Whether a picture has one channel of 16 bits."""
+    return image.mode.startswith("I;16")
+
+
+def is_sixteen_bit_colour(image: Image.Image) -> bool:
+    """Whether a picture that is open, and not yet read, has colours of 16 bits, of which PIL reads the upper eight."""
+    return image.mode.startswith("RGB") and any(";16" in str(tile[-1]) for tile in getattr(image, "tile", ()))
+
+
+def bits_in_use(name: str, files: FileList, most: int = 64) -> int:
+    """How many bits the values of 16-bit images use: 16, where some value says so or none is of that kind.
+
+    Args:
+        name: Stands in front of the message.
+        files: Images of training.
+        most: Images to look at, spread over all.
+
+    Raises:
+        ValueError: In one line, if no value needs the upper bits: the images would be nearly black, and whether they
+            are dark or have 12 bits only their owner knows.
+    """
+    step = max(1, len(files.paths) // most)
+    highest = -1
+    for path in files.paths[::step]:
+        try:
+            with Image.open(path) as image:
+                if is_sixteen_bit_colour(image):
+                    highest = max(highest, int(np.asarray(image).max()) << 8 | 255)
+                elif is_sixteen_bit(image):
+                    highest = max(highest, int(np.asarray(image).max()))
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue  # reported with its name when it is read
+    if 0 <= highest < 1 << 14:
+        need = next(bits for bits in (8, 10, 12, 14) if highest >> bits == 0)  # what cameras and scanners have
+        raise ValueError(
+            f"{name}: bits must be given: no value of the 16-bit images is above {highest}, as if they had {need} "
+            f"bits; set data.bits={need}, or data.bits=16 if they are dark"
+        )
+    return 16
 
 
 def central_square(picture: Image.Image, size: int, share: float) -> Image.Image:
@@ -105,12 +173,13 @@ class ImageFiles(Dataset):
         files: Paths and classes.
         transform: PIL image to PIL image of one size; draws from torch's random numbers, which the key seeds.
         in_chans: 1 for grey, 3 for colour.
+        bits: Bits that the values of 16-bit images use.
     """
 
     def __init__(
-        self, name: str, files: FileList, transform: Callable[[Image.Image], Image.Image], in_chans: int
+        self, name: str, files: FileList, transform: Callable[[Image.Image], Image.Image], in_chans: int, bits: int = 16
     ) -> None:
-        self.name, self.files, self.transform, self.in_chans = name, files, transform, in_chans
+        self.name, self.files, self.transform, self.in_chans, self.bits = name, files, transform, in_chans, bits
 
     def __len__(self) -> int:
         return len(self.files.paths)
@@ -131,7 +200,7 @@ class ImageFiles(Dataset):
         path = self.files.paths[index]
         try:
             with Image.open(path) as image:
-                picture = as_eight_bit(image, MODES[self.in_chans])
+                picture = as_eight_bit(image, MODES[self.in_chans], self.bits)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]
             raise ValueError(f"{self.name}: cannot read the image {path.absolute()} ({reason})") from None

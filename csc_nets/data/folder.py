@@ -1,8 +1,10 @@
 """Any tree of image files, in memory where it fits and streamed from disk where it does not."""
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import torch
@@ -13,10 +15,12 @@ from csc_nets.data.files import (
     MODES,
     FileList,
     ImageFiles,
+    bits_in_use,
     central_square,
     find_classes,
     find_images,
 )
+from csc_nets.data.kept_split import apply_split, read_split, taken, write_split
 from csc_nets.data.module import FileSplit, ImageDataModule, Split, TensorSplit
 from csc_nets.data.registry import register_dataset
 from csc_nets.data.sampling import held_out_indices
@@ -50,6 +54,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: Decides which images are held out.
         mean: Mean of each channel where white is 1; None for ImageNet's (their average where grey).
         std: Standard deviation of each channel; None for ImageNet's (their average where grey).
+        bits: Bits that the values of 16-bit grey images use, 8 to 16; None for 16, if some value needs that many.
         options: See `ImageDataModule`; ``flip`` is on unless given.
 
     Raises:
@@ -72,6 +77,7 @@ class ImageFolderDataModule(ImageDataModule):
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         flip: bool = True,
+        bits: int | None = None,
         name: str = "image_folder",
         **options: Any,
     ) -> None:
@@ -87,17 +93,21 @@ class ImageFolderDataModule(ImageDataModule):
             flip=flip,
             **options,
         )
-        self._require(in_chans in MODES, "in_chans", in_chans, "1 or 3")
-        self._require_whole("image_size", image_size, 1)
+        self._require(self.in_chans in MODES, "in_chans", in_chans, "1 or 3")
+        self._require_whole("image_size", self.image_size, 1)
         self._require(0 < crop_share <= 1, "crop_share", crop_share, "above 0 and at most 1")
         self.crop_scale = None if crop_scale is None else (float(crop_scale[0]), float(crop_scale[-1]))
         if self.crop_scale is not None:
             low, high = self.crop_scale
             self._require(0 < low <= high <= 1, "crop_scale", crop_scale, "two shares, 0 < smallest <= largest <= 1")
             self._require(not in_memory, "in_memory", in_memory, "False or None with crop_scale")
+        if bits is not None:
+            self._require_whole("bits", bits, 8, 16)
+        self.bits = bits
         self.in_memory, self.crop_share = in_memory, crop_share
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self._lists: dict[str, FileList] = {}
+        self._sides: dict[str, dict[str, str]] | None = None
 
     @property
     def files(self) -> dict[str, FileList]:
@@ -109,14 +119,44 @@ class ImageFolderDataModule(ImageDataModule):
                 if split == "train" or (self.root / split).is_dir()
             }
             if "val" not in lists:
-                everything = lists["train"]
-                labels = torch.tensor(everything.labels)
-                parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
-                lists |= {
-                    split: _take(everything, i.tolist()) for split, i in zip(("train", "val"), parts, strict=True)
-                }
+                lists |= self._held_out(lists["train"])
             self._lists = {"test": lists["val"]} | lists
         return self._lists
+
+    @property
+    def has_test(self) -> bool:
+        return (self.root / "test").is_dir()
+
+    def keep_split(self, file: Path, *, write: bool = True) -> None:
+        """Without ``val/``: holds out the images that ``file`` names; where it is missing, writes it.
+
+        The random share depends on how many images there are. A run that is resumed or evaluated after images have
+        come must not train on those that it was validated on.
+        """
+        if (self.root / "val").is_dir():
+            return
+        if file.is_file():
+            self._sides, self._lists = read_split(file), {}
+        elif write:
+            text = write_split(self.root, self.files["train"].paths, self.files["val"].paths)
+            # The name says who writes, as those of all temporary files of a run.
+            temporary = file.with_name(f".{file.name}.{gethostname()}.{os.getpid()}.tmp")
+            temporary.write_text(text)
+            temporary.replace(file)
+
+    def _held_out(self, everything: FileList) -> dict[str, FileList]:
+        """Training and validation images of a tree without ``val/``."""
+        if self._sides is not None:
+            parts = apply_split(self.root, everything, self._sides)
+            if not all(parts):
+                raise ValueError(
+                    f"{self.name}: the images that the run held out are not under {self.root / 'train'} any more"
+                )
+        else:
+            labels = torch.tensor(everything.labels)
+            drawn = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
+            parts = (drawn[0].tolist(), drawn[1].tolist())
+        return {split: taken(everything, index) for split, index in zip(("train", "val"), parts, strict=True)}
 
     @property
     def decoded_bytes(self) -> int:
@@ -127,7 +167,8 @@ class ImageFolderDataModule(ImageDataModule):
     def load(self, split: str) -> dict[str, Split]:
         files = self.files[split]
         evaluation = partial(central_square, size=self.image_size, share=self.crop_share)
-        dataset = ImageFiles(self.name, files, evaluation, self.in_chans)
+        bits = bits_in_use(self.name, self.files["train"]) if self.bits is None else self.bits
+        dataset = ImageFiles(self.name, files, evaluation, self.in_chans, bits)
         keep = self.in_memory
         if keep is None:
             keep = self.crop_scale is None and self.decoded_bytes <= IN_MEMORY_BYTES
@@ -138,13 +179,9 @@ class ImageFolderDataModule(ImageDataModule):
             training = dataset
             if self.crop_scale is not None:
                 crop = v2.RandomResizedCrop(self.image_size, self.crop_scale)
-                training = ImageFiles(self.name, files, crop, self.in_chans)
+                training = ImageFiles(self.name, files, crop, self.in_chans, bits)
             loaded = FileSplit(training, dataset, len(dataset))
         return {other: loaded for other, same in self.files.items() if same is files}
-
-
-def _take(files: FileList, index: list[int]) -> FileList:
-    return FileList([files.paths[i] for i in index], [files.labels[i] for i in index])
 
 
 @register_dataset

@@ -3,6 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from math import isfinite
+from numbers import Integral
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -59,6 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: Decides order and augmentation.
         drop_last: Whether training leaves out the incomplete last batch of an epoch.
         num_workers: Worker processes of a split that is read from files.
+        worker_timeout: Seconds to wait for a batch of theirs before the run ends with an error; 0 for ever.
 
     Raises:
         ValueError: If an argument is out of its range, in one line that names it.
@@ -84,8 +87,12 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
         drop_last: bool = True,
         num_workers: int = 2,
+        worker_timeout: float = 300.0,
     ) -> None:
         super().__init__()
+        in_chans, image_size, batch_size = _builtin(in_chans), _builtin(image_size), _builtin(batch_size)
+        eval_batch_size, crop_padding, cutout = _builtin(eval_batch_size), _builtin(crop_padding), _builtin(cutout)
+        seed, num_workers = _builtin(seed), _builtin(num_workers)
         self.name: str = name
         self.class_names, self.num_classes = list(class_names), len(class_names)
         self.in_chans, self.image_size = in_chans, image_size
@@ -93,7 +100,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
         self.channels_last, self.device, self.seed = channels_last, device, seed
-        self.drop_last, self.num_workers = drop_last, num_workers
+        self.drop_last, self.num_workers, self.worker_timeout = drop_last, num_workers, worker_timeout
         self.augmentation: dict[str, Any] = {
             "crop_padding": crop_padding,
             "padding_mode": padding_mode,
@@ -112,6 +119,8 @@ class ImageDataModule(LightningDataModule, ABC):
         self._require_whole("cutout", cutout, 0, image_size)
         self._require_whole("seed", seed, 0)
         self._require_whole("num_workers", num_workers, 0)
+        fits = isinstance(worker_timeout, int | float) and isfinite(worker_timeout) and worker_timeout >= 0
+        self._require(fits, "worker_timeout", worker_timeout, "a finite number of seconds >= 0")
         available = ["auto", "cpu", *(["cuda"] if torch.cuda.is_available() else [])]
         self._require(
             str(device).partition(":")[0] in available, "device", str(device), f"one of {', '.join(available)}"
@@ -141,6 +150,21 @@ class ImageDataModule(LightningDataModule, ABC):
         if name not in self._splits:
             self._splits.update(self.load(name))
         return self._splits[name]
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test images; where there are none, the validation images are tested on."""
+        return True
+
+    def keep_split(self, file: Path, *, write: bool = True) -> None:
+        """Holds out the images that a file names, whatever has come to the data since; nothing where splits are fixed.
+
+        Call it before the splits are read.
+
+        Args:
+            file: of the run that these data are for.
+            write: make the file, where it is missing.
+        """
 
     def train_dataloader(self) -> Batches:
         return self._batches("train")
@@ -199,10 +223,16 @@ class ImageDataModule(LightningDataModule, ABC):
         if isinstance(stored, TensorSplit):
             return TensorBatches(*stored, sampler, size, preprocess, **options)
         dataset = stored.training if training else stored.evaluation
-        return StreamBatches(dataset, sampler, size, preprocess, num_workers=self.num_workers, **options)
+        workers: dict[str, Any] = {"num_workers": self.num_workers, "worker_timeout": self.worker_timeout}
+        return StreamBatches(dataset, sampler, size, preprocess, **workers, **options)
 
     def _device(self) -> torch.device:
         if self.device != "auto":
             return torch.device(self.device)
         root = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         return root if root.type == "cuda" else torch.device("cpu")
+
+
+def _builtin(value: Any) -> Any:
+    """A whole number of numpy as Python's, which torch asks for; everything else as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value

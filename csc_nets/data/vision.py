@@ -10,6 +10,7 @@ from torch import Tensor
 from torchvision import datasets
 
 from csc_nets.data.facts import FACTS
+from csc_nets.data.idx_files import MD5, check_idx_files
 from csc_nets.data.module import ImageDataModule, Split
 from csc_nets.data.registry import register_dataset
 from csc_nets.data.sampling import held_out_indices
@@ -38,10 +39,13 @@ class VisionDataModule(ImageDataModule):
         download: Whether missing files are fetched into ``root``.
         val_fraction: Share of every class that is validated on, in (0, 1).
         split_seed: Decides which images are held out; keep it fixed when runs are compared.
+        verify: Whether the files of MNIST and Fashion-MNIST must be the published ones, byte by byte; torchvision looks
+            at those of CIFAR itself.
         options: See `ImageDataModule`.
 
     Raises:
         FileNotFoundError: When a stage is set up and files are missing or damaged; says what belongs where.
+        ValueError: When a stage is set up and files are not the published ones.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class VisionDataModule(ImageDataModule):
         download: bool = False,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        verify: bool = True,
         **options: Any,
     ) -> None:
         facts = FACTS[name]
@@ -69,7 +74,7 @@ class VisionDataModule(ImageDataModule):
             **defaults | options,
         )
         self.root, self.download = Path(root).expanduser(), download
-        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.val_fraction, self.split_seed, self.verify = val_fraction, split_seed, verify
         self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
 
     def prepare_data(self) -> None:
@@ -97,6 +102,8 @@ class VisionDataModule(ImageDataModule):
                 f"{self.name}: files are missing or damaged, expected under {self.root.absolute()}: {facts.files}; "
                 f"{advice} ({reason})"
             ) from None
+        if self.verify and self.name in MD5:
+            check_idx_files(self.name, Path(data.raw_folder), training)
         images, labels = _pixels(data.data), torch.as_tensor(data.targets if hasattr(data, "targets") else data.labels)
         shape = (facts.in_chans, facts.image_size, facts.image_size)
         part = f"{self.name}: {'training' if training else 'test'} files"

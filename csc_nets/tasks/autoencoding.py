@@ -9,6 +9,7 @@ from torch.nn.functional import mse_loss
 
 from csc_nets.tasks.code_statistics import observe_codes
 from csc_nets.tasks.image_quality import psnr, ssim
+from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
 
@@ -54,20 +55,22 @@ class AutoencodingTask(Task):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean squared error of one batch."""
         images, _ = batch
-        return self.log_training_loss(mse_loss(self(images).float(), images))
+        loss = mse_loss(exact(self(images)), exact(images))
+        self.divergence.see(loss, exact(images).square().mean())  # the loss of images of zeros
+        return self.log_training_loss(loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Mean squared error and PSNR."""
-        images, _ = batch
-        x_hat = self(images).float()
+        images = exact(batch[0])
+        x_hat = exact(self(batch[0]))
         self.log("val/loss", mse_loss(x_hat, images), sync_dist=True)
         self.log("val/psnr", self.psnr(x_hat, images), prog_bar=True, sync_dist=True)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """How well images come back, and what the codes look like."""
-        images, _ = batch
+        images = exact(batch[0])
         with observe_codes(self.model) as codes:
-            x_hat = self(images).float()
+            x_hat = exact(self(batch[0]))
         error = (images - x_hat).square().flatten(1).sum(1) / images.square().flatten(1).sum(1).clamp_min(1e-12)
         self.log("test/loss", mse_loss(x_hat, images), sync_dist=True)
         self.log("test/psnr", self.psnr(x_hat, images), sync_dist=True)

@@ -79,7 +79,7 @@ class ClassificationTask(Task):
                 raise ValueError(f"{name} must be a finite number >= 0, got {weight}")
             if weight and not prior_layers(model):
                 raise ValueError(f"{name} needs a network with SparsePriorConv2d layers, got {type(model).__name__}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.num_classes = label_smoothing, int(num_classes)
         self.prior_weight, self.orthogonality_weight = prior_weight, orthogonality_weight
         mixes = [v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes)] if mixup_alpha else []
         mixes += [v2.CutMix(alpha=float(cutmix_alpha), num_classes=num_classes)] if cutmix_alpha else []
@@ -106,6 +106,7 @@ class ClassificationTask(Task):
         for name, (weight, term) in terms.items():
             self.log(name, term, on_step=False, on_epoch=True, sync_dist=True)
             loss = loss + weight * term
+        self.divergence.see(loss, math.log(self.num_classes))  # the loss of calling all classes alike
         return self.log_training_loss(loss)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

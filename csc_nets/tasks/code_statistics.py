@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.layers import Coder
+from csc_nets.tasks.precision import exact
 
 __all__ = ["CodeStatistics", "csc_layers", "keep_codes", "observe_codes", "prior_layers"]
 
@@ -68,12 +69,14 @@ def observe_codes(model: nn.Module) -> Iterator[list[CodeStatistics]]:
 
     @torch.no_grad()
     def observe(layer: Any, args: tuple[Tensor, ...], code: Tensor) -> None:
-        x, z = args[0].float(), code.float()
+        # The dictionary has the precision that the trainer gave the network.
+        dtype = next((p.dtype for p in layer.parameters() if p.is_floating_point()), torch.float32)
+        x, z = exact(args[0]), code.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
-            residual = x - layer.synthesize(z, x.shape[2:])
+            residual = x - exact(layer.synthesize(z, x.shape[2:]))
         energy = x.square().flatten(1).sum(1).clamp_min(torch.finfo(x.dtype).tiny)
         error = residual.square().flatten(1).sum(1) / energy
-        observed.append(CodeStatistics((z != 0).float().mean(), error.mean()))
+        observed.append(CodeStatistics((code != 0).float().mean(), error.mean()))
 
     with _hooked(csc_layers(model).values(), observe):
         yield observed

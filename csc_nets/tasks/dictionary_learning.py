@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from csc_nets.functional import unit_norm
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.pictures import atom_grids
+from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.reseeding import move, moves_to_centre, rarely_used, redundant, residual_atoms
 
@@ -108,7 +109,11 @@ class DictionaryLearningTask(AutoencodingTask):
                 self.get_buffer(f"mass_{i}").add_(mass)
         self._images = images
         self.log("train/density", (z != 0).float().mean(), on_step=False, on_epoch=True, sync_dist=True)
-        return self.log_training_loss(model.objective(images, z).mean())
+        loss = model.objective(images, z).mean()
+        self.divergence.see(
+            loss, 0.5 * exact(images).square().flatten(1).sum(1).mean()
+        )  # the objective of the code zero
+        return self.log_training_loss(loss)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """A step of the optimiser, then unit norm, then new starts for atoms that hardly anything uses."""
@@ -159,7 +164,7 @@ class DictionaryLearningTask(AutoencodingTask):
         model: Any = self.model
         z = model.encode(images)
         self.log("val/objective", model.objective(images, z).mean(), prog_bar=True, sync_dist=True)
-        self.log("val/psnr", self.psnr(model.reconstruct(images, z).float(), images), sync_dist=True)
+        self.log("val/psnr", self.psnr(exact(model.reconstruct(images, z)), exact(images)), sync_dist=True)
         self.log("val/density", (z != 0).float().mean(), sync_dist=True)
 
     def on_validation_end(self) -> None:

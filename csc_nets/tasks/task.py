@@ -1,5 +1,6 @@
 """What every training task shares: the optimiser, reproducible randomness, a guard on the loss, the checkpoint."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from csc_nets.tasks.divergence import Divergence
 from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor
 
 __all__ = ["Task"]
@@ -83,6 +85,7 @@ class Task(L.LightningModule):
         self.schedule, self.warmup_epochs, self.min_lr = schedule, warmup_epochs, min_lr
         self.milestones, self.gamma = list(milestones), gamma
         self.seed, self.channels_last = seed, channels_last
+        self.divergence = Divergence()
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's output."""
@@ -100,8 +103,9 @@ class Task(L.LightningModule):
 
     def rate_schedule(self) -> Callable[[int], float]:
         """From the number of steps taken to the learning rate as a share of its peak."""
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = total / max(1, self.trainer.max_epochs or 1)
+        total = int(self.trainer.estimated_stepping_batches)  # reads the data, which num_training_batches needs
+        # Of an epoch that runs to its end: max_steps may end the training inside one.
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
         return partial(
             learning_rate_factor,
             total=total,
@@ -125,30 +129,47 @@ class Task(L.LightningModule):
         """
         # Reading the loss makes a GPU wait; a network that has broken down stays broken, so now and then is enough.
         if (not loss.is_cuda or self.global_step % 16 == 0) and not torch.isfinite(loss):
-            rate = self._learning_rate()
-            clip = "trainer.gradient_clip_val=1 " if self.automatic_optimization else ""
             raise FloatingPointError(
                 f"the training loss is {loss.item()} at step {self.global_step} (epoch {self.current_epoch}, "
-                f"learning rate {rate:.3g}): try a smaller task.lr, task.warmup_epochs=1, {clip}"
-                "or trainer.precision=32-true"
+                f"learning rate {self._learning_rate():.3g}): {self._advice()}"
             )
         self.log("loss", loss, prog_bar=True, logger=False)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs the learning rate at the epoch's end."""
+        """Logs the learning rate at the epoch's end.
+
+        Raises:
+            FloatingPointError: the training has diverged, see :class:`~csc_nets.tasks.divergence.Divergence`.
+        """
         self.log("lr", self._learning_rate(), sync_dist=True)
+        # All processes must agree: one that went on alone would wait for the others for ever.
+        if self.trainer.strategy.reduce_boolean_decision(self.divergence.end_epoch(), all=False):
+            raise FloatingPointError(
+                f"the training has diverged: epoch {self.current_epoch} ended with losses above "
+                f"{self.divergence.factor:g} times that of an untrained network (learning rate "
+                f"{self._learning_rate():.3g}): {self._advice()}"
+            )
+
+    def _advice(self) -> str:
+        clip = "trainer.gradient_clip_val=1 " if self.automatic_optimization else ""
+        return f"try a smaller task.lr, task.warmup_epochs=1, {clip}or trainer.precision=32-true"
 
     def _learning_rate(self) -> float:
         found: Any = self.optimizers()
         return (found[0] if isinstance(found, list) else found).param_groups[0]["lr"]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Records what rebuilds the network."""
+        """Records what rebuilds the network, and what tells divergence."""
+        checkpoint["divergence"] = self.divergence.state_dict()
         checkpoint["hyper_parameters"] = {
             "model_name": getattr(self.model, "model_name", type(self.model).__name__),
             "model_args": dict(getattr(self.model, "model_args", {})),
         }
         if self.plugins:
             checkpoint["hyper_parameters"]["plugins"] = list(self.plugins)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on with the loss of the beginning of the run."""
+        self.divergence.load_state_dict(checkpoint.get("divergence") or {})

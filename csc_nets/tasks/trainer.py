@@ -1,27 +1,33 @@
 """The Lightning trainer of a run: what it writes, and where."""
 
-import os
+import secrets
+from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import (
     Callback,
-    EarlyStopping,
     EMAWeightAveraging,
-    ModelCheckpoint,
     Timer,
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
+from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
-from csc_nets.tasks.run_folder import RunFolder
+from csc_nets.tasks.run_folder import RunFolder, free_names
+from csc_nets.tasks.stopping import AgreedStop
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.training_pictures import TrainingPictures
 
-__all__ = ["build_trainer"]
+__all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
+
+_MOST_NAMES = 10_000
+CALLBACKS = ("ema_decay", "patience", "progress_bar", "pictures_every")
 
 
 def build_trainer(
@@ -45,14 +51,50 @@ def build_trainer(
     epochs = trainer["max_epochs"]
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"trainer.max_epochs must be an int >= 1, got {epochs!r}")
+    if trainer.get("fast_dev_run"):
+        raise ValueError("trainer.fast_dev_run leaves no checkpoint to test: use debug=fast")
+    if unknown := set(callbacks) - set(CALLBACKS):
+        raise ValueError(f"unknown option callbacks.{min(unknown)} (known: {', '.join(CALLBACKS)})")
     chosen, loggers = build_callbacks(run_dir, task, **callbacks), build_loggers(run_dir, **logger)
     progress_bar = callbacks["progress_bar"]
     try:
         return L.Trainer(
-            default_root_dir=run_dir, callbacks=chosen, logger=loggers, enable_progress_bar=progress_bar, **trainer
+            default_root_dir=run_dir,
+            callbacks=chosen,
+            logger=loggers,
+            enable_progress_bar=progress_bar,
+            plugins=[SafeCheckpointIO()],
+            **trainer,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
+
+
+def new_run(
+    folder: RunFolder, config: dict[str, Any], build: Callable[[Path], L.Trainer]
+) -> tuple[L.Trainer, RunFolder]:
+    """The trainer and the folder of a new run; the folder is made last, so that a bad value leaves none.
+
+    Args:
+        folder: the one asked for. Where its name is a time and somebody has taken it, the next free name.
+        config: everything that was chosen, for ``config.yaml``.
+        build: from the path of the folder to a trainer.
+
+    Raises:
+        FileExistsError: the folder holds a run already.
+    """
+    names = list(islice(free_names(folder.path), _MOST_NAMES))
+    for path in names:
+        trainer = build(path)
+        if not trainer.is_global_zero:  # the first process makes it
+            break
+        try:
+            RunFolder(path).create(config)
+            break
+        except FileExistsError:
+            if path == names[-1]:
+                raise
+    return trainer, RunFolder(path)
 
 
 def build_callbacks(
@@ -68,6 +110,8 @@ def build_callbacks(
     folder = run_dir / "checkpoints"
     chosen: list[Callback] = [
         Timer(interval="epoch", verbose=False),
+        LastValidation(),
+        AgreedStop(),
         MovableCheckpoint(
             dirpath=folder,
             filename="best",
@@ -99,32 +143,66 @@ def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:
     Args:
         run_dir: the run folder.
         name: ``"csv"``, ``"wandb"`` (beside the table) or ``"none"``.
-        **options: of Weights & Biases, such as ``project`` and ``offline``; it is imported only when chosen.
+        **options: of Weights & Biases, such as ``project`` and ``offline``; it is imported only when chosen. ``id`` is
+            that of the run there; without it, a new one.
 
     Raises:
-        ValueError: unknown ``name``.
+        ValueError: unknown ``name``, or an option that the logger does not have.
     """
+    if name in ("none", "csv") and options:
+        raise ValueError(f"unknown option logger.{min(options)}: logger={name} takes none")
     if name == "none":
         return []
     if name == "csv":
         return [MetricsCSV(run_dir)]
     if name == "wandb":
-        label = f"{run_dir.parent.name}-{run_dir.name}"
-        wandb = WandbLogger(name=label, id=label.replace("=", "-"), save_dir=run_dir, resume="allow", **options)
+        settings = {"id": new_wandb_id(), "name": f"{run_dir.parent.name}-{run_dir.name}", **options}
+        try:
+            wandb = WandbLogger(save_dir=run_dir, resume="allow", **settings)
+        except TypeError as error:
+            raise ValueError(f"logger: {error}") from error
         return [MetricsCSV(run_dir), wandb]
     raise ValueError(f"logger must be 'csv', 'wandb' or 'none', got {name!r}")
 
 
-class MovableCheckpoint(ModelCheckpoint):
-    """Remembers the best score of an earlier session even where the run folder has moved since."""
+def new_wandb_id() -> str:
+    """A name at Weights & Biases that no other run has; a run keeps its own in ``config.yaml``, and goes on with it."""
+    return secrets.token_hex(8)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state, with paths in the folder of this session."""
-        folder = str(self.dirpath)
 
-        def here(path: str) -> str:
-            return os.path.join(folder, os.path.basename(path)) if path else path
+def own_logger(logger: dict[str, Any], folder: Path, resume: bool) -> dict[str, Any]:
+    """The logger's settings with the id of the run at Weights & Biases, where it has none.
 
-        moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": self.dirpath})
+    A run of an older version has no id in its ``config.yaml``: there it was made of the names of the folders.
+    """
+    if logger["name"] != "wandb" or "id" in logger:
+        return logger
+    return {**logger, "id": f"{folder.parent.name}-{folder.name}".replace("=", "-") if resume else new_wandb_id()}
+
+
+def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:
+    """The run folder, which is that of the first process, and what is known of a training that has ended."""
+    best = trainer.checkpoint_callback
+    (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
+    assert isinstance(best, MovableCheckpoint) and best.dirpath is not None
+    folder = RunFolder(Path(best.dirpath).parent)
+    results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
+    results |= {"collapsed": 0, "collapsed_at_batch": None}
+    if folder.checkpoint("best").is_file():
+        score = best.best_model_score
+        return folder, {**results, "checkpoint": "best", "val/best": None if score is None else score.item()}
+    return folder, {**results, "checkpoint": "last", "val/best": None}
+
+
+def finish_loggers(loggers: Sequence[Logger], failed: bool) -> None:
+    """Ends the runs at Weights & Biases: the next training of this process would go on in them.
+
+    Args:
+        loggers: of a trainer.
+        failed: whether an error has ended the training.
+    """
+    for logger in loggers:
+        # ``experiment`` would begin one where there is none.
+        if isinstance(logger, WandbLogger) and (run := getattr(logger, "_experiment", None)) is not None:
+            run.finish(exit_code=int(failed))
+            logger._experiment = None

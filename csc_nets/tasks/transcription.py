@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from csc_nets.functional import ctrl_terms, rate_reduction
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.optimization import build_optimizer
+from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 
 __all__ = ["TranscriptionTask"]
@@ -171,7 +172,7 @@ class TranscriptionTask(AutoencodingTask):
         whole = len(parts) == 1
         with torch.set_grad_enabled(whole):
             passed = [self._transcribe(part, player) for part in parts]
-        z, z_hat = (_exact(torch.cat(features).detach()) for features in zip(*passed, strict=True))
+        z, z_hat = (exact(torch.cat(features).detach()) for features in zip(*passed, strict=True))
         terms, gradients = self._rates(z, z_hat, labels, player)
         sign = 1.0 if player == "decoder" else -1.0
         shares = [gradient.split([len(part) for part in parts]) for gradient in gradients]
@@ -180,14 +181,14 @@ class TranscriptionTask(AutoencodingTask):
                 pair = passed[i] if whole else self._transcribe(part, player)
                 pulls = zip(pair, (share[i] for share in shares), strict=True)
                 # The gradient of this is what the rates ask of the features of this part.
-                self.manual_backward(sum(sign * (_exact(f) * g).sum() for f, g in pulls if f.requires_grad))
+                self.manual_backward(sum(sign * (exact(f) * g).sum() for f, g in pulls if f.requires_grad))
         self._add_up(self.model.players()[player == "decoder"])  # type: ignore[operator]
         return z, z_hat, terms
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """What an autoencoder is validated on, SSIM and the alignment."""
-        images, _ = batch
-        x_hat, alignment = self._loop(images)
+        images = exact(batch[0])
+        x_hat, alignment = self._loop(batch[0])
         self.log("val/loss", mse_loss(x_hat, images), sync_dist=True)
         self.log("val/psnr", self.psnr(x_hat, images), prog_bar=True, sync_dist=True)
         self.log("val/ssim", self.ssim(x_hat, images), sync_dist=True)
@@ -269,7 +270,7 @@ class TranscriptionTask(AutoencodingTask):
         z = model.encode(x)
         x_hat = model.decode(z, x.shape[2:])
         z_hat = model.encode(x_hat)
-        return x_hat.float(), (normalize(_exact(z), dim=1) * normalize(_exact(z_hat), dim=1)).sum(1).mean()
+        return exact(x_hat), (normalize(exact(z), dim=1) * normalize(exact(z_hat), dim=1)).sum(1).mean()
 
     def _guard(self, terms: dict[str, Tensor]) -> None:
         name = min(("dimension", "dimension_hat"), key=lambda name: float(terms[name]))
@@ -289,11 +290,6 @@ def _dimension(features: Tensor) -> Tensor:
     with torch.autocast(z.device.type, enabled=False):
         gram = z @ z.T if len(z) < z.shape[1] else z.T @ z
         return (gram.trace() ** 2 / gram.square().sum()).nan_to_num(0.0)
-
-
-def _exact(features: Tensor) -> Tensor:
-    """Half precision as float32."""
-    return features.to(torch.promote_types(features.dtype, torch.float32))
 
 
 @contextmanager

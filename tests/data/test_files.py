@@ -1,3 +1,5 @@
+import struct
+import zlib
 from functools import partial
 
 import numpy as np
@@ -6,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import v2
 
-from csc_nets.data.files import FileList, ImageFiles, central_square, find_classes, find_images
+from csc_nets.data.files import FileList, ImageFiles, bits_in_use, central_square, find_classes, find_images
 
 
 def write(path, pixels):
@@ -122,3 +124,57 @@ def test_sixteen_bits_become_eight_and_thirty_two_are_refused(tmp_path):
     float_image = write(tmp_path / "32.tiff", ramp.astype(np.float32) / 65535)
     with pytest.raises(ValueError, match=r"cannot read the image .*32\.tiff \(32 bits a pixel"):
         ImageFiles("toy", FileList([float_image], [0]), square, 1).read(0)
+
+
+def test_linked_folders_are_followed_and_circles_are_not(tmp_path):
+    write(tmp_path / "set" / "a" / "0.png", noise(4, 4))
+    for number in range(3):
+        write(tmp_path / "elsewhere" / f"{number}.png", noise(4, 4))
+    write(tmp_path / "elsewhere" / "deep" / "3.png", noise(4, 4))
+    (tmp_path / "set" / "a" / "more").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "a" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "a" / "gone").symlink_to(tmp_path / "nowhere")
+    files = find_images("toy", tmp_path / "set", find_classes("toy", tmp_path / "set"))
+    names = [str(path.relative_to(tmp_path / "set" / "a")) for path in files.paths]
+    assert names == ["0.png", "more/0.png", "more/1.png", "more/2.png", "more/deep/3.png"]
+
+
+def test_twelve_bits_in_sixteen(tmp_path):
+    ramp = np.linspace(0, 4095, 64, dtype=np.uint16).reshape(8, 8)
+    files = FileList([write(tmp_path / "12.png", ramp)], [0])
+    square = partial(central_square, size=8, share=1.0)
+    with pytest.raises(ValueError, match=r"toy: bits must be given: .* above 4095.* 12 bits; set data\.bits=12"):
+        bits_in_use("toy", files)
+    assert np.array_equal(ImageFiles("toy", files, square, 1, 12).read(0).numpy()[0], ramp >> 4)
+    with pytest.raises(ValueError, match=r"12\.png \(a value of 4095 in an image of bits=10"):
+        ImageFiles("toy", files, square, 1, 10).read(0)
+    write(tmp_path / "16.png", ramp * 16)
+    assert bits_in_use("toy", FileList([*files.paths, tmp_path / "16.png"], [0, 0])) == 16
+    assert bits_in_use("toy", FileList([write(tmp_path / "8.png", noise(8, 8))], [0])) == 16
+
+
+def write_colours(path, values):
+    """A PNG of 16-bit colours ``(H, W, 3)``, which PIL cannot write."""
+    height, width, _ = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
+    parts = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    return path
+
+
+def test_colours_of_sixteen_bits(tmp_path):
+    ramp = np.linspace(0, 65535, 8 * 8 * 3, dtype=np.uint16).reshape(8, 8, 3)
+    square = partial(central_square, size=8, share=1.0)
+    full = FileList([write_colours(tmp_path / "16.png", ramp)], [0])
+    assert bits_in_use("toy", full) == 16
+    assert np.array_equal(ImageFiles("toy", full, square, 3).read(0).permute(1, 2, 0).numpy(), ramp >> 8)
+    dark = FileList([write_colours(tmp_path / "12.png", ramp >> 4)], [0])
+    with pytest.raises(ValueError, match=r"toy: bits must be given: .* 12 bits"):
+        bits_in_use("toy", dark)
+    with pytest.raises(ValueError, match=r"12\.png \(colours of 16 bits, .* data\.bits=16 only, got 12"):
+        ImageFiles("toy", dark, square, 3, 12).read(0)

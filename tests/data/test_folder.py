@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,37 @@ def test_imagenet_is_a_folder_with_its_own_defaults(tree):
     (tree / "val").rename(tree / "unused")
     with pytest.raises(FileNotFoundError, match=f"imagenet: folder {tree}/val is missing, expected its 1,000 class"):
         imagenet(root=tree)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_twelve_bit_images_need_a_word(tree, in_memory):
+    for path in tree.rglob("*.png"):
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(path)
+    with pytest.raises(ValueError, match=r"^image_folder: bits must be given: .* set data\.bits=12"):
+        everything(build(tree, in_chans=1, in_memory=in_memory).train_dataloader())
+    data = build(tree, in_chans=1, in_memory=in_memory, bits=12, drop_last=False)
+    images, _ = everything(data.train_dataloader())
+    assert (data.denormalize(images) * 255).round().unique().tolist() == [250]  # 4000 / 16
+    with pytest.raises(ValueError, match="bits must be a whole number from 8 to 16, got 20"):
+        build(tree, bits=20)
+
+
+class Stopped(torch.utils.data.Dataset):
+    def __getitem__(self, item):
+        time.sleep(60)
+
+
+def test_a_worker_that_stopped_is_an_error(tree):
+    data = build(tree, in_memory=False, num_workers=1, worker_timeout=0.5)
+    loader = data.train_dataloader()
+    loader.dataset = Stopped()
+    with pytest.raises(TimeoutError, match=r"no batch has come from the 1 worker processes for 0\.5 seconds"):
+        next(iter(loader))
+    assert build(tree).worker_timeout == 300
+    with pytest.raises(ValueError, match="worker_timeout must be a finite number of seconds >= 0, got -1"):
+        build(tree, worker_timeout=-1)
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers(tree):
+    data = build(tree, batch_size=np.int64(4), image_size=np.int32(8))
+    assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 8, 8)

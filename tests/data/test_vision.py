@@ -9,11 +9,12 @@ from torchvision import datasets
 
 from csc_nets.data import create_datamodule
 from csc_nets.data.facts import FACTS
+from csc_nets.data.idx_files import MD5
 from csc_nets.data.vision import SOURCES
 
 
-def write_mnist(folder, counts=(40, 20)):
-    """The four idx files in the official layout; returns images and labels of both parts."""
+def write_mnist(folder, counts=(40, 20), monkeypatch=None, name="mnist"):
+    """The four idx files in the official layout, whose checksums pass; returns images and labels of both parts."""
     folder.mkdir(parents=True)
     generator, parts = np.random.default_rng(0), []
     for prefix, count in zip(("train", "t10k"), counts, strict=True):
@@ -23,6 +24,9 @@ def write_mnist(folder, counts=(40, 20)):
         (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
         (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x801, count) + labels.tobytes())
         parts.append((torch.from_numpy(images), torch.from_numpy(labels).long()))
+    if monkeypatch is not None:
+        sums = {file.name: hashlib.md5(file.read_bytes()).hexdigest() for file in folder.iterdir()}
+        monkeypatch.setitem(MD5, name, sums)
     return parts
 
 
@@ -51,8 +55,9 @@ def write_cifar(root, source, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_mnist_files(tmp_path, name, folder):
-    (images, labels), (test_images, test_labels) = write_mnist(tmp_path / folder / "raw")
+def test_mnist_files(tmp_path, monkeypatch, name, folder):
+    raw = tmp_path / folder / "raw"
+    (images, labels), (test_images, test_labels) = write_mnist(raw, monkeypatch=monkeypatch, name=name)
     data = create_datamodule(name, root=tmp_path, val_fraction=0.25, batch_size=10)
     data.prepare_data()
     data.setup()
@@ -138,3 +143,23 @@ def test_download_without_a_network_says_so(tmp_path, monkeypatch):
 def test_bad_share_is_refused():
     with pytest.raises(ValueError, match=r"mnist: val_fraction must be between 0 and 1, got 1\.5"):
         create_datamodule("mnist", val_fraction=1.5)
+
+
+@pytest.mark.parametrize("damage", ["swapped", "shifted", "zeros"])
+def test_files_that_are_not_the_published_ones_are_refused(tmp_path, monkeypatch, damage):
+    raw = tmp_path / "MNIST" / "raw"
+    write_mnist(raw, counts=(40, 40), monkeypatch=monkeypatch)
+    file, test = raw / "train-images-idx3-ubyte", raw / "t10k-images-idx3-ubyte"
+    content = file.read_bytes()
+    if damage == "swapped":
+        file.write_bytes(test.read_bytes())
+    elif damage == "shifted":
+        file.write_bytes(content[:16] + content[17:] + content[16:17])
+    else:
+        file.write_bytes(content[:2000] + bytes(1000) + content[3000:])
+    words = "it is t10k-images-idx3-ubyte" if damage == "swapped" else f"{len(content)} bytes, md5 "
+    with pytest.raises(ValueError, match=rf"mnist: {file} is not the published file \({words}.*verify=false") as caught:
+        create_datamodule("mnist", root=tmp_path).setup("fit")
+    assert "\n" not in str(caught.value)
+    create_datamodule("mnist", root=tmp_path).setup("test")
+    create_datamodule("mnist", root=tmp_path, verify=False, val_fraction=0.25).setup("fit")

@@ -23,3 +23,15 @@ def test_means_are_those_of_torchmetrics():
     y = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
     torch.testing.assert_close(psnr(y, x).mean(), peak_signal_noise_ratio(y, x, data_range=1.0, dim=(1, 2, 3)))
     torch.testing.assert_close(ssim(y, x).mean(), structural_similarity_index_measure(y, x, data_range=1.0))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 9)])
+def test_images_without_room_for_a_window(size):
+    torch.manual_seed(0)
+    x, y = torch.rand(4, 3, *size), torch.rand(4, 3, *size)
+    torch.testing.assert_close(ssim(x, x), torch.ones(4))
+    a, b = x[0, 0].double().flatten(), y[0, 0].double().flatten()
+    c1, c2, covariance = 0.01**2, 0.03**2, ((a - a.mean()) * (b - b.mean())).mean()
+    luminance = (2 * a.mean() * b.mean() + c1) / (a.mean() ** 2 + b.mean() ** 2 + c1)
+    structure = (2 * covariance + c2) / (a.var(correction=0) + b.var(correction=0) + c2)
+    torch.testing.assert_close(ssim(y[:1, :1], x[:1, :1])[0].double(), luminance * structure, rtol=1e-4, atol=1e-6)

@@ -7,8 +7,9 @@ import torch
 
 from csc_nets.models import create_model
 from csc_nets.tasks import ClassificationTask
+from csc_nets.tasks.keeping import MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
-from csc_nets.tasks.trainer import MovableCheckpoint, build_loggers, build_trainer
+from csc_nets.tasks.trainer import build_loggers, build_trainer
 
 CALLBACKS = {"ema_decay": None, "patience": None, "progress_bar": False}
 

@@ -1,0 +1,99 @@
+"""The numbers of a run: the file that keeps them, and the table that shows them."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from csc_nets.tasks.safe_files import set_aside, write_whole
+from csc_nets.tasks.sweep_folder import short_value
+
+__all__ = ["add_results", "evaluation_label", "show_results"]
+
+_TABLE = {
+    "test/acc": ("test accuracy", "{:.2%}"),
+    "test/objective": ("test objective", "{:.4g}"),
+    "test/psnr": ("test PSNR", "{:.2f} dB"),
+    "test/ssim": ("test SSIM", "{:.4f}"),
+    "test/alignment": ("feature alignment", "{:.4f}"),
+    "test/density": ("code density", "{:.2%}"),
+    "test/reconstruction_error": ("reconstruction error", "{:.4f}"),
+    "training_seconds": ("training time", "{:.1f} s"),
+}
+# What changes no number of a test, or only its rounding: where the images lie, and how they are read.
+_PLAIN_DATA = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "worker_timeout", "device")
+_TEST_TRAINER = {"limit_test_batches": "all", "precision": "32-true"}
+
+
+def add_results(results: Mapping[str, Any], file: Path) -> None:
+    """Adds numbers to those in a JSON file. NaN and infinity, which JSON does not have, become null.
+
+    A damaged file is set aside: it must not cost the numbers of a long training.
+    """
+    known: Any = {}
+    if file.is_file() and file.stat().st_size:
+        try:
+            known = json.loads(file.read_text())
+            why = "" if isinstance(known, dict) else "no table of numbers"
+        except ValueError as error:
+            why = str(error)
+        if why:
+            set_aside(file, why)
+            known = {}
+    numbers = {key: _as_json(value) for key, value in {**known, **results}.items()}
+    write_whole(file, json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+
+
+def show_results(results: Mapping[str, Any], folder: Path, *, own: bool = True) -> None:
+    """Prints the table of a run.
+
+    Numbers of validation images, which stand in for a test set that is missing, are called so.
+
+    Args:
+        results: numbers, and ``tested_on``, ``"test"`` or ``"val"``.
+        folder: of the run.
+        own: whether the images are those of the run. Then those of validation chose the checkpoint, and its numbers on
+            them are better than on new images.
+    """
+    rows = []
+    for key, (label, form) in _TABLE.items():
+        if results.get(key) is not None:
+            if results.get("tested_on") == "val":
+                label = label.replace("test ", "validation ")
+            rows.append((label, form.format(results[key])))
+    if results.get("tested_on") == "val":
+        rows.append(("no test images", "validation images" + (", which chose the checkpoint" if own else "")))
+    if results.get("checkpoint", "best") != "best":
+        rows.append(("checkpoint", str(results["checkpoint"])))
+    print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder))]))
+
+
+def evaluation_label(options: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What sets the numbers of an evaluation apart from those of the run's own test; "" where nothing does.
+
+    Args:
+        options: the tree of ``configs/evaluate.yaml``.
+        config: the run's ``config.yaml``.
+    """
+    data = dict(options["data"])
+    parts: dict[str, Any] = {}
+    if "name" in data:
+        root = Path(data["root"]).resolve().name if data["name"] == "image_folder" and "root" in data else ""
+        parts["data"] = root or data["name"]
+    for key, value in data.items():
+        if key not in (*_PLAIN_DATA, "name") and (key not in config["data"] or config["data"][key] != value):
+            parts[key] = value
+    if options["which"] != "best":
+        parts["which"] = options["which"]
+    parts |= {key: options[key] for key in ("lam", "steps") if options[key] is not None}
+    for key, default in _TEST_TRAINER.items():
+        asked, own = (tree.get("trainer", {}).get(key) for tree in (options, config))
+        asked, own = (default if value is None else value for value in (asked, own))
+        if str(asked) != str(own):  # 1 is one batch, 1.0 all of them
+            parts[key] = asked
+    return "-".join(f"{key}={short_value(value)}" for key, value in parts.items())
+
+
+def _as_json(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
