@@ -44,6 +44,10 @@ def analysis_relu(
         onto: ``(N, M, H', W')``, channels_last; overwritten and returned.
     """
     settings = (list(geometry.native_padding or ()), list(geometry.stride), list(geometry.dilation), 1)
+    fused = torch.ops.mkldnn
+    code: Tensor
     if onto is None:
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *settings, "relu", [], "")
-    return torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, weight, bias, *settings, "add", 1.0, "relu", [], "")
+        code = fused._convolution_pointwise(x, weight, bias, *settings, "relu", [], "")
+    else:
+        code = fused._convolution_pointwise_.binary(onto, x, weight, bias, *settings, "add", 1.0, "relu", [], "")
+    return code

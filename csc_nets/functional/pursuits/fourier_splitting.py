@@ -297,7 +297,8 @@ class _Run:
         r = self.x - (self.du + self.s) / 2  # D z = (D u - D p) / rho
         if self.observed is not None:
             r = self.waves.fft(self.observed * self.waves.ifft(r).real)
-        return self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
+        value: Tensor = self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
+        return value
 
     def duality_gap(self) -> Tensor:
         """Objective minus the dual objective of the residual that the step started from, ``(N,)``, float64."""
@@ -342,7 +343,10 @@ class _Run:
         if self.observed is None:
             return self.waves.filter(b, self.solver)
         waves, m, tiny = self.waves, self.observed, torch.finfo(b.real.dtype).tiny
-        restrict = lambda s: m * waves.ifft(s).real  # noqa: E731
+
+        def restrict(spectrum: Tensor) -> Tensor:
+            return m * waves.ifft(spectrum).real
+
         r, one = restrict(b), (len(b), *(1,) * (b.ndim - 1))
         q = self.residual
         r -= restrict(waves.filter(waves.fft(q), self.gram)) + q
@@ -371,4 +375,5 @@ def _sum(t: Tensor) -> Tensor:
 
 def _square(t: Tensor) -> Tensor:
     """Squared norm per sample ``(N,)``, float64."""
-    return torch.linalg.vector_norm(t.flatten(1), dim=1).double().square()
+    norm: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1)
+    return norm.double().square()

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from csc_nets.functional.checks import as_count
 from csc_nets.functional.operators import Pair
 from csc_nets.functional.problem import SAFETY, Problem
-from csc_nets.functional.pursuits.step import Pursuit, Step, register_pursuit
+from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
+from csc_nets.functional.step import Step
 
 __all__ = ["LISTA"]
 

@@ -18,8 +18,8 @@ def codes(count, *shape, **options):
 @pytest.mark.parametrize("threshold", [(), (5, 1, 1), (3, 1, 1, 1), (3, 5, 1, 1)])
 def test_shrinks_and_extrapolates(nonneg, threshold):
     v, y, before = codes(3, 3, 5, 4, 2)
-    t, keep = torch.rand(threshold, dtype=torch.float64), torch.tensor(0.9).double()
-    z, ahead = one_pass.shrink(v, t, y=y, keep=keep, before=before, inertia=0.3, nonneg=nonneg)
+    t, shrinkage = torch.rand(threshold, dtype=torch.float64), torch.tensor(0.9).double()
+    z, ahead = one_pass.shrink(v, t, y=y, shrinkage=shrinkage, before=before, inertia=0.3, nonneg=nonneg)
     expected = SHRINK[nonneg](v + 0.9 * y, t)
     torch.testing.assert_close(z, expected)
     torch.testing.assert_close(ahead, expected + 0.3 * (expected - before))
@@ -55,7 +55,7 @@ def test_gradients(nonneg):
     t = torch.rand(3, 1, 1, dtype=torch.float64, requires_grad=True)
 
     def both(v, y, before, t):
-        return one_pass.shrink(v, t, y=y, keep=torch.tensor(0.9), before=before, inertia=0.3, nonneg=nonneg)
+        return one_pass.shrink(v, t, y=y, shrinkage=torch.tensor(0.9), before=before, inertia=0.3, nonneg=nonneg)
 
     def code(v, t):
         return one_pass.shrink(v, t, nonneg=nonneg)[0]
@@ -71,11 +71,11 @@ def test_gradients(nonneg):
 def checks(device, dtype):
     """Arguments of the two operators for ``opcheck``."""
     v, y, before = (t.to(device, dtype).to(memory_format=torch.channels_last) for t in codes(3, 3, 5, 4, 4))
-    t, keep = torch.rand(1, 5, device=device), torch.tensor(0.9, device=device)
+    t, shrinkage = torch.rand(1, 5, device=device), torch.tensor(0.9, device=device)
     for x in (v, y, before, t):
         x.requires_grad_()
     shrink, gradients = torch.ops.csc_nets.shrink.default, torch.ops.csc_nets.shrink_gradients.default
-    yield shrink, (v, t, y, before, keep, 0.3, True)
+    yield shrink, (v, t, y, before, shrinkage, 0.3, True)
     yield shrink, (v, t, None, None, None, 0.0, False)
     v, y, before = v.detach(), y.detach(), before.detach()
     yield gradients, (v, y, before.relu(), 0.3)
