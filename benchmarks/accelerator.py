@@ -35,8 +35,8 @@ def parts(options: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
 
     if options.device != "cpu":
         yield "tests", ["-m", "pytest", "-m", "gpu", "-q"]
-    yield "one_pass", benchmark("one_pass")
-    yield "one_pass_graphs", benchmark("one_pass", "--compile")
+    yield "shrink", benchmark("shrink")
+    yield "shrink_graphs", benchmark("shrink", "--compile")
     whole = ["--network", "sdnet18_all", "--batch", "2" if options.quick else "128"]
     yield "layer", benchmark("layer", *whole)
     yield "layer_bf16", benchmark("layer", *whole, "--bf16")

@@ -35,7 +35,7 @@ def serves(device: torch.device) -> bool:
 
     A compiler makes such a kernel by itself, and ``torch.func`` differentiates what it knows.
     """
-    return device.type == "cuda" and _has_triton() and not is_transformed()
+    return device.type == "cuda" and has_triton() and not is_transformed()
 
 
 def applies(v: Tensor, threshold: Tensor) -> bool:
@@ -49,7 +49,7 @@ def applies(v: Tensor, threshold: Tensor) -> bool:
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 

@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from csc_nets.functional.kernels import shrink as one_pass
+from csc_nets.functional.kernels import shrink
 
-pytestmark = pytest.mark.skipif(not one_pass._has_triton(), reason="no Triton on this machine")
+pytestmark = pytest.mark.skipif(not shrink.has_triton(), reason="no Triton on this machine")
 
 FORMATS = {
     (3, 5, 4, 4): torch.channels_last,

@@ -1,12 +1,12 @@
 """What follows the convolutions of a step, in one kernel and in torch's: where the former pays, and at what bandwidth.
 
-    python benchmarks/one_pass.py --device cuda [--quick] [--json FILE] [--compile]
+    python benchmarks/shrink.py --device cuda [--quick] [--json FILE] [--compile]
 
 Codes of 64 atoms in channels_last and bfloat16: threshold, sum and momentum, forward and with the gradient of all.
-Ours is ``functional.one_pass.shrink``, the reference what layers do without it. Rows also tell the gigabytes a second
-of ours, of what must be read and written at least; the last line tells from how many entries on the kernel is never
-slower, which is what ``FEWEST`` in ``csc_nets/functional/one_pass.py`` should be. ``--compile`` compiles both, with
-CUDA graphs on a GPU.
+Ours is ``csc_nets.functional.kernels.shrink.shrink``; the reference is what layers do without it. Each row also has the
+bandwidth of ours in GB/s, counting what must be read and written at least. The last line says from how many entries on
+the kernel is never slower: the constant ``FEWEST`` of that module should be this number. ``--compile`` compiles both,
+with CUDA graphs on a GPU.
 On a CPU, where layers never take it, the operator in torch's words is timed.
 """
 
@@ -17,19 +17,19 @@ import timing
 import torch
 from torch import Tensor
 
-from csc_nets.functional import one_pass
+from csc_nets.functional.kernels import shrink
 
 ATOMS, THRESHOLD, INERTIA = 64, 0.1, 0.3
 
 
 def plain(v: Tensor, y: Tensor, before: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """As :class:`csc_nets.layers.proximal_step.ProximalStep` does it after a convolution without bias."""
+    """As :class:`csc_nets.functional.kernels.FoldedStep` does it after a convolution without bias."""
     z = (v + y - bias).relu_()
     return z, torch.lerp(before, z, 1 + INERTIA)
 
 
 def ours(v: Tensor, y: Tensor, before: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    return one_pass.shrink(v, bias, y=y, before=before, inertia=INERTIA)
+    return shrink.shrink(v, bias, y=y, before=before, inertia=INERTIA)
 
 
 def case(positions: int, train: bool, device: str, rounds: int, compiled: bool) -> dict[str, object]:
