@@ -31,7 +31,7 @@ from csc_nets.functional.operators.protocol import Operator
 __all__ = ["FourierDictionary", "prefers_fourier"]
 
 # Complex numbers that a pass works on at a time: what a core's cache holds; an accelerator wants more of them.
-_BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
+BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class FourierDictionary:
 
     def blocks(self, samples: int) -> list[slice]:
         """Groups of pairs that a pass treats one after another, so that what it computes stays in the cache."""
-        width = max(1, _BLOCK.get(self.gram.device.type, _BLOCK["cuda"]) // (samples * math.prod(self.grid)))
+        width = max(1, BLOCK.get(self.gram.device.type, BLOCK["cuda"]) // (samples * math.prod(self.grid)))
         return [slice(i, i + width) for i in range(0, len(self.spectra), width)]
 
     def analyze_block(self, q: Tensor, block: slice) -> Tensor:

@@ -124,7 +124,7 @@ def split(
     """:func:`douglas_rachford`, and the certified gap over half the squared norm, ``(N,)``, if ``tol`` was given."""
     if not len(problem.x):
         return problem.operator.analysis(problem.x), problem.x.new_zeros(0)
-    run, gap = _Run(problem, rho, relax, init), None
+    run, gap = Splitting(problem, rho, relax, init), None
     rounding = 4 * torch.finfo(problem.x.dtype).eps
     for k in range(1, steps + 1):
         check = tol is not None and (k % _CHECK_EVERY == 0 or k == steps)
@@ -141,7 +141,7 @@ def split(
     return run.code(), gap
 
 
-class _Run:
+class Splitting:
     """The state of a run, names as at the top of this file. Spectra of signals are ``(N, channels, *grid)``."""
 
     def __init__(self, problem: Problem, rho: float | None, relax: float | None, init: Tensor | None) -> None:
