@@ -3,10 +3,10 @@
     python benchmarks/shrink.py --device cuda [--quick] [--json FILE] [--compile]
 
 Codes of 64 atoms in channels_last and bfloat16: threshold, sum and momentum, forward and with the gradient of all.
-Ours is ``functional.kernels.shrink.shrink``, the reference what layers do without it. Rows also tell the gigabytes a
-second of ours, of what must be read and written at least. The last line tells from how many entries on the kernel is
-never slower: that should be ``FEWEST`` in ``csc_nets/functional/kernels/shrink.py``. ``--compile`` compiles both, with
-CUDA graphs on a GPU.
+Ours is ``csc_nets.functional.kernels.shrink.shrink``; the reference is what layers do without it. Each row also has the
+bandwidth of ours in GB/s, counting what must be read and written at least. The last line says from how many entries on
+the kernel is never slower: the constant ``FEWEST`` of that module should be this number. ``--compile`` compiles both,
+with CUDA graphs on a GPU.
 On a CPU, where layers never take it, the operator in torch's words is timed.
 """
 

@@ -5,7 +5,7 @@ from csc_nets.functional import register_gradient, register_penalty, register_pu
 from csc_nets.models import create_model, list_models, register_model
 from csc_nets.plugins import import_plugins
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "create_model",

@@ -141,4 +141,4 @@ def refuse_taken(caller: str, name: str, owner: str, newcomer: str) -> None:
 
 def _home(build: Any) -> str:
     """The module that defines ``build``; of a partial, the module of its function."""
-    return getattr(build, "func", build).__module__
+    return str(getattr(build, "func", build).__module__)

@@ -191,7 +191,7 @@ TEXTS = {
     "json.py": "",
     "dotted.plugin.py": "",
     "taking_plugin.py": "from csc_nets.evaluation import register_report\n"
-    "@register_report\ndef theory(subject):\n    return '', []\n",
+    "@register_report\ndef theory(given):\n    return '', []\n",
 }
 
 

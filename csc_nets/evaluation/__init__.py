@@ -14,9 +14,12 @@ from csc_nets.evaluation.generation import FeatureSpace, feature_space, frechet_
 from csc_nets.evaluation.inversion import activation, invert, relative_error
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
+from csc_nets.evaluation.report_input import ReportInput, Result
 from csc_nets.evaluation.reports import list_reports, register_report, save_report
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
-from csc_nets.evaluation.subject import Result, Subject
+
+# Older name.
+Subject = ReportInput
 
 __all__ = [
     "ClassStructure",
@@ -24,6 +27,7 @@ __all__ = [
     "FeatureSpace",
     "LayerInversions",
     "Reconstructions",
+    "ReportInput",
     "Result",
     "Subject",
     "activation",

@@ -10,8 +10,8 @@ from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.features import extract_features
 from csc_nets.evaluation.generation import feature_space, frechet_distance, kernel_distance
 from csc_nets.evaluation.reconstruction import GROUP, reconstruct_images, sweep_noise
+from csc_nets.evaluation.report_input import ReportInput, Result
 from csc_nets.evaluation.structure import decode_classes, sample_images
-from csc_nets.evaluation.subject import Result, Subject
 from csc_nets.models import ClosedLoop
 from csc_nets.tasks import csc_layers
 from csc_nets.tasks.image_quality import psnr
@@ -23,12 +23,12 @@ SIGMAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 FACTORS = (0.5, 1.0, 2.0, 4.0, 8.0)
 
 
-def reconstruction(subject: Subject) -> Result:
+def reconstruction(given: ReportInput) -> Result:
     """PSNR, SSIM, relative error, alignment, recognition, densities; a picture of images above what came back."""
-    model, data = subject.model, subject.data
-    found = reconstruct_images(model, subject.batches("test"), data.denormalize)
-    mean = _mean(subject.pixels("train"))
-    flat = torch.cat([psnr(mean.expand_as(pixels), pixels) for pixels in subject.pixels("test")])
+    model, data = given.model, given.data
+    found = reconstruct_images(model, given.batches("test"), data.denormalize)
+    mean = _mean(given.pixels("train"))
+    flat = torch.cat([psnr(mean.expand_as(pixels), pixels) for pixels in given.pixels("test")])
     measured = {"PSNR": (found.psnr, 0.05), "SSIM": (found.ssim, 0.05)}
     measured |= {"relative error": (found.error, 0.95), "alignment": (found.alignment, 0.05)}
     rows: list[dict[str, Any]] = [
@@ -42,20 +42,20 @@ def reconstruction(subject: Subject) -> Result:
     for row in rows:
         lines.append(f"{row['name']:34}{row['value']:>9.4g}" + (f"{row['worst']:>11.4g}" if "worst" in row else ""))
     lines += ["", f"{len(found.psnr)} test images of {data.name}; recognised among {GROUP}"]
-    images = subject.shown()
+    images = given.shown()
     with torch.no_grad():
         back = model(images).float()
-    subject.save(torch.stack([data.denormalize(images), data.denormalize(back)]))
+    given.save(torch.stack([data.denormalize(images), data.denormalize(back)]))
     return "\n".join(lines), rows
 
 
-def noise(subject: Subject) -> Result:
+def noise(given: ReportInput) -> Result:
     """PSNR to the clean image, noise by sparsity; a picture of the first image: as fed, and as it came back."""
-    model, data = subject.model, subject.data
+    model, data = given.model, given.data
     factors = FACTORS if csc_layers(model) else (1.0,)
-    images = torch.cat([images for images, _ in subject.batches("test", NOISY_IMAGES)])
+    images = torch.cat([images for images, _ in given.batches("test", NOISY_IMAGES)])
     rows, tiles = sweep_noise(model, images, data.denormalize, data.std, sigmas=SIGMAS, factors=factors)
-    subject.save(tiles)
+    given.save(tiles)
     lines = ["sigma   noisy" + "".join(f"{f'lam x {factor:g}':>11}" for factor in factors)]
     for start in range(0, len(rows), len(factors)):
         part = rows[start : start + len(factors)]
@@ -66,12 +66,12 @@ def noise(subject: Subject) -> Result:
     return "\n".join(lines), [{"name": f"{row['sigma']:g}", **row} for row in rows]
 
 
-def classes(subject: Subject) -> Result:
+def classes(given: ReportInput) -> Result:
     """A row of pictures a class: its mean, both ends of its principal directions, draws."""
-    model, data = _closed_loop(subject), subject.data
-    features, labels = _training_features(subject)
-    subspaces = ClassSubspaces.fit(features, labels, subject.components(features))
-    subject.save(data.denormalize(decode_classes(model, subspaces)))
+    model, data = _closed_loop(given), given.data
+    features, labels = _training_features(given)
+    subspaces = ClassSubspaces.fit(features, labels, given.components(features))
+    given.save(data.denormalize(decode_classes(model, subspaces)))
     rows: list[dict[str, Any]] = []
     for label, mean, deviations in zip(subspaces.classes, subspaces.means, subspaces.deviations, strict=True):
         share = deviations.square().sum() / (1 - mean.square().sum())  # features are of norm 1
@@ -82,31 +82,31 @@ def classes(subject: Subject) -> Result:
     lines += [f"{row['name']:{width}}{row['mean_norm']:>14.3f}{row['share']:>19.1%}" for row in rows]
     lines += [
         "",
-        f"of the {subject.components(features)} leading directions of each class, {len(labels)} training images",
+        f"of the {given.components(features)} leading directions of each class, {len(labels)} training images",
     ]
     lines += ["picture, a row a class: mean, then -2 and +2 deviations along four directions, then four draws"]
     return "\n".join(lines), rows
 
 
-def generation(subject: Subject) -> Result:
+def generation(given: ReportInput) -> Result:
     """FID and KID to the test images: of training images (what the best could reach), reconstructions, draws."""
-    model, data = _closed_loop(subject), subject.data
-    if subject.network is None:
+    model, data = _closed_loop(given), given.data
+    if given.network is None:
         raise ValueError("report=generation needs network=RUN, the run folder of a classifier, or network=inception")
-    judge = feature_space(subject.network)
-    features, labels = _training_features(subject)
-    subspaces = ClassSubspaces.fit(features, labels, subject.components(features))
-    real = judge.features(subject.pixels("test"))
+    judge = feature_space(given.network)
+    features, labels = _training_features(given)
+    subspaces = ClassSubspaces.fit(features, labels, given.components(features))
+    real = judge.features(given.pixels("test"))
     shown = 8 * len(subspaces.classes)
     with torch.no_grad():
-        back = (data.denormalize(model(images).float()) for images, _ in subject.batches("test"))
+        back = (data.denormalize(model(images).float()) for images, _ in given.batches("test"))
         drawn = data.denormalize(sample_images(model, subspaces, max(len(real), shown)))
         sets = {
-            "training images": judge.features(subject.pixels("train")),
+            "training images": judge.features(given.pixels("train")),
             "reconstructions": judge.features(back),
             "draws": judge.features(drawn[: len(real)].split(500)),
         }
-    subject.save(drawn[:shown].unflatten(0, (8, -1)).transpose(0, 1))
+    given.save(drawn[:shown].unflatten(0, (8, -1)).transpose(0, 1))
     rows = [
         {"name": name, "images": len(f), "fid": frechet_distance(real, f), "kid": kernel_distance(real, f)}
         for name, f in sets.items()
@@ -119,15 +119,15 @@ def generation(subject: Subject) -> Result:
     return "\n".join(lines), rows
 
 
-def _closed_loop(subject: Subject) -> ClosedLoop:
-    if not isinstance(subject.model, ClosedLoop):
-        kind = type(subject.model).__name__
+def _closed_loop(given: ReportInput) -> ClosedLoop:
+    if not isinstance(given.model, ClosedLoop):
+        kind = type(given.model).__name__
         raise ValueError(f"this report is on closed loops (csc_ctrl_*, conv_ctrl_*), got {kind}")
-    return subject.model
+    return given.model
 
 
-def _training_features(subject: Subject) -> tuple[Tensor, Tensor]:
-    return extract_features(subject.model, subject.batches("train"))
+def _training_features(given: ReportInput) -> tuple[Tensor, Tensor]:
+    return extract_features(given.model, given.batches("train"))
 
 
 def _mean(batches: Iterable[Tensor]) -> Tensor:

@@ -22,14 +22,14 @@ from csc_nets.evaluation.features import (
     nearest_subspace,
 )
 from csc_nets.evaluation.layer_inversion import invert_layers
+from csc_nets.evaluation.report_input import ReportInput, Result
 from csc_nets.evaluation.structure import class_structure
-from csc_nets.evaluation.subject import Result, Subject
 from csc_nets.registry import Registry
 from csc_nets.theory import energy_profile, report
 
 __all__ = ["list_reports", "register_report", "save_report"]
 
-Report = Callable[[Subject], Result]
+Report = Callable[[ReportInput], Result]
 
 _REPORTS: Registry[Report] = Registry("report", "register_report", "save_report")
 _Build = TypeVar("_Build", bound=Report)
@@ -42,7 +42,7 @@ def register_report(*, name: str) -> Callable[[_Build], _Build]: ...
 def register_report(report: Any = None, *, name: str | None = None) -> Any:
     """Decorator that makes a function a report of ``evaluate.py``.
 
-    The function takes a :class:`Subject` and returns a text and its numbers as rows: dicts of plain values.
+    The function takes a :class:`ReportInput` and returns a text and its numbers as rows: dicts of plain values.
 
     Args:
         report: the function, where the decorator stands without parentheses.
@@ -54,8 +54,8 @@ def register_report(report: Any = None, *, name: str | None = None) -> Any:
     Example::
 
         @register_report
-        def size(subject: Subject) -> Result:
-            count = sum(parameter.numel() for parameter in subject.model.parameters())
+        def size(given: ReportInput) -> Result:
+            count = sum(parameter.numel() for parameter in given.model.parameters())
             return f"{count} parameters", [{"name": "parameters", "value": count}]
     """
     return _REPORTS.decorate(report, name)
@@ -116,7 +116,7 @@ def save_report(
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"images must be an int >= 1, got {images!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    text, rows = compute(Subject(model, data, images, folder / f"{name}.png", network))
+    text, rows = compute(ReportInput(model, data, images, folder / f"{name}.png", network))
     (folder / f"{name}.txt").write_text(text + "\n")
     # JSON knows neither infinity nor NaN.
     rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
@@ -125,36 +125,36 @@ def save_report(
 
 
 @register_report(name="theory")
-def _theory(subject: Subject) -> Result:
-    found = report(subject.model, subject.shown())
+def _theory(given: ReportInput) -> Result:
+    found = report(given.model, given.shown())
     return str(found), found.rows
 
 
 @register_report(name="energy")
-def _energy(subject: Subject) -> Result:
-    profile = energy_profile(subject.model, subject.shown())
+def _energy(given: ReportInput) -> Result:
+    profile = energy_profile(given.model, given.shown())
     if find_spec("matplotlib"):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         profile.plot(figure.subplots())
-        figure.savefig(subject.picture, dpi=110)
+        figure.savefig(given.picture, dpi=110)
     return str(profile), [asdict(row) for row in profile.rows]
 
 
 @register_report(name="inversion")
-def _inversion(subject: Subject) -> Result:
-    found = invert_layers(subject.model, subject.shown())
-    subject.save(subject.data.denormalize(found.grid()))
+def _inversion(given: ReportInput) -> Result:
+    found = invert_layers(given.model, given.shown())
+    given.save(given.data.denormalize(found.grid()))
     return str(found), found.rows
 
 
 @register_report(name="features")
-def _features(subject: Subject) -> Result:
-    train, labels = extract_features(subject.model, subject.batches("train"))
-    test, truth = extract_features(subject.model, subject.batches("test"))
+def _features(given: ReportInput) -> Result:
+    train, labels = extract_features(given.model, given.batches("train"))
+    test, truth = extract_features(given.model, given.batches("test"))
     rules = {
-        "nearest subspace": lambda: nearest_subspace(train, labels, test, components=subject.components(train)),
+        "nearest subspace": lambda: nearest_subspace(train, labels, test, components=given.components(train)),
         "nearest neighbours": lambda: nearest_neighbours(train, labels, test, k=min(5, len(train))),
         "linear probe": lambda: linear_probe(train, labels, test),
     }
@@ -163,7 +163,7 @@ def _features(subject: Subject) -> Result:
     ]
     lines = [f"{row['name']:<20}{row['value']:.2%}" for row in rows]
     structure = class_structure(test, truth)
-    subject.save(structure.cosines[None, None, None])
+    given.save(structure.cosines[None, None, None])
     means = {name: torch.tensor(getattr(structure, name)).nanmean().item() for name in ("ranks", "within", "between")}
     numbers = {
         "effective rank": effective_rank(test),
@@ -179,8 +179,8 @@ def _features(subject: Subject) -> Result:
 
 
 @register_report(name="coding")
-def _coding(subject: Subject) -> Result:
-    rows = coding_rows(subject.model, subject.shown())
+def _coding(given: ReportInput) -> Result:
+    rows = coding_rows(given.model, given.shown())
     width = max(len(row["name"]) for row in rows)
     lines = [f"{'layer':{width}}  {'pursuit':>10} steps  excess  two of ISTA  density  silent atoms"]
     lines += [

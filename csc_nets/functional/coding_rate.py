@@ -236,7 +236,8 @@ def _scale(z: Tensor, count: Tensor, eps: float) -> Tensor:
 
 def _logdet_plus_identity(gram: Tensor) -> Tensor:
     factor = torch.linalg.cholesky(gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
-    return 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    diagonal: Tensor = factor.diagonal(dim1=-2, dim2=-1)
+    return 2 * diagonal.log().sum(-1)
 
 
 def _exact(features: Tensor, eps: float, compute: Callable[[Tensor], Tensor]) -> Tensor:

@@ -91,7 +91,8 @@ def as_penalty(penalty: "str | Mapping[str, Any] | Penalty | None", nonneg: bool
         return L1() if nonneg is False else NonnegativeL1()
     if nonneg is not None:
         raise ValueError(f"give nonneg or penalty, not both, got nonneg={nonneg!r} and penalty={penalty!r}")
-    return _PENALTIES.build(penalty, Penalty)
+    built: Penalty = _PENALTIES.build(penalty, Penalty)
+    return built
 
 
 def _sum(t: Tensor) -> Tensor:
@@ -210,14 +211,16 @@ class GroupL1(Penalty):
 
     def _norms(self, z: Tensor) -> Tensor:
         size = self.group_size or z.shape[1]
-        return torch.linalg.vector_norm(z.unflatten(1, (-1, size)), dim=2)
+        norms: Tensor = torch.linalg.vector_norm(z.unflatten(1, (-1, size)), dim=2)
+        return norms
 
     def _per_group(self, t: float | Tensor, v: Tensor) -> float | Tensor:
         if not isinstance(t, Tensor) or t.ndim < v.ndim - 1 or t.shape[1 - v.ndim] == 1:
             return t
         axis = t.ndim - v.ndim + 1
         size = self.group_size or v.shape[1]
-        return t.unflatten(axis, (-1, size)).select(axis + 1, 0)
+        groups: Tensor = t.unflatten(axis, (-1, size))
+        return groups.select(axis + 1, 0)
 
 
 @register_penalty("l0")

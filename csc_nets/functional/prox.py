@@ -79,7 +79,7 @@ def group_soft_threshold(v: Tensor, t: float | Tensor, group_size: int | None = 
     group_size = atoms if group_size is None else group_size
     if group_size < 1 or atoms % group_size:
         raise ValueError(f"group_soft_threshold: group_size must divide the {atoms} atoms, got {group_size}")
-    groups = v.unflatten(1, (atoms // group_size, group_size))
+    groups: Tensor = v.unflatten(1, (atoms // group_size, group_size))
     norm = torch.linalg.vector_norm(groups, dim=2)
     # Where the norm is 0 the group is 0 whatever the scale: any positive divisor will do.
     scale = torch.relu(1 - t / norm.clamp_min(torch.finfo(v.dtype).tiny))

@@ -13,7 +13,7 @@ __all__ = ["sparse_code_recovery"]
 
 
 @dataclass(frozen=True)
-class _Restricted:
+class Restricted:
     """A dictionary of the atoms on a support ``(N, M, *S')``: what an adjoint pair is with the others left out."""
 
     pair: Operator
@@ -72,5 +72,5 @@ def sparse_code_recovery(
     """
     pair = as_operator(dictionary)
     code = project(solve(x, pair, lam, tol=tol, steps=steps, nonneg=nonneg))
-    part = _Restricted(pair, (code != 0).to(x.dtype), Problem(x, pair, lam).lipschitz())
+    part = Restricted(pair, (code != 0).to(x.dtype), Problem(x, pair, lam).lipschitz())
     return solve(x, part, lam, tol=tol, steps=steps, nonneg=nonneg, init=code)

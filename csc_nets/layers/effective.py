@@ -97,7 +97,7 @@ class EffectiveDictionary2d(Dictionary2d):
 
     def deepest_code(self, z: Tensor) -> Tensor:
         """The code of the last factor that a code ``z (N, M_K, H, W)`` of unit atoms stands for, of the same shape."""
-        norms = torch.linalg.vector_norm(self._products().flatten(1), dim=1)
+        norms: Tensor = torch.linalg.vector_norm(self._products().flatten(1), dim=1)
         return z / norms.clamp_min(torch.finfo(norms.dtype).tiny ** 0.5).view(-1, 1, 1)
 
     def _products(self) -> Tensor:
@@ -172,7 +172,8 @@ def _squared_norm(matrices: Tensor) -> Tensor:
     rows, columns = matrices.shape[-2:]
     gram = matrices @ matrices.mH if rows < columns else matrices.mH @ matrices
     # Broken entries count as 0, because the solver refuses them.
-    return torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0)).amax()
+    values: Tensor = torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0))
+    return values.amax()
 
 
 class EffectiveCSC2d(CSC2d):

@@ -260,7 +260,8 @@ class MultiLayerCSC(nn.Module):
             return given
         if self.pursuit == "layered_thresholding":
             return torch.ones_like(self.dictionaries[i].lipschitz)
-        return SAFETY / operator.bound(signal_size)
+        bound: Tensor = operator.bound(signal_size)
+        return SAFETY / bound
 
     def _row(self, i: int, eta: Tensor, operator: Any = None, entry: int = 0) -> Step:
         """A step of layer ``i`` with the biases of a set of dictionaries."""

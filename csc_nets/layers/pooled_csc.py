@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import ISTA, OnePerBlock, Problem, absolute_pool, run, top_k, unpool
+from csc_nets.functional import ISTA, Convolution, OnePerBlock, Problem, absolute_pool, run, top_k, unpool
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary2d
 
@@ -31,7 +31,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 class Mirrored:
     """The atoms of an operator, and behind them the same atoms with the other sign."""
 
-    operator: Any
+    operator: Dictionary2d | Convolution
 
     def analysis(self, x: Tensor) -> Tensor:
         """Correlations with the atoms and with their negatives, ``(N, 2 M, *S')``."""
@@ -186,7 +186,7 @@ class PooledCSC2d(nn.Module):
         problem = self._problem(x)
         return run(problem, ISTA(self.steps).steps(problem))
 
-    def _problem(self, x: Tensor, operator: Any = None) -> Problem:
+    def _problem(self, x: Tensor, operator: Convolution | None = None) -> Problem:
         pair = self._pair(self.dictionary.read() if operator is None else operator)
         return Problem(x, pair, 0.0, penalty=self.penalty, step=self.step_size, check=False)
 
@@ -214,7 +214,7 @@ class PooledCSC2d(nn.Module):
         """None: blocks compete, and no weight is taken away."""
         return {}
 
-    def _pair(self, dictionary: Any) -> Any:
+    def _pair(self, dictionary: Dictionary2d | Convolution) -> Dictionary2d | Convolution | Mirrored:
         return Mirrored(dictionary) if self.sign == "mirrored" else dictionary
 
     def step(self, x: Tensor) -> float | Tensor:

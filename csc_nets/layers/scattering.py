@@ -138,7 +138,7 @@ class Scattering2d(nn.Module):
                 widest = images[0].numel() * self.angles * max(2, self.angles // 2 if self.order == 2 else 0)
                 parts = images.split(max(1, CACHED // widest))
                 output = torch.cat([self._transform(part, filters) for part in parts])
-        output = output.unflatten(0, (-1, x.shape[1])).flatten(1, 2)
+        output = output.view(-1, x.shape[1] * output.shape[1], *output.shape[2:])
         return output.contiguous(memory_format=torch.channels_last) if channels_last else output
 
     def _transform(self, images: Tensor, filters: dict[str, Tensor]) -> Tensor:
@@ -191,7 +191,7 @@ def _tiles(spectrum: Tensor, factor: int) -> Tensor:
     Of each tile of the spectrum the left half, W / (2 factor) + 1 columns: its right half is the mirror image.
     """
     height, width = spectrum.shape[-3] // factor, (spectrum.shape[-2] - 1) // factor
-    tiles = spectrum.unflatten(-3, (factor, height)).unfold(-2, width // 2 + 1, width)
+    tiles: Tensor = spectrum.unflatten(-3, (factor, height)).unfold(-2, width // 2 + 1, width)
     # (..., 2, factor, H / factor, factor, 2, columns)
     tiles = tiles.movedim((-5, -3), (0, 1)).transpose(-1, -2)
     return tiles.flatten(0, 1).flatten(-4)
@@ -239,5 +239,5 @@ def _average(signal: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Averages ``(..., H', W')`` of ``(..., H, W)``, the matrices of :func:`_averaging` on both sides."""
     if len(rows) == 1:
         return rows[0] @ signal @ columns[0].T
-    partial = (rows.flatten(0, 1) @ signal).unflatten(-2, rows.shape[:2])
+    partial: Tensor = (rows.flatten(0, 1) @ signal).unflatten(-2, rows.shape[:2])
     return partial.transpose(-3, -2).flatten(-2) @ columns.transpose(1, 2).flatten(0, 1)

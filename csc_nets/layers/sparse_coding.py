@@ -56,7 +56,8 @@ class SparseCoding(CSC):
         rows, lam, mask = self._rows(x, lam, mask)
         init = None if init is None else init.reshape(len(rows), atoms)
         problem = self._problem(track(self.dictionary), rows, lam, mask)
-        return self.gradient(self.pursuit, problem, init).view(*x.shape[:-1], atoms)
+        code: Tensor = self.gradient(self.pursuit, problem, init)
+        return code.view(*x.shape[:-1], atoms)
 
     def _rows(
         self, x: Tensor, lam: float | Tensor | None, mask: Tensor | None

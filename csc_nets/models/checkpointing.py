@@ -1,5 +1,7 @@
 """Gradient checkpointing of a stage that keeps state in buffers."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -26,15 +28,17 @@ def checkpoint_stage(stage: nn.Module, x: Tensor) -> Tensor:
         ``stage(x)``.
     """
     if torch.compiler.is_compiling():
-        return stage(x)
+        output: Tensor = stage(x)
+        return output
     before = {name: buffer.clone() for name, buffer in stage.named_buffers()}
     seen = False
 
-    def run(x: Tensor) -> Tensor:
+    def run(x: Tensor) -> Any:
         nonlocal seen
         if seen:
             return functional_call(stage, {name: buffer.clone() for name, buffer in before.items()}, (x,))
         seen = True
         return stage(x)
 
-    return checkpoint(run, x, use_reentrant=False)
+    kept: Tensor = checkpoint(run, x, use_reentrant=False)
+    return kept

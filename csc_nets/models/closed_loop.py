@@ -62,7 +62,8 @@ class ClosedLoop(StagedEncoder):
         """Images as far as the code of ``stage`` keeps them; the last stage's is the whole loop."""
         (chosen,) = stage_indices([stage], len(self.stages))
         if chosen == len(self.stages) - 1:
-            return self(x)
+            whole: Tensor = self(x)
+            return whole
         (z,) = self.forward_intermediates(x, [chosen], intermediates_only=True)
         return torch.tanh(self.synthesize(z, x.shape[2:], chosen))
 
@@ -142,7 +143,8 @@ class CSCClosedLoop(ClosedLoop):
 
     def synthesize(self, z: Tensor, size: Sequence[int], stage: int = -1) -> Tensor:
         (chosen,) = stage_indices([stage], len(self.stages))
-        return self.decoder(z, size, start=len(self.stages) - 1 - chosen)
+        images: Tensor = self.decoder(z, size, start=len(self.stages) - 1 - chosen)
+        return images
 
 
 class ConvClosedLoop(ClosedLoop):
@@ -223,9 +225,10 @@ def _last_kernel(widths: Sequence[int], input_size: int) -> int:
     """Size of what the halving stages leave of the image, which one atom of the last stage covers."""
     if not widths or min(widths) < 1:
         raise ValueError(f"widths must be at least one positive int, got {list(widths)}")
-    if input_size < 1 or input_size % 2 ** len(widths):
-        raise ValueError(f"input_size must be a multiple of {2 ** len(widths)}, got {input_size}")
-    return input_size // 2 ** len(widths)
+    total = 1 << len(widths)
+    if input_size < 1 or input_size % total:
+        raise ValueError(f"input_size must be a multiple of {total}, got {input_size}")
+    return input_size // total
 
 
 _SIZES: dict[int, dict[str, Any]] = {

@@ -112,7 +112,8 @@ class CSCAutoencoder(StagedEncoder):
             ValueError: there is no such stage, or no image of that size has a code of this size.
         """
         (top,) = stage_indices([stage], len(self.stages))
-        return self.decoder(z, output_size, start=len(self.stages) - 1 - top)
+        images: Tensor = self.decoder(z, output_size, start=len(self.stages) - 1 - top)
+        return images
 
     def reconstruct(self, x: Tensor, stage: int = -1) -> Tensor:
         """Images as far as the code of ``stage`` keeps them: encoded up to it and decoded from it."""

@@ -148,7 +148,8 @@ class CSCDictionary(StagedEncoder):
 
     def reconstruct(self, x: Tensor, z: Tensor) -> Tensor:
         """What a code says about the image that it came from, and with it what the high-pass took away."""
-        return self.decode(z, x.shape[2:]) + (x - self.stages[0](x))
+        passed: Tensor = self.stages[0](x)
+        return self.decode(z, x.shape[2:]) + (x - passed)
 
     def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """Codes of all layers that the deepest one implies, shallow to deep, for an image of ``output_size``."""
@@ -156,7 +157,8 @@ class CSCDictionary(StagedEncoder):
 
     def residual(self, x: Tensor, z: Tensor) -> Tensor:
         """What a code leaves unexplained of the image that it came from, behind the high-pass."""
-        return self.stages[0](x) - self.decode(z, x.shape[2:])
+        passed: Tensor = self.stages[0](x)
+        return passed - self.decode(z, x.shape[2:])
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:
         """What the pursuit minimises over z, per image ``(N,)``; differentiable in the dictionaries for a fixed code.

@@ -56,8 +56,10 @@ class ImageClassifier(StagedEncoder):
         With ``pre_logits`` the pooled ``(N, num_features * grid**2)``.
         """
         pooled = features.mean(dim=(2, 3)) if self.grid == 1 else adaptive_avg_pool2d(features, self.grid).flatten(1)
-        pooled = self.dropout(pooled)
-        return pooled if pre_logits else self.fc(pooled)
+        output: Tensor = self.dropout(pooled)
+        if not pre_logits:
+            output = self.fc(output)
+        return output
 
     def get_classifier(self) -> nn.Module:
         """The last layer: linear, or the identity for ``num_classes=0``."""

@@ -22,7 +22,7 @@ class _Entry:
     url: str | None
 
 
-_ENTRIES: dict[str, _Entry] = {}
+ENTRIES: dict[str, _Entry] = {}
 _Build = TypeVar("_Build", bound=Callable[..., StagedEncoder])
 
 
@@ -52,11 +52,11 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
 
     def register(build: _Build) -> _Build:
         name = build.__name__
-        if name in _ENTRIES:
-            refuse_taken("register_model", name, _ENTRIES[name].build.__module__, build.__module__)
+        if name in ENTRIES:
+            refuse_taken("register_model", name, ENTRIES[name].build.__module__, build.__module__)
         accepted = _accepted(build)
         channels = accepted.get("in_chans", 3)
-        _ENTRIES[name] = _Entry(build, frozenset(accepted), channels, url)
+        ENTRIES[name] = _Entry(build, frozenset(accepted), channels, url)
         return build
 
     return register if build is None else register(build)
@@ -65,7 +65,7 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
 def list_models(filter: str = "") -> list[str]:
     """Sorted names of the networks that contain ``filter``, or match it where it is a glob such as ``"sdnet*_all"``."""
     pattern = filter if any(c in filter for c in "*?[") else f"*{filter}*"
-    return sorted(name for name in _ENTRIES if fnmatch.fnmatchcase(name, pattern))
+    return sorted(name for name in ENTRIES if fnmatch.fnmatchcase(name, pattern))
 
 
 def create_model(
@@ -97,9 +97,9 @@ def create_model(
     Raises:
         ValueError: unknown name or override, weights that are not known or do not fit.
     """
-    if name not in _ENTRIES:
-        raise unknown_name("create_model", "model", name, _ENTRIES)
-    entry = _ENTRIES[name]
+    if name not in ENTRIES:
+        raise unknown_name("create_model", "model", name, ENTRIES)
+    entry = ENTRIES[name]
     unknown = sorted(set(overrides) - entry.accepted)
     if unknown:
         accepted = ", ".join(sorted(entry.accepted))

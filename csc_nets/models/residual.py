@@ -48,8 +48,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, in_channels, H, W)`` to ``(N, channels, H / stride, W / stride)``, sizes rounded up."""
-        y = self.body(x)
-        return y if self.shortcut is None else self.act(y + self.shortcut(x))
+        y: Tensor = self.body(x)
+        if self.shortcut is not None:
+            y = self.act(y + self.shortcut(x))
+        return y
 
 
 class ResidualNetwork(ImageClassifier):

@@ -180,7 +180,8 @@ class FeatureExtractor(StagedEncoder):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Feature maps of the chosen stages."""
-        return self.forward_intermediates(x, self.out_indices, intermediates_only=True)
+        outputs: list[Tensor] = self.forward_intermediates(x, self.out_indices, intermediates_only=True)
+        return outputs
 
 
 def stage_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:

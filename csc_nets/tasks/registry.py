@@ -11,7 +11,7 @@ from csc_nets.tasks.task import Task
 
 __all__ = ["accepts", "create_task", "list_tasks", "register_task"]
 
-_TASKS: Registry[type[Task]] = Registry("task", "register_task", "create_task")
+TASKS: Registry[type[Task]] = Registry("task", "register_task", "create_task")
 _Class = TypeVar("_Class", bound=type[Task])
 
 
@@ -45,7 +45,7 @@ def register_task(task: Any = None, *, name: str | None = None) -> Any:
     def register(task: _Class) -> _Class:
         if not (isinstance(task, type) and issubclass(task, Task)):
             raise ValueError(f"register_task: expected a subclass of csc_nets.tasks.Task, got {task!r}")
-        _TASKS.add(task, name)
+        TASKS.add(task, name)
         return task
 
     return register if task is None else register(task)
@@ -53,7 +53,7 @@ def register_task(task: Any = None, *, name: str | None = None) -> Any:
 
 def list_tasks() -> list[str]:
     """Sorted names of the tasks."""
-    return _TASKS.names()
+    return TASKS.names()
 
 
 def create_task(name: str, model: nn.Module, **options: Any) -> Task:
@@ -67,7 +67,7 @@ def create_task(name: str, model: nn.Module, **options: Any) -> Task:
     Raises:
         ValueError: unknown name, or a value out of range.
     """
-    return _TASKS[name](model, **options)
+    return TASKS[name](model, **options)
 
 
 def accepts(name: str, option: str) -> bool:
@@ -76,7 +76,7 @@ def accepts(name: str, option: str) -> bool:
     Raises:
         ValueError: unknown name.
     """
-    for base in _TASKS[name].__mro__:
+    for base in TASKS[name].__mro__:
         if "__init__" in vars(base):
             parameters = inspect.signature(vars(base)["__init__"]).parameters
             if option in parameters:

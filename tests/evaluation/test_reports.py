@@ -9,7 +9,7 @@ from PIL import Image
 from csc_nets.cli import train
 from csc_nets.data import TensorDataModule, create_datamodule
 from csc_nets.evaluation import feature_space, list_reports, save_report
-from csc_nets.evaluation.subject import Subject
+from csc_nets.evaluation.report_input import ReportInput
 from csc_nets.models import create_model
 
 
@@ -93,9 +93,9 @@ def test_any_number_of_test_images_will_do(count, loop, classifier, tmp_path):
 
 
 def test_images_are_spread_over_a_split_that_is_too_large(loop, data, tmp_path):
-    subject = Subject(loop, data, 8, tmp_path / "picture.png", None)
-    every = torch.cat([labels for _, labels in subject.batches("test")])
-    assert torch.equal(torch.cat([labels for _, labels in subject.batches("test", 100)]), every[::4])  # of 359
+    given = ReportInput(loop, data, 8, tmp_path / "picture.png", None)
+    every = torch.cat([labels for _, labels in given.batches("test")])
+    assert torch.equal(torch.cat([labels for _, labels in given.batches("test", 100)]), every[::4])  # of 359
     assert len(every) == 359
 
 

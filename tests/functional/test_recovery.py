@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import Lasso
 
 from csc_nets.functional import as_adjoint_pair, iterative_hard_thresholding, one_per_block, sparse_code_recovery, top_k
-from csc_nets.functional.recovery import _Restricted
+from csc_nets.functional.recovery import Restricted
 from csc_nets.layers import Dictionary2d
 from csc_nets.theory import random_filters, sample_model_code
 
@@ -51,7 +51,7 @@ def test_restricted_pair_is_an_adjoint_pair(generator):
     x = torch.randn(3, 2, 9, 8, generator=generator, dtype=torch.float64)
     z = torch.randn(3, 5, 5, 4, generator=generator, dtype=torch.float64)
     support = (torch.rand(z.shape, generator=generator) < 0.3).double()
-    part = _Restricted(layer, support, layer.bound((9, 8)))
+    part = Restricted(layer, support, layer.bound((9, 8)))
     forward = (part.synthesis(z, (9, 8)) * x).sum()
     assert torch.allclose(forward, (z * part.analysis(x)).sum(), rtol=1e-12)
     assert torch.equal(part.analysis(x)[support == 0], torch.zeros_like(z[support == 0]))

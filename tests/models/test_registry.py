@@ -53,7 +53,7 @@ def test_arguments_are_kept_as_plain_values():
 
 
 def test_registering_an_own_network(monkeypatch, tmp_path):
-    monkeypatch.setattr(registry_module, "_ENTRIES", dict(registry_module._ENTRIES))
+    monkeypatch.setattr(registry_module, "ENTRIES", dict(registry_module.ENTRIES))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     trained = create_model("csc_small", num_classes=4, widths=[4, 6])
     torch.save(trained.state_dict(), tmp_path / "weights.pt")

@@ -25,7 +25,7 @@ def test_only_tasks_are_registered():
 
 
 def test_arguments_are_looked_for_in_the_classes_that_they_reach(monkeypatch):
-    monkeypatch.setattr(registry_module._TASKS, "_entries", dict(registry_module._TASKS._entries))
+    monkeypatch.setattr(registry_module.TASKS, "_entries", dict(registry_module.TASKS._entries))
 
     @register_task
     class Extended(AutoencodingTask):

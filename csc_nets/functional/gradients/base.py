@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
-from csc_nets.functional.pursuits.step import Pursuit
+from csc_nets.functional.pursuits.base import Pursuit
 from csc_nets.registry import Part, Registry
 
 __all__ = ["Gradient", "Unroll", "as_gradient", "register_gradient"]
@@ -39,7 +39,8 @@ def as_gradient(gradient: str | Mapping[str, Any] | Gradient) -> Gradient:
     Raises:
         ValueError: an unknown name, bad arguments.
     """
-    return _GRADIENTS.build(gradient, Gradient)  # type: ignore[no-any-return]
+    built: Gradient = _GRADIENTS.build(gradient, Gradient)
+    return built
 
 
 @register_gradient("unroll")

@@ -32,7 +32,6 @@ error has no bound: entries of c are missing or in excess.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,7 +41,7 @@ from csc_nets.functional.gradients.base import Gradient, register_gradient
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
-from csc_nets.functional.pursuits.step import Pursuit
+from csc_nets.functional.pursuits.base import Pursuit
 
 __all__ = ["CONVERGED", "Implicit", "least_solution"]
 
@@ -88,18 +87,18 @@ class Implicit(Gradient):
     def _attached(self, problem: Problem, z: Tensor) -> Tensor:
         """The code with its gradient: that of one step, with the equation above solved on the way back."""
         gain = problem.step_size
-        keep = 1 / (1 + problem.quadratic * gain)
-        v = keep * (z + gain * problem.operator.analysis(problem.residual(z)))
+        shrinkage = 1 / (1 + problem.quadratic * gain)
+        v = shrinkage * (z + gain * problem.operator.analysis(problem.residual(z)))
         if not (v.requires_grad or (isinstance(problem.lam, Tensor) and problem.lam.requires_grad)):
             return z
-        t = torch.as_tensor(keep * gain * problem.lam, dtype=z.abs().dtype, device=z.device)
+        t = torch.as_tensor(shrinkage * gain * problem.lam, dtype=z.abs().dtype, device=z.device)
         if problem.penalty.kernel is None or z.is_complex():
             code = problem.penalty.prox(v, t)
         else:  # on the support that was found
             code = torch.where(z != 0, v - t * z.sign(), 0)
         if not code.requires_grad:
             return z
-        linear = _Linearised(problem, z, v.detach(), t.detach(), keep, gain, self.steps)
+        linear = _Linearised(problem, z, v.detach(), t.detach(), shrinkage, gain, self.steps)
         code.register_hook(linear.solve)
         return z + (code - code.detach())  # the value of z, the gradient of the step
 
@@ -123,9 +122,9 @@ def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
         gap = torch.where(gap <= 0, 0, gap / problem.energy())
     else:
         measure, gain = "change by one more step over the norm of the code", problem.step_size
-        keep = 1 / (1 + problem.quadratic * gain)
-        v = keep * (z + gain * problem.operator.analysis(problem.residual(z)))
-        moved = z - problem.penalty.prox(v, torch.as_tensor(keep * gain * problem.lam))
+        shrinkage = 1 / (1 + problem.quadratic * gain)
+        v = shrinkage * (z + gain * problem.operator.analysis(problem.residual(z)))
+        moved = z - problem.penalty.prox(v, torch.as_tensor(shrinkage * gain * problem.lam))
         norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
         gap = torch.linalg.vector_norm(moved.flatten(1), dim=1)
         gap = torch.where(gap == 0, 0, gap / norm)
@@ -145,8 +144,8 @@ class _Linearised:
     z: Tensor
     v: Tensor
     t: Tensor
-    keep: Any
-    gain: Any
+    shrinkage: float | Tensor
+    gain: float | Tensor
     steps: int
 
     def solve(self, c: Tensor | None) -> Tensor | None:
@@ -165,7 +164,8 @@ class _Linearised:
         problem, operator = self.problem, self.problem.operator
         signal = problem.masked(operator.synthesis(u, problem.size))
         kwargs = {"exact": False} if hasattr(operator, "scaled") else {}
-        return operator.analysis(signal, **kwargs).detach()
+        code: Tensor = operator.analysis(signal, **kwargs)
+        return code.detach()
 
     def _slope(self) -> Tensor:
         """The diagonal j of the derivative of the prox."""
@@ -185,15 +185,20 @@ class _Linearised:
         # Rows in the order of memory, so that they are views. The linear solver sees the entries of the support only.
         atoms_last = not slope.is_contiguous()
         shape = slope.movedim(1, -1).shape if atoms_last else slope.shape
-        as_rows = lambda code: (code.movedim(1, -1) if atoms_last else code).flatten(1)  # noqa: E731
-        as_code = lambda rows: rows.view(shape).movedim(-1, 1) if atoms_last else rows.view(shape)  # noqa: E731
+
+        def as_rows(code: Tensor) -> Tensor:
+            return (code.movedim(1, -1) if atoms_last else code).flatten(1)
+
+        def as_code(rows: Tensor) -> Tensor:
+            return rows.view(shape).movedim(-1, 1) if atoms_last else rows.view(shape)
+
         slopes = as_rows(slope)
         index, padding = _support(slopes)
         dense = torch.zeros_like(slopes)
         own = slopes.gather(1, index)
         extra = None
         if self.problem.penalty.kernel is None:
-            extra = torch.where(padding, 0, (1 / own - 1) / (self.keep * self.gain))
+            extra = torch.where(padding, 0, (1 / own - 1) / (self.shrinkage * self.gain))
         mu = self.problem.quadratic
 
         def apply(u: Tensor) -> Tensor:
@@ -206,24 +211,26 @@ class _Linearised:
         bound = bound + mu if extra is None else bound + mu + extra.abs().amax()
         u, _ = least_solution(apply, right, bound, torch.finfo(c.dtype).eps ** 0.5, self.steps)
         # w = u / (kappa g j) on the support. Off it w does not matter: J ends there.
-        w = torch.where(padding, 0, u / (self.keep * self.gain * own))
+        w = torch.where(padding, 0, u / (self.shrinkage * self.gain * own))
         return as_code(torch.zeros_like(slopes).scatter_(1, index, w))
 
     def _least_squares(self, c: Tensor) -> Tensor:
-        shape, keep, gain = c.shape, self.keep, self.gain
-        flat = lambda code: torch.view_as_real(code).flatten(1) if code.is_complex() else code.flatten(1)  # noqa: E731
+        shape, shrinkage, gain = c.shape, self.shrinkage, self.gain
+
+        def flat(code: Tensor) -> Tensor:
+            return torch.view_as_real(code).flatten(1) if code.is_complex() else code.flatten(1)
 
         def code(rows: Tensor) -> Tensor:
             return torch.view_as_complex(rows.view(*shape, 2)) if c.is_complex() else rows.view(shape)
 
         def residual(w: Tensor) -> Tensor:
             u = self._transposed(w)
-            return w - keep * (u - gain * self._normal(u))
+            return w - shrinkage * (u - gain * self._normal(u))
 
         def adjoint(w: Tensor) -> Tensor:
             with torch.enable_grad():
                 v = self.v.detach().requires_grad_()
-                forward = keep * (w - gain * self._normal(w))
+                forward = shrinkage * (w - gain * self._normal(w))
                 # J itself, by differentiating its transpose.
                 dummy = torch.zeros_like(w).requires_grad_()
                 (back,) = torch.autograd.grad(
@@ -235,7 +242,9 @@ class _Linearised:
                 (found,) = torch.autograd.grad(back, dummy, forward)
             return w - found
 
-        apply = lambda rows: flat(adjoint(residual(code(rows))))  # noqa: E731
+        def apply(rows: Tensor) -> Tensor:
+            return flat(adjoint(residual(code(rows))))
+
         right, scale = flat(adjoint(c)), torch.ones((), dtype=c.abs().dtype, device=c.device)
         rows, _ = least_solution(apply, right, scale, torch.finfo(scale.dtype).eps ** 0.75, 4 * self.steps)
         return code(rows)
@@ -261,7 +270,11 @@ def least_solution(
     Returns:
         u ``(N, n)``, and the norm of the residual over that of b, ``(N,)``.
     """
-    dot = lambda s, t: torch.linalg.vecdot(s, t)[:, None]  # noqa: E731
+
+    def dot(s: Tensor, t: Tensor) -> Tensor:
+        product: Tensor = torch.linalg.vecdot(s, t)
+        return product[:, None]
+
     null = torch.finfo(b.dtype).eps ** 0.75 * scale
     u, r, p = torch.zeros_like(b), b.clone(), b.clone()
     image = apply(r)

@@ -42,8 +42,9 @@ from csc_nets.functional.gradients.base import Gradient, register_gradient
 from csc_nets.functional.kernels import Kernels
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.base import Pursuit
 from csc_nets.functional.pursuits.loop import advance, extrapolated, run
-from csc_nets.functional.pursuits.step import Pursuit, Step
+from csc_nets.functional.step import Step
 
 __all__ = ["Recompute"]
 
@@ -82,7 +83,8 @@ class Recompute(Gradient):
         inputs = (problem.x, problem.operator.weight, problem.lam, init)
         if not any(isinstance(t, Tensor) and t.requires_grad for t in inputs):
             return pursuit.run(problem, init)
-        return _Recompute.apply(problem, rows, *inputs)
+        code: Tensor = _Recompute.apply(problem, rows, *inputs)
+        return code
 
 
 def _has_formula(problem: Problem, rows: Sequence[Step]) -> bool:
@@ -205,7 +207,11 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
     x = problem.x.expand(len(c), *problem.x.shape[1:])
     record.init = None if record.init is None else record.init.expand_as(c)
     wants_x, wants_weight, wants_lam, _ = wants
-    observed = lambda s: s if record.kernels.missing is None else s.masked_fill_(record.kernels.missing, 0)  # noqa: E731
+    missing = record.kernels.missing
+
+    def observed(signal: Tensor) -> Tensor:
+        return signal if missing is None else signal.masked_fill_(missing, 0)
+
     nonneg = problem.penalty.kernel == "nonneg"
     # Under autocast codes are in half precision: convolutions in that, sums over the steps in full.
     filters = problem.operator.map(lambda w: w.to(c.dtype))
@@ -217,8 +223,8 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
     for k in reversed(range(len(rows))):
         z, (point, _) = record.code(k), record.points(k)
         if scaled is None or rows[k].gain is not scaled_by:
-            gain, _, keep = record.kernels.threshold(rows[k])
-            gain, scaled_by = torch.as_tensor(gain, dtype=weight.dtype, device=weight.device), rows[k].gain
+            folded, _, shrinkage = record.kernels.threshold(rows[k])
+            gain, scaled_by = torch.as_tensor(folded, dtype=weight.dtype, device=weight.device), rows[k].gain
             scaled = problem.operator.map(partial(_scaled, gain=gain, dtype=c.dtype))
         h = torch.ops.aten.threshold_backward(c, z, 0) if nonneg else c.masked_fill(z == 0, 0)
         if wants_lam and of_lam is not None:
@@ -240,7 +246,7 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
         of_point, correlation = scaled.synthesis_gradients(u, point.to(c.dtype), atoms=wants_weight)
         if correlation is not None:
             of_weight.addcmul_(correlation, gain, value=-1)
-        of_start = h if keep is None else h.mul_(keep)
+        of_start = h if shrinkage is None else h.mul_(shrinkage)
         if k:
             c, later = _to_codes(rows[k], of_start, of_point, later)
         else:
@@ -250,10 +256,10 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
     return tuple(gradient if wanted else None for gradient, wanted in zip(found, wants, strict=True))
 
 
-Share = tuple[Tensor, float]
+Share = tuple[Tensor, Any]
 
 
-def _to_codes(row: Any, of_start: Tensor, of_point: Tensor, later: Share | None) -> tuple[Tensor, Share | None]:
+def _to_codes(row: Step, of_start: Tensor, of_point: Tensor, later: Share | None) -> tuple[Tensor, Share | None]:
     """Gradient of the code before a step, and what the step subtracts from that of the code before it.
 
     Args:

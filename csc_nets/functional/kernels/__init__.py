@@ -8,8 +8,11 @@ from torch import Tensor
 from csc_nets.functional.kernels.folded import FoldedStep
 from csc_nets.functional.kernels.plain import PlainStep
 from csc_nets.functional.problem import Problem, align
+from csc_nets.functional.step import Step
 
 __all__ = ["FoldedStep", "Kernels", "PlainStep"]
+
+Number = float | Tensor
 
 
 class Kernels:
@@ -22,20 +25,25 @@ class Kernels:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.missing = None if problem.mask is None else problem.mask == 0
-        self._row: Any = None
-        self._kernel: Any = None
+        self._row: Step | None = None
+        self._kernel: FoldedStep | PlainStep | None = None
 
-    def __call__(self, row: Any, argument: Tensor | None = None) -> Any:
-        """The kernel of a row; ``argument`` is that of the prox before, which rows with memory go on from."""
-        before = self._row
-        if before is not None and all(getattr(before, f) is getattr(row, f) for f in _KERNEL_FIELDS):
-            return self._kernel
-        self._row, self._kernel = row, self._build(row)
-        if argument is not None:
-            self._kernel.argument = argument
-        return self._kernel
+    def __call__(self, row: Step, argument: Tensor | None = None) -> FoldedStep | PlainStep:
+        """The kernel of a row.
 
-    def threshold(self, row: Any) -> tuple[Any, Any, Any]:
+        Args:
+            row: the step.
+            argument: argument of the last prox, which a row with memory reads.
+        """
+        before, kernel = self._row, self._kernel
+        if kernel is None or not all(getattr(before, f) is getattr(row, f) for f in _KERNEL_FIELDS):
+            kernel = self._build(row)
+            if argument is not None:
+                kernel.argument = argument
+            self._row, self._kernel = row, kernel
+        return kernel
+
+    def threshold(self, row: Step) -> tuple[Number, Number, Number | None]:
         r"""Gain, threshold and shrinkage :math:`\kappa` of a row, the first two times :math:`\kappa`.
 
         With :math:`\kappa = 1 / (1 + g \mu)`, the prox of :math:`g (\lambda R + \mu/2 \|\cdot\|^2)` at v is that of
@@ -43,30 +51,40 @@ class Kernels:
         """
         problem = self.problem
         gain, shift = _aligned(row.gain, problem.x.ndim), _aligned(row.shift, problem.x.ndim)
-        threshold, keep = gain * problem.lam, None
+        threshold, shrinkage = gain * problem.lam, None
         if isinstance(shift, Tensor) or shift:
             threshold = threshold + shift
         if problem.quadratic:
-            keep = 1 / (1 + problem.quadratic * gain)
-            gain, threshold = gain * keep, keep * threshold
-        return gain, threshold, keep
+            shrinkage = 1 / (1 + problem.quadratic * gain)
+            gain, threshold = gain * shrinkage, shrinkage * threshold
+        return gain, threshold, shrinkage
 
-    def _build(self, row: Any) -> FoldedStep | PlainStep:
+    def _build(self, row: Step) -> FoldedStep | PlainStep:
         problem = self.problem
         operator: Any = problem.operator if row.operator is None else row.operator
-        gain, threshold, keep = self.threshold(row)
+        gain, threshold, shrinkage = self.threshold(row)
         penalty = row.penalty or problem.penalty
         if not hasattr(operator, "scaled") or row.memory is not None:
-            options = {"missing": self.missing, "memory": row.memory, "keep": keep}
-            return PlainStep(operator, penalty, gain, torch.as_tensor(threshold, device=problem.x.device), **options)
-        weight = operator.weight
-        as_tensor = lambda t: torch.as_tensor(t, dtype=weight.dtype, device=weight.device)  # noqa: E731
+            return PlainStep(
+                operator,
+                penalty,
+                gain,
+                torch.as_tensor(threshold, device=problem.x.device),
+                shrinkage=shrinkage,
+                missing=self.missing,
+                memory=row.memory,
+            )
+        weight: Tensor = operator.weight
+
+        def as_tensor(number: Number) -> Tensor:
+            return torch.as_tensor(number, dtype=weight.dtype, device=weight.device)
+
         return FoldedStep(
             operator,
             penalty,
             None if isinstance(gain, float) and gain == 1 else _flat(as_tensor(gain)),
             as_tensor(threshold),
-            keep=None if keep is None else torch.as_tensor(keep),
+            shrinkage=None if shrinkage is None else torch.as_tensor(shrinkage),
             missing=self.missing,
         )
 
@@ -75,7 +93,7 @@ class Kernels:
 _KERNEL_FIELDS = ("gain", "shift", "operator", "memory", "penalty")
 
 
-def _aligned(value: Any, ndim: int) -> Any:
+def _aligned(value: Number, ndim: int) -> Number:
     return align(value, ndim) if isinstance(value, Tensor) else value
 
 

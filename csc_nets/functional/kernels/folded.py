@@ -1,12 +1,10 @@
 """A step of a pursuit with all that can be folded into its filters folded in."""
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from csc_nets.functional.kernels import shrink
+from csc_nets.functional.operators.protocol import FilterOperator
 from csc_nets.functional.penalties import Penalty
 
 __all__ = ["FoldedStep"]
@@ -30,33 +28,35 @@ class FoldedStep:
             filters where these are the smaller tensor, as in the last layers of a network, where a copy of the filters
             is most of what a step reads and keeps.
         threshold: t, a 0-d tensor, ``(M, 1, ...)`` or per sample ``(N, 1, ...)``.
-        keep: factor :math:`\kappa` of the code, below 1 with a ridge; None for 1.
+        shrinkage: factor :math:`\kappa` of the code, below 1 with a ridge; None for 1.
         missing: True where the signal is not known.
     """
 
+    argument: Tensor | None = None  # kept by steps with memory only, see PlainStep
+
     def __init__(
         self,
-        operator: Any,
+        operator: FilterOperator,
         penalty: Penalty,
         gain: Tensor | None,
         threshold: Tensor,
         *,
-        keep: Tensor | None = None,
+        shrinkage: Tensor | None = None,
         missing: Tensor | None = None,
     ) -> None:
-        self.penalty, self.threshold, self.keep, self.missing = penalty, threshold, keep, missing
+        self.penalty, self.threshold, self.shrinkage, self.missing = penalty, threshold, shrinkage, missing
         self._exact, self._gain = operator, gain
         self.atoms = _rounded(operator)
-        self._folded: Any = self.atoms if gain is None else None
+        self._folded: FilterOperator | None = None
         if gain is not None and gain.ndim:
             self._folded = _rounded(operator.scaled(gain))
         weight = self.atoms.weight
-        # Whether what follows an analysis is one kernel; then a leap is, too.
         self._has_descent = hasattr(operator, "descent")
-        single = keep is None or not keep.ndim
-        self.leaps = penalty.kernel is not None and single and not self._has_descent and shrink.serves(weight.device)
-        # Else a non-negative threshold that is the same for all samples is the bias of the analysis.
-        folds = penalty.kernel == "nonneg" and threshold.ndim < weight.ndim and not self.leaps
+        # On an accelerator the prox and the extrapolation behind it are one kernel, for a shrinkage of all atoms.
+        single = (shrinkage is None or not shrinkage.ndim) and not self._has_descent
+        self.fuses_extrapolation = penalty.kernel is not None and single and shrink.serves(weight.device)
+        # Elsewhere a non-negative threshold that all samples share is the bias of the analysis.
+        folds = penalty.kernel == "nonneg" and threshold.ndim < weight.ndim and not self.fuses_extrapolation
         self.bias = -threshold.flatten().expand(len(weight)) if folds else None
 
     def start(self, x: Tensor) -> Tensor:
@@ -82,14 +82,28 @@ class FoldedStep:
         """
         if self._has_descent:
             operator, _ = self._weighted(x)
-            return self._shrink(operator.descent(x, point, estimate, self.bias), start)[0]
+            descent: Callable[..., Tensor] = operator.descent  # type: ignore[attr-defined]
+            return self._shrink(descent(x, point, estimate, self.bias), start)[0]
         operator, residual = self._weighted(self._residual(x, estimate))
         if disposable and self.bias is not None and self._fuses(operator, residual):
             return operator.analysis_relu(residual, self.bias, onto=start)
         return self._shrink(operator.analysis(residual, self.bias, exact=False, like=start), start)[0]
 
-    def leap(self, x: Tensor, start: Tensor, estimate: Tensor, before: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-        """The step, and its extrapolation from the code before by a weight, all ``(N, M, *S')``."""
+    def advance_and_extrapolate(
+        self, x: Tensor, start: Tensor, estimate: Tensor, before: Tensor, weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """The step from a code where the gradient is taken there, too, and the new code's extrapolation.
+
+        Args:
+            x: signal ``(N, C, *S)``.
+            start: where the step starts and takes its gradient, ``(N, M, *S')``.
+            estimate: synthesis of ``start``.
+            before: the last code, from which the new one is extrapolated.
+            weight: of the extrapolation.
+
+        Returns:
+            The new code and the extrapolated one, ``(N, M, *S')`` each.
+        """
         operator, residual = self._weighted(self._residual(x, estimate))
         return self._shrink(operator.analysis(residual, self.bias, exact=False, like=start), start, before, weight)
 
@@ -99,27 +113,31 @@ class FoldedStep:
         residual = x - estimate
         return residual if self.missing is None else residual.masked_fill_(self.missing, 0)
 
-    def _weighted(self, signal: Tensor) -> tuple[Any, Tensor]:
+    def _weighted(self, signal: Tensor) -> tuple[FilterOperator, Tensor]:
         """Operator and signal, one of them times the gain."""
-        gain = self._gain
-        if self._folded is not None or gain is None:
-            return self._folded, signal
+        gain, folded = self._gain, self._folded
+        if gain is None:
+            return self.atoms, signal
+        if folded is not None:
+            return folded, signal
         # A compiler would take the answer for a promise on the size of the batch.
         small = not self._has_descent and 2 * signal.numel() < self.atoms.weight.numel()
         if not torch.compiler.is_compiling() and small:
             return self.atoms, signal * gain
-        self._folded = _rounded(self._exact.scaled(gain))
-        return self._folded, signal
+        folded = self._folded = _rounded(self._exact.scaled(gain))
+        return folded, signal
 
     def _shrink(
         self, v: Tensor, y: Tensor | None = None, before: Tensor | None = None, weight: float = 0.0
     ) -> tuple[Tensor, Tensor]:
         """The proximal map of a fresh tensor plus the code y, and its extrapolation where there is a code before."""
-        if self.leaps and shrink.applies(v, self.threshold):
+        if self.fuses_extrapolation and shrink.applies(v, self.threshold):
             nonneg = self.penalty.kernel == "nonneg"
-            return shrink.shrink(v, self.threshold, y=y, keep=self.keep, before=before, inertia=weight, nonneg=nonneg)
+            return shrink.shrink(
+                v, self.threshold, y=y, shrinkage=self.shrinkage, before=before, inertia=weight, nonneg=nonneg
+            )
         if y is not None:
-            v = v.add_(y if self.keep is None else y * self.keep)
+            v = v.add_(y if self.shrinkage is None else y * self.shrinkage)
         if self.penalty.kernel == "nonneg":
             # Not in place: under vmap over weights per sample v has fewer batch axes than they.
             z = (v if self.bias is not None else v - self.threshold.to(v.dtype)).relu_()
@@ -127,16 +145,15 @@ class FoldedStep:
             z = self.penalty.prox(v, self.threshold.to(v.dtype))
         return z, z if before is None else torch.lerp(before, z, 1 + weight)
 
-    def _fuses(self, operator: Any, x: Tensor) -> bool:
-        return self.bias is not None and self.keep is None and operator.can_fuse(x)
+    def _fuses(self, operator: FilterOperator, x: Tensor) -> bool:
+        return self.bias is not None and self.shrinkage is None and operator.can_fuse(x)
 
 
-def _rounded(operator: Any) -> Any:
+def _rounded(operator: FilterOperator) -> FilterOperator:
     """The operator with the weights that autocast makes, once: it would make a copy, and keep it, for every
     convolution."""
     weight = operator.weight
     device = weight.device.type
     if weight.dtype != torch.float32 or not torch.is_autocast_enabled(device):
         return operator
-    change: Callable[[Tensor], Tensor] = lambda w: w.to(torch.get_autocast_dtype(device))  # noqa: E731
-    return operator.map(change)
+    return operator.map(lambda weight: weight.to(torch.get_autocast_dtype(device)))

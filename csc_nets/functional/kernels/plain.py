@@ -1,9 +1,11 @@
 """A step of a pursuit as its equation reads, for any operator and penalty."""
 
-from typing import Any
+from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
+from csc_nets.functional.operators import Operator
 from csc_nets.functional.penalties import Penalty
 
 __all__ = ["PlainStep"]
@@ -17,21 +19,21 @@ class PlainStep:
         memory: m; the argument of the prox is then :math:`v \leftarrow m v + (1 - m)(\kappa y + g D^T (x - D p))`.
     """
 
-    leaps = False
+    fuses_extrapolation = False
 
     def __init__(
         self,
-        operator: Any,
+        operator: Operator,
         penalty: Penalty,
         gain: Tensor | float,
         threshold: Tensor,
         *,
-        keep: Tensor | float | None = None,
+        shrinkage: Tensor | float | None = None,
         missing: Tensor | None = None,
         memory: float | Tensor | None = None,
     ) -> None:
         self.operator, self.penalty, self.gain, self.threshold = operator, penalty, gain, threshold
-        self.keep, self.missing, self.memory = keep, missing, memory
+        self.shrinkage, self.missing, self.memory = shrinkage, missing, memory
         self.argument: Tensor | None = None  # v of the last step
 
     def start(self, x: Tensor) -> Tensor:
@@ -44,13 +46,20 @@ class PlainStep:
 
     def advance(self, x: Tensor, start: Tensor, point: Tensor, estimate: Tensor, *, disposable: bool = False) -> Tensor:
         """The step from a code, as of :meth:`FoldedStep.advance`."""
-        descent = getattr(self.operator, "descent", None)
+        descent: Callable[[Tensor, Tensor, Tensor], Tensor] | None = getattr(self.operator, "descent", None)
         if descent is None:
             residual = x - estimate
             step = self.operator.analysis(residual if self.missing is None else residual.masked_fill(self.missing, 0))
         else:
             step = descent(x, point, estimate)
-        return self._finish((start if self.keep is None else self.keep * start) + self.gain * step)
+        return self._finish((start if self.shrinkage is None else self.shrinkage * start) + self.gain * step)
+
+    def advance_and_extrapolate(
+        self, x: Tensor, start: Tensor, estimate: Tensor, before: Tensor, weight: float
+    ) -> tuple[Tensor, Tensor]:
+        """As :meth:`FoldedStep.advance_and_extrapolate`."""
+        z = self.advance(x, start, start, estimate)
+        return z, torch.lerp(before, z, 1 + weight)
 
     def _finish(self, v: Tensor) -> Tensor:
         if self.memory is not None:

@@ -35,7 +35,7 @@ def serves(device: torch.device) -> bool:
 
     A compiler makes such a kernel by itself, and ``torch.func`` differentiates what it knows.
     """
-    return device.type == "cuda" and _has_triton() and not is_transformed()
+    return device.type == "cuda" and has_triton() and not is_transformed()
 
 
 def applies(v: Tensor, threshold: Tensor) -> bool:
@@ -49,7 +49,7 @@ def applies(v: Tensor, threshold: Tensor) -> bool:
 
 
 @functools.cache
-def _has_triton() -> bool:
+def has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
@@ -58,7 +58,7 @@ def shrink(
     threshold: Tensor,
     *,
     y: Tensor | None = None,
-    keep: Tensor | None = None,
+    shrinkage: Tensor | None = None,
     before: Tensor | None = None,
     inertia: float = 0.0,
     nonneg: bool = True,
@@ -69,7 +69,7 @@ def shrink(
         v: what the step adds to the code, ``(N, M, *S')`` or ``(N, M)``.
         threshold: t, 0-d, per atom ``(M, 1, ...)``, per sample ``(N, 1, 1, ...)``, or both ``(N, M, 1, ...)``.
         y: point that the step starts from; None for the zero code.
-        keep: :math:`\\kappa`, 0-d; None for 1.
+        shrinkage: :math:`\\kappa`, 0-d; None for 1.
         before: the code before, for an extrapolation; None for none.
         inertia: :math:`\\beta`.
         nonneg: the non-negative threshold, which takes any sign; else the signed one.
@@ -88,8 +88,8 @@ def shrink(
     if not any(v.is_contiguous(memory_format=f) for f in formats):
         v = v.contiguous()
     y, before = (t if t is None else t.expand_as(v) for t in (y, before))
-    threshold, keep = threshold.to(v.device), None if keep is None or y is None else keep.to(v.device)
-    z, ahead = torch.ops.csc_nets.shrink(v, threshold.reshape(shape[:2]), y, before, keep, inertia, nonneg)
+    threshold, shrinkage = threshold.to(v.device), None if shrinkage is None or y is None else shrinkage.to(v.device)
+    z, ahead = torch.ops.csc_nets.shrink(v, threshold.reshape(shape[:2]), y, before, shrinkage, inertia, nonneg)
     return z, ahead
 
 
@@ -99,14 +99,14 @@ def _shrink(
     threshold: Tensor,
     y: Tensor | None,
     before: Tensor | None,
-    keep: Tensor | None,
+    shrinkage: Tensor | None,
     inertia: float,
     nonneg: bool,
 ) -> tuple[Tensor, Tensor]:
     wide = torch.promote_types(v.dtype, torch.float32)
     w, t = v.to(wide), threshold.view(*threshold.shape, *(1,) * (v.ndim - 2))
     if y is not None:
-        w = w + (y.to(wide) if keep is None else keep * y.to(wide))
+        w = w + (y.to(wide) if shrinkage is None else shrinkage * y.to(wide))
     z = torch.empty_like(v).copy_((w - t).relu() if nonneg else w - torch.clamp(w, -t, t))
     if before is None:
         return z, v.new_empty(0)
@@ -145,7 +145,7 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor]:
 
 
 @_shrink.register_fake
-def _(v: Tensor, threshold: Tensor, y: Any, before: Any, keep: Any, inertia: float, nonneg: bool) -> Any:
+def _(v: Tensor, threshold: Tensor, y: Any, before: Any, shrinkage: Any, inertia: float, nonneg: bool) -> Any:
     return torch.empty_like(v), v.new_empty(0) if before is None else torch.empty_like(v)
 
 
@@ -155,14 +155,14 @@ def _(of_z: Any, of_ahead: Any, z: Tensor, inertia: float) -> Any:
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, threshold, _, before, keep, inertia, nonneg = inputs
-    ctx.save_for_backward(output[0], keep)
+    _, threshold, _, before, shrinkage, inertia, nonneg = inputs
+    ctx.save_for_backward(output[0], shrinkage)
     ctx.shape, ctx.extrapolates, ctx.inertia, ctx.nonneg = threshold.shape, before is not None, inertia, nonneg
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(ctx: Any, of_z: Tensor | None, of_ahead: Tensor | None) -> tuple[Any, ...]:
-    z, keep = ctx.saved_tensors
+    z, shrinkage = ctx.saved_tensors
     of_ahead = of_ahead if ctx.extrapolates else None
     if of_z is None and of_ahead is None:
         return (None,) * 7
@@ -170,7 +170,7 @@ def _differentiate(ctx: Any, of_z: Tensor | None, of_ahead: Tensor | None) -> tu
     operator = _gradients if torch.is_grad_enabled() else torch.ops.csc_nets.shrink_gradients
     h, of_before = operator(of_z, of_ahead, z, ctx.inertia)
     _, wants_threshold, wants_y, wants_before, *_ = ctx.needs_input_grad
-    of_y = (h if keep is None else h * keep) if wants_y else None
+    of_y = (h if shrinkage is None else h * shrinkage) if wants_y else None
     of_threshold = None
     if wants_threshold:
         wide = torch.promote_types(h.dtype, torch.float32)

@@ -17,17 +17,18 @@ BLOCK = 1024
 
 @triton.jit
 def shrink_kernel(
-    v, y, before, threshold, keep, z, ahead, count, inertia, size, inner, of_sample, of_atom,
+    v, y, before, threshold, shrinkage, z, ahead, count, inertia, size, inner, of_sample, of_atom,
     ATOMS: tl.constexpr, PER_SAMPLE: tl.constexpr, PER_ATOM: tl.constexpr, HAS_Y: tl.constexpr,
-    HAS_KEEP: tl.constexpr, HAS_BEFORE: tl.constexpr, NONNEG: tl.constexpr, BLOCK: tl.constexpr, INDEX: tl.constexpr,
+    HAS_SHRINKAGE: tl.constexpr, HAS_BEFORE: tl.constexpr, NONNEG: tl.constexpr,
+    BLOCK: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
     at = tl.program_id(0).to(INDEX) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     w = tl.load(v + at, mask=inside).to(tl.float32)
     if HAS_Y:
         point = tl.load(y + at, mask=inside).to(tl.float32)
-        if HAS_KEEP:
-            point *= tl.load(keep).to(tl.float32)
+        if HAS_SHRINKAGE:
+            point *= tl.load(shrinkage).to(tl.float32)
         w += point
     weights = threshold
     if PER_SAMPLE:
@@ -74,7 +75,7 @@ def shrink(
     threshold: Tensor,
     y: Tensor | None,
     before: Tensor | None,
-    keep: Tensor | None,
+    shrinkage: Tensor | None,
     inertia: float,
     nonneg: bool,
 ) -> tuple[Tensor, Tensor]:
@@ -86,7 +87,7 @@ def shrink(
         return z, ahead
     with torch.cuda.device_of(v):
         shrink_kernel[_grid(v)](
-            *(v, _or(y, v), _or(before, v), threshold, _or(keep, v), z, ahead),
+            *(v, _or(y, v), _or(before, v), threshold, _or(shrinkage, v), z, ahead),
             v.numel(),
             inertia,
             v.numel() // len(v),
@@ -96,7 +97,7 @@ def shrink(
             PER_SAMPLE=threshold.shape[0] > 1,
             PER_ATOM=threshold.shape[1] > 1,
             HAS_Y=y is not None,
-            HAS_KEEP=keep is not None,
+            HAS_SHRINKAGE=shrinkage is not None,
             HAS_BEFORE=before is not None,
             NONNEG=nonneg,
             BLOCK=BLOCK,

@@ -58,13 +58,15 @@ def synthesis(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Se
     Returns:
         Signal ``(N, C, H, W)``.
     """
-    return _Synthesis.apply(z, weight, geometry, tuple(signal_size))  # type: ignore[no-untyped-call]
+    signal: Tensor = _Synthesis.apply(z, weight, geometry, tuple(signal_size))
+    return signal
 
 
 def analysis(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
     """:math:`D^T x` plus a bias, the geometry's own, whose gradient at ``x`` is :func:`synthesis`."""
     bias = None if bias is None else bias.to(weight.dtype)
-    return _Analysis.apply(x.to(weight.dtype), weight, bias, geometry)  # type: ignore[no-untyped-call]
+    code: Tensor = _Analysis.apply(x.to(weight.dtype), weight, bias, geometry)
+    return code
 
 
 class _Synthesis(torch.autograd.Function):

@@ -31,7 +31,7 @@ from csc_nets.functional.operators.protocol import Operator
 __all__ = ["FourierDictionary", "prefers_fourier"]
 
 # Complex numbers that a pass works on at a time: what a core's cache holds; an accelerator wants more of them.
-_BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
+BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
 
 
 @dataclass(frozen=True)
@@ -151,20 +151,20 @@ class FourierDictionary:
 
     def blocks(self, samples: int) -> list[slice]:
         """Groups of pairs that a pass treats one after another, so that what it computes stays in the cache."""
-        width = max(1, _BLOCK.get(self.gram.device.type, _BLOCK["cuda"]) // (samples * math.prod(self.grid)))
+        width = max(1, BLOCK.get(self.gram.device.type, BLOCK["cuda"]) // (samples * math.prod(self.grid)))
         return [slice(i, i + width) for i in range(0, len(self.spectra), width)]
 
     def analyze_block(self, q: Tensor, block: slice) -> Tensor:
         """Analysis of signals of spectrum ``q`` by one block of pairs: ``(N, block, *grid)`` complex."""
-        atoms, total = self.spectra[block], None
-        for channel in range(q.shape[1]):
-            term = q[:, channel, None]
-            total = atoms[:, channel] * term if total is None else total.addcmul_(atoms[:, channel], term)
-        return torch.fft.ifftn(total, dim=self.axes)
+        atoms = self.spectra[block]
+        total = atoms[:, 0] * q[:, 0, None]
+        for channel in range(1, q.shape[1]):
+            total.addcmul_(atoms[:, channel], q[:, channel, None])
+        return self.ifft(total)
 
     def synthesize_block(self, u: Tensor, block: slice) -> Tensor:
         """Spectrum ``(N, channels, *grid)`` of what one block of pairs adds, before :meth:`real_part`."""
-        waves = torch.fft.fftn(u, dim=self.axes).conj_physical_()
+        waves = self.fft(u).conj_physical_()
         atoms = self.spectra[block]
         if atoms.shape[1] == 1:
             return waves.mul_(atoms[:, 0]).sum(1, keepdim=True).conj()
@@ -201,11 +201,13 @@ class FourierDictionary:
 
     def fft(self, t: Tensor) -> Tensor:
         """Spectra over the spatial axes."""
-        return torch.fft.fftn(t, dim=self.axes)
+        spectrum: Tensor = torch.fft.fftn(t, dim=self.axes)
+        return spectrum
 
     def ifft(self, t: Tensor) -> Tensor:
         """The inverse of :meth:`fft`."""
-        return torch.fft.ifftn(t, dim=self.axes)
+        signal: Tensor = torch.fft.ifftn(t, dim=self.axes)
+        return signal
 
     def real_part(self, s: Tensor) -> Tensor:
         """The spectrum of the real part of a signal of spectrum ``s``."""
@@ -277,7 +279,8 @@ def _pair_up(t: Tensor, filling: float) -> Tensor:
     """``(N, M, ...)`` as ``(N, pairs, ..., 2)``."""
     if t.shape[1] % 2:
         t = torch.cat([t, torch.full_like(t[:, :1], filling)], 1)
-    return t.unflatten(1, (-1, 2)).movedim(2, -1)
+    pairs: Tensor = t.unflatten(1, (-1, 2))
+    return pairs.movedim(2, -1)
 
 
 def _deal(t: Tensor, stride: tuple[int, ...]) -> Tensor:

@@ -38,7 +38,7 @@ class Matrix:
             return self.norm(signal_size)
         weight = self.weight.detach()
         wide = weight.to(torch.promote_types(weight.dtype, torch.float32))  # no half singular values
-        value = torch.linalg.matrix_norm(wide, ord=2).square()
+        value: Tensor = torch.linalg.matrix_norm(wide, ord=2).square()
         return value.to(weight.dtype).clamp_min(torch.finfo(weight.dtype).tiny)
 
     def analysis_gradients(
@@ -62,3 +62,8 @@ class Matrix:
     def can_fuse(self, x: Tensor) -> bool:
         """Never."""
         return False
+
+    def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """See :meth:`FilterOperator.analysis_relu <csc_nets.functional.operators.protocol.FilterOperator>`."""
+        code = self.analysis(x, bias)
+        return (code if onto is None else onto.add_(code)).relu_()

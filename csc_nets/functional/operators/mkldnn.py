@@ -9,7 +9,7 @@ from csc_nets.functional.operators.geometry import ConvGeometry
 __all__ = ["analysis_relu", "can_fuse"]
 
 # Private operators of torch: nothing here may be relied upon, so everything that needs them asks can_fuse first.
-_AVAILABLE = torch.backends.mkldnn.is_available() and all(
+AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_convolution_pointwise_")
 )
 
@@ -17,7 +17,7 @@ _AVAILABLE = torch.backends.mkldnn.is_available() and all(
 def can_fuse(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
     """Whether :func:`analysis_relu` may be called: float32, channels_last, on the CPU, no gradient, no tracing."""
     return bool(
-        _AVAILABLE
+        AVAILABLE
         and not is_transformed()
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.enabled
@@ -44,6 +44,10 @@ def analysis_relu(
         onto: ``(N, M, H', W')``, channels_last; overwritten and returned.
     """
     settings = (list(geometry.native_padding or ()), list(geometry.stride), list(geometry.dilation), 1)
+    fused = torch.ops.mkldnn
+    code: Tensor
     if onto is None:
-        return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, *settings, "relu", [], "")
-    return torch.ops.mkldnn._convolution_pointwise_.binary(onto, x, weight, bias, *settings, "add", 1.0, "relu", [], "")
+        code = fused._convolution_pointwise(x, weight, bias, *settings, "relu", [], "")
+    else:
+        code = fused._convolution_pointwise_.binary(onto, x, weight, bias, *settings, "add", 1.0, "relu", [], "")
+    return code

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from csc_nets.functional.operators.spectral import operator_norm
 
-__all__ = ["Lateral", "Operator", "Pair", "Preconditioned", "norm_bound", "read", "track"]
+__all__ = ["FilterOperator", "Lateral", "Operator", "Pair", "Preconditioned", "norm_bound", "read", "track"]
 
 
 @runtime_checkable
@@ -23,8 +23,8 @@ class Operator(Protocol):
       multiplied) does that here. ``track()``: the same for a forward pass of a layer, in which a bound may follow.
     - ``descent(x, z, estimate, bias=None)``: what a step adds to the code, in place of ``analysis(x - estimate)`` with
       ``estimate = synthesis(z)``, as :class:`Lateral` has it.
-    - ``weight``, ``scaled`` and the other methods of :class:`~csc_nets.functional.Convolution`: then a step size is
-      folded into the filters.
+    - ``weight``, ``scaled`` and the other methods of :class:`FilterOperator`: then a step size is folded into the
+      filters.
     """
 
     def analysis(self, x: Tensor) -> Tensor:
@@ -32,6 +32,31 @@ class Operator(Protocol):
 
     def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
         """Code ``(N, M, *S')`` to signal ``(N, C, *output_size)``."""
+
+
+class FilterOperator(Operator, Protocol):
+    """An operator with filters, into which the size of a step can be folded."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Filters of the analysis, ``(M, C, *K)`` or ``(M, F)``."""
+
+    def analysis(
+        self, x: Tensor, bias: Tensor | None = None, *, exact: bool = True, like: Tensor | None = None
+    ) -> Tensor:
+        """Correlations plus a bias per atom ``(M,)``; arguments as of :meth:`Convolution.analysis`."""
+
+    def scaled(self, gain: Tensor) -> "FilterOperator":
+        """The analysis times a gain, 0-d or one per atom ``(M,)``."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "FilterOperator":
+        """With changed filters, such as rounded ones."""
+
+    def can_fuse(self, x: Tensor) -> bool:
+        """Whether :meth:`analysis_relu` may be called."""
+
+    def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
+        """The ReLU of an analysis plus a bias, plus the code ``onto`` where there is one, in one pass."""
 
 
 def read(operator: Operator) -> Operator:
@@ -59,8 +84,8 @@ class Pair:
     The two need not be adjoint, so there is no bound and no certificate.
     """
 
-    analyser: Any
-    synthesiser: Any
+    analyser: FilterOperator
+    synthesiser: FilterOperator
 
     @property
     def weight(self) -> Tensor:

@@ -1,6 +1,7 @@
 """Pursuits: tables of steps that compute a sparse code, and solvers to a tolerance."""
 
 from csc_nets.functional.pursuits.analytic_weights import analytic_weights
+from csc_nets.functional.pursuits.base import Pursuit, as_pursuit, register_pursuit
 from csc_nets.functional.pursuits.calibrated_steps import Calibrated, Whitened
 from csc_nets.functional.pursuits.calibration import calibrate, calibrated, calibration_update, whitening
 from csc_nets.functional.pursuits.competition import LCA, PriorISTA
@@ -18,8 +19,8 @@ from csc_nets.functional.pursuits.solvers import (
     solve,
     thresholding,
 )
-from csc_nets.functional.pursuits.step import Pursuit, Step, as_pursuit, register_pursuit
 from csc_nets.functional.pursuits.tolerance import ToTolerance
+from csc_nets.functional.step import Step
 
 __all__ = [
     "ALISTA",

@@ -41,7 +41,8 @@ def analytic_weights(weight: Tensor, geometry: ConvGeometry | None = None) -> Te
         raise ValueError("analytic_weights: an atom of zeros has no weights")
     gram = atoms.T @ atoms if weight.ndim == 2 else _local_gram(weight.double(), geometry)
     solved = atoms @ torch.linalg.pinv(gram, rtol=1e-10, hermitian=True)
-    return (solved / (solved * atoms).sum(1, keepdim=True)).view_as(weight).to(weight.dtype)
+    found: Tensor = solved / (solved * atoms).sum(1, keepdim=True)
+    return found.view_as(weight).to(weight.dtype)
 
 
 def _local_gram(weight: Tensor, geometry: ConvGeometry | None) -> Tensor:

@@ -12,6 +12,7 @@ from csc_nets.functional.checks import as_count
 from csc_nets.functional.operators import ConvGeometry
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.pursuits.calibration import (
     calibrate,
     calibrated_rows,
@@ -20,7 +21,7 @@ from csc_nets.functional.pursuits.calibration import (
     whitening,
 )
 from csc_nets.functional.pursuits.loop import run
-from csc_nets.functional.pursuits.step import Pursuit, Step, register_pursuit
+from csc_nets.functional.step import Step
 
 __all__ = ["Calibrated", "Whitened"]
 

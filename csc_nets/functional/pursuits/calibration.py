@@ -35,7 +35,7 @@ from csc_nets.functional.operators import Operator, Preconditioned, as_operator
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.problem import SAFETY, Problem
 from csc_nets.functional.pursuits.loop import run
-from csc_nets.functional.pursuits.step import Step
+from csc_nets.functional.step import Step
 
 __all__ = ["calibrate", "calibrated", "calibrated_rows", "calibrated_step_size", "calibration_update", "whitening"]
 
@@ -263,11 +263,13 @@ def whitening(weight: Tensor, lipschitz: Tensor | float, share: float = 1.0) -> 
     gram = torch.einsum("mc...,md...->...cd", spectrum.conj(), spectrum)
     identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
     inverse = torch.linalg.inv_ex(gram + share * lipschitz * identity)[0]  # inv would wait for an accelerator
-    filters = torch.fft.ifftn(inverse.movedim((-2, -1), (0, 1)), dim=axes).real.roll([k - 1 for k in kernel], axes)
+    filters: Tensor = torch.fft.ifftn(inverse.movedim((-2, -1), (0, 1)), dim=axes).real.roll(
+        [k - 1 for k in kernel], axes
+    )
     for axis, k in zip(axes, kernel, strict=True):
         filters = filters.narrow(axis, 0, 2 * k - 1)
     product = (gram @ torch.fft.fftn(filters, size, axes).movedim((0, 1), (-2, -1))).abs()
-    norm = (product.sum(-1).amax(-1) * product.sum(-2).amax(-1)).amax().sqrt()
+    norm: Tensor = (product.sum(-1).amax(-1) * product.sum(-2).amax(-1)).amax().sqrt()
     return (filters * (lipschitz / norm)).to(dtype)
 
 
@@ -280,13 +282,14 @@ def _codes(problem: Problem, coefficients: Tensor, metric: Metric | None) -> lis
 
 def _descent(problem: Problem, z: Tensor) -> Tensor:
     """Minus the gradient of the smooth part at a code, ``(N, M, *S')``."""
-    descent = problem.operator.analysis(problem.residual(z))
+    descent: Tensor = problem.operator.analysis(problem.residual(z))
     return descent - problem.quadratic * z if problem.quadratic else descent
 
 
 def _threshold(problem: Problem, coefficients: Tensor, like: Tensor) -> Tensor:
     gain, shift, _ = _per_atom(coefficients, like)
-    return gain * problem.lam + shift
+    threshold: Tensor = gain * problem.lam + shift
+    return threshold
 
 
 def _per_atom(coefficients: Tensor, like: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from csc_nets.functional.checks import as_count
 from csc_nets.functional.problem import SAFETY, Problem
+from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.pursuits.loop import run
-from csc_nets.functional.pursuits.step import Pursuit, Step, register_pursuit
+from csc_nets.functional.step import Step
 
 __all__ = ["LCA", "PriorISTA"]
 

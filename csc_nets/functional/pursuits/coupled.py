@@ -7,13 +7,12 @@ A step of ML-ISTA (Sulam, Aberdam, Beck, Elad 2019) is top-down :math:`\hat\Gamm
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
-from csc_nets.functional.kernels import Kernels
+from csc_nets.functional.kernels import FoldedStep, Kernels, PlainStep
 from csc_nets.functional.problem import Problem
-from csc_nets.functional.pursuits.step import Step
+from csc_nets.functional.step import Step
 
 __all__ = ["CoupledProblem"]
 
@@ -32,14 +31,14 @@ class CoupledProblem(Problem):
     lower: Problem | None = None
     row: Step | None = None
     codes: list[Tensor] = field(default_factory=list)
-    _kernels: list[Any] = field(default_factory=list, init=False, repr=False, compare=False)
+    _kernels: list[FoldedStep | PlainStep] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def signal(self, estimate: Tensor | None) -> Tensor:
         """The code of the layer below: one row from the estimate, or from zero."""
-        lower = self.lower
-        assert lower is not None
+        lower, row = self.lower, self.row
+        assert lower is not None and row is not None
         if not self._kernels:
-            self._kernels.append(Kernels(lower)(self.row))
+            self._kernels.append(Kernels(lower)(row))
         (kernel,) = self._kernels
         if estimate is None:
             code = kernel.start(lower.masked(lower.signal(None)))

@@ -124,7 +124,7 @@ def split(
     """:func:`douglas_rachford`, and the certified gap over half the squared norm, ``(N,)``, if ``tol`` was given."""
     if not len(problem.x):
         return problem.operator.analysis(problem.x), problem.x.new_zeros(0)
-    run, gap = _Run(problem, rho, relax, init), None
+    run, gap = Splitting(problem, rho, relax, init), None
     rounding = 4 * torch.finfo(problem.x.dtype).eps
     for k in range(1, steps + 1):
         check = tol is not None and (k % _CHECK_EVERY == 0 or k == steps)
@@ -141,7 +141,7 @@ def split(
     return run.code(), gap
 
 
-class _Run:
+class Splitting:
     """The state of a run, names as at the top of this file. Spectra of signals are ``(N, channels, *grid)``."""
 
     def __init__(self, problem: Problem, rho: float | None, relax: float | None, init: Tensor | None) -> None:
@@ -297,7 +297,8 @@ class _Run:
         r = self.x - (self.du + self.s) / 2  # D z = (D u - D p) / rho
         if self.observed is not None:
             r = self.waves.fft(self.observed * self.waves.ifft(r).real)
-        return self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
+        value: Tensor = self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
+        return value
 
     def duality_gap(self) -> Tensor:
         """Objective minus the dual objective of the residual that the step started from, ``(N,)``, float64."""
@@ -342,7 +343,10 @@ class _Run:
         if self.observed is None:
             return self.waves.filter(b, self.solver)
         waves, m, tiny = self.waves, self.observed, torch.finfo(b.real.dtype).tiny
-        restrict = lambda s: m * waves.ifft(s).real  # noqa: E731
+
+        def restrict(spectrum: Tensor) -> Tensor:
+            return m * waves.ifft(spectrum).real
+
         r, one = restrict(b), (len(b), *(1,) * (b.ndim - 1))
         q = self.residual
         r -= restrict(waves.filter(waves.fft(q), self.gram)) + q
@@ -371,4 +375,5 @@ def _sum(t: Tensor) -> Tensor:
 
 def _square(t: Tensor) -> Tensor:
     """Squared norm per sample ``(N,)``, float64."""
-    return torch.linalg.vector_norm(t.flatten(1), dim=1).double().square()
+    norm: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1)
+    return norm.double().square()

@@ -84,7 +84,11 @@ def _step(
 ) -> None:
     """One step of some samples: writes the new code over ``correlation``, and the new ``y``, ``eta`` and ``first``."""
     atoms_last = not z.is_contiguous()
-    rows = lambda code: (code.movedim(1, -1) if atoms_last else code).flatten(1)  # noqa: E731 (in the order of memory)
+
+    def rows(code: Tensor) -> Tensor:
+        """The entries of each sample in the order of memory."""
+        return (code.movedim(1, -1) if atoms_last else code).flatten(1)
+
     new = correlation.mul_(eta).add_(y)
     threshold = eta * lam
     if problem.quadratic:

@@ -30,7 +30,8 @@ from csc_nets.functional.operators import Pair
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import SAFETY, Problem, align
 from csc_nets.functional.pursuits.analytic_weights import analytic_weights
-from csc_nets.functional.pursuits.step import Pursuit, Step, register_pursuit
+from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
+from csc_nets.functional.step import Step
 
 __all__ = ["ALISTA", "LISTA", "LISTACP", "StepLISTA", "SupportSelection", "TiLISTA"]
 
@@ -176,9 +177,9 @@ class LISTA(LearnedSteps):
 
     def filters(self, weight: Tensor, geometry: Any) -> dict[str, Tensor]:
         """The atoms for every step."""
-        count = self.count or 1
-        each = lambda n: weight.expand(n, *weight.shape).clone()  # noqa: E731
-        return {"analysers": each(count), **({"synthesisers": each(count - 1)} if count > 1 else {})}
+        analysers = weight.expand(self.count or 1, *weight.shape).clone()
+        found = {"analysers": analysers}
+        return found if len(analysers) == 1 else {**found, "synthesisers": analysers[1:].clone()}
 
 
 @register_pursuit("lista_cp")

@@ -1,14 +1,15 @@
 r"""The loop that all pursuits run in: one row of a table after another."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from csc_nets.functional.checks import is_transformed
-from csc_nets.functional.kernels import Kernels
+from csc_nets.functional.kernels import FoldedStep, Kernels, PlainStep
 from csc_nets.functional.problem import Problem
+from csc_nets.functional.step import Step
 
 __all__ = ["Record", "advance", "extrapolated", "run", "stop_rule"]
 
@@ -27,11 +28,11 @@ class Record(Protocol):
 
 def run(
     problem: Problem,
-    rows: Iterable[Any],
+    rows: Iterable[Step],
     init: Tensor | None = None,
     *,
     stop: Stop | None = None,
-    trace: Callable[[Tensor], Any] | None = None,
+    trace: Callable[[Tensor], object] | None = None,
     monotone: bool = False,
     restart: bool = False,
     record: Record | None = None,
@@ -70,7 +71,7 @@ def run(
     z: Tensor | None = init
     next_point: Tensor | None = None
     done: Tensor | None = None
-    argument = None
+    argument: Tensor | None = None
     if init is not None and rows[0].memory is not None:
         # The argument of a prox whose value is the warm start is the code plus its threshold.
         threshold = kernel_of.threshold(rows[0])[1]
@@ -83,28 +84,29 @@ def run(
         if z is None:
             new = kernel.start(problem.masked(problem.signal(None)))
             before, z, next_point = None, new, None
-            argument = getattr(kernel, "argument", None)
+            argument = kernel.argument
             if record is not None:
                 record.add_code(new)
             if trace is not None:
                 trace(new)
             continue
-        point, start = next_point, next_point
-        if point is None:
+        if next_point is not None:
+            point = start = next_point
+        else:
             owned = reuse and before is not None and before is not z and before is not init
             point, start = extrapolated(z, before, row, owned)
         estimate = kernel.synthesis(point, size)
         if record is not None:
             record.add_estimate(estimate, point)
         x = problem.signal(estimate)
-        beta = _leap(kernel, follower) if not looks and start is point else 0.0
+        beta = _fused_weight(kernel, follower) if not looks and start is point else 0.0
         if beta:
-            new, next_point = kernel.leap(x, start, estimate, z, beta)
+            new, next_point = kernel.advance_and_extrapolate(x, start, estimate, z, beta)
         else:
             moves_on = follower is not None and _extrapolates(follower)
             free = unseen if start is not z else reuse and not moves_on and z is not init
             new, next_point = kernel.advance(x, start, point, estimate, disposable=free), None
-        argument = getattr(kernel, "argument", None)
+        argument = kernel.argument
         if monotone:
             refused = _per_sample(problem.objective(new) > problem.objective(z), z)
             new = torch.where(refused, z, new)
@@ -126,7 +128,7 @@ def run(
     return z
 
 
-def advance(problem: Problem, row: Any, z: Tensor | None, before: Tensor | None = None) -> Tensor:
+def advance(problem: Problem, row: Step, z: Tensor | None, before: Tensor | None = None) -> Tensor:
     """One row of a table by itself: the code after ``z``, which came after ``before``.
 
     Args:
@@ -166,7 +168,7 @@ def stop_rule(problem: Problem, tol: float, criterion: str = "gap") -> Stop:
     raise ValueError(f"criterion must be 'gap' or 'change', got {criterion!r}")
 
 
-def extrapolated(z: Tensor, before: Tensor | None, row: Any, owned: bool = False) -> tuple[Tensor, Tensor]:
+def extrapolated(z: Tensor, before: Tensor | None, row: Step, owned: bool = False) -> tuple[Tensor, Tensor]:
     """Where a row takes its gradient, and where it starts; ``owned``: nobody will look at ``before`` again."""
     if _alike(row):
         point = _lerp(before, z, row.ahead, owned)
@@ -174,7 +176,7 @@ def extrapolated(z: Tensor, before: Tensor | None, row: Any, owned: bool = False
     return _lerp(before, z, row.ahead, False), _lerp(before, z, row.inertia, owned and not _is_set(row.ahead))
 
 
-def _lerp(before: Tensor | None, z: Tensor, weight: Any, owned: bool) -> Tensor:
+def _lerp(before: Tensor | None, z: Tensor, weight: float | Tensor, owned: bool) -> Tensor:
     if not _is_set(weight) or before is z:
         return z
     if isinstance(weight, Tensor) and 0 < weight.ndim < z.ndim:
@@ -186,24 +188,24 @@ def _lerp(before: Tensor | None, z: Tensor, weight: Any, owned: bool) -> Tensor:
     return before.lerp_(z, 1 + weight) if owned else torch.lerp(before, z, 1 + weight)
 
 
-def _alike(row: Any) -> bool:
+def _alike(row: Step) -> bool:
     """Whether a row starts where it takes its gradient."""
     if row.inertia is row.ahead:
         return True
     return not isinstance(row.inertia, Tensor) and not isinstance(row.ahead, Tensor) and row.inertia == row.ahead
 
 
-def _is_set(weight: Any) -> bool:
+def _is_set(weight: float | Tensor) -> bool:
     return isinstance(weight, Tensor) or weight != 0
 
 
-def _extrapolates(row: Any) -> bool:
+def _extrapolates(row: Step) -> bool:
     return _is_set(row.ahead) or _is_set(row.inertia)
 
 
-def _leap(kernel: Any, follower: Any) -> float:
+def _fused_weight(kernel: FoldedStep | PlainStep, follower: Step | None) -> float:
     """The weight by which a kernel may extrapolate to where the next row starts; 0 where it may not."""
-    if follower is None or not kernel.leaps or isinstance(follower.ahead, Tensor) or not _alike(follower):
+    if follower is None or not kernel.fuses_extrapolation or isinstance(follower.ahead, Tensor) or not _alike(follower):
         return 0.0
     return follower.ahead
 
@@ -213,17 +215,18 @@ def _per_sample(flag: Tensor, z: Tensor) -> Tensor:
 
 
 def _norm(t: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(t.flatten(1), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(t.flatten(1), dim=1)
+    return norm
 
 
 class _Restarts:
     """A table that each sample reads from its first row again when its step points uphill."""
 
-    def __init__(self, rows: tuple[Any, ...]) -> None:
+    def __init__(self, rows: tuple[Step, ...]) -> None:
         self.rows = rows
         self.at: Tensor | None = None  # the row of each sample
 
-    def read(self, k: int) -> Any:
+    def read(self, k: int) -> Step:
         """Row k, with each sample's own extrapolation."""
         row = self.rows[k]
         if self.at is None:

@@ -6,7 +6,8 @@ from typing import Any
 
 from csc_nets.functional.checks import as_count, check_tol
 from csc_nets.functional.problem import Problem
-from csc_nets.functional.pursuits.step import Pursuit, Step, as_pursuit, register_pursuit
+from csc_nets.functional.pursuits.base import Pursuit, as_pursuit, register_pursuit
+from csc_nets.functional.step import Step
 
 __all__ = ["FISTA", "ISTA", "Threshold", "extrapolations"]
 

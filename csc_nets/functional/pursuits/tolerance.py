@@ -8,10 +8,10 @@ from torch import Tensor
 
 from csc_nets.functional.checks import check_tol, is_transformed
 from csc_nets.functional.problem import Problem
+from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.functional.pursuits.loop import run, stop_rule
 from csc_nets.functional.pursuits.proximal_gradient import FISTA
-from csc_nets.functional.pursuits.step import Pursuit, register_pursuit
 
 __all__ = ["ToTolerance"]
 

@@ -74,7 +74,8 @@ class FilterBank:
 
     def radius(self) -> Tensor:
         """Length of the frequency, ``(*S)`` in float64."""
-        return torch.linalg.vector_norm(self.frequencies(), dim=0)
+        radius: Tensor = torch.linalg.vector_norm(self.frequencies(), dim=0)
+        return radius
 
     def littlewood_paley(self) -> Tensor:
         r"""What the filters and their mirror images make of the energy at each frequency, ``(*S)``.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csc_nets.functional import nonneg_soft_threshold, soft_threshold
-from csc_nets.functional.kernels import shrink as one_pass
+from csc_nets.functional.kernels import shrink
 from csc_nets.layers import CSC1d, CSC2d, SparseCoding
 
 SHRINK = {True: nonneg_soft_threshold, False: soft_threshold}
@@ -18,12 +18,12 @@ def codes(count, *shape, **options):
 @pytest.mark.parametrize("threshold", [(), (5, 1, 1), (3, 1, 1, 1), (3, 5, 1, 1)])
 def test_shrinks_and_extrapolates(nonneg, threshold):
     v, y, before = codes(3, 3, 5, 4, 2)
-    t, keep = torch.rand(threshold, dtype=torch.float64), torch.tensor(0.9).double()
-    z, ahead = one_pass.shrink(v, t, y=y, keep=keep, before=before, inertia=0.3, nonneg=nonneg)
+    t, shrinkage = torch.rand(threshold, dtype=torch.float64), torch.tensor(0.9).double()
+    z, ahead = shrink.shrink(v, t, y=y, shrinkage=shrinkage, before=before, inertia=0.3, nonneg=nonneg)
     expected = SHRINK[nonneg](v + 0.9 * y, t)
     torch.testing.assert_close(z, expected)
     torch.testing.assert_close(ahead, expected + 0.3 * (expected - before))
-    z, ahead = one_pass.shrink(v, t, nonneg=nonneg)
+    z, ahead = shrink.shrink(v, t, nonneg=nonneg)
     torch.testing.assert_close(z, SHRINK[nonneg](v, t))
     assert not ahead.numel()
 
@@ -31,7 +31,7 @@ def test_shrinks_and_extrapolates(nonneg, threshold):
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_one_signal_may_have_several_thresholds(layout):
     v, t = torch.randn(1, 5, 4, 2).contiguous(memory_format=layout).requires_grad_(), torch.rand(3, 1, 1, 1)
-    z, _ = one_pass.shrink(v, t)
+    z, _ = shrink.shrink(v, t)
     torch.testing.assert_close(z, nonneg_soft_threshold(v, t))
     torch.testing.assert_close(torch.autograd.grad(z.sum(), v)[0], (z > 0).sum(0, keepdim=True).float())
 
@@ -40,12 +40,12 @@ def test_one_signal_may_have_several_thresholds(layout):
 def test_format_and_type_are_those_of_the_step(layout):
     v = torch.randn(2, 6, 4, 4).bfloat16()
     v = {"rows": v, "columns": v.to(memory_format=torch.channels_last), "part": v[:, ::2]}[layout]
-    z, ahead = one_pass.shrink(v, torch.tensor(0.1), before=v[:, :, :1, :1].float(), inertia=0.2)
+    z, ahead = shrink.shrink(v, torch.tensor(0.1), before=v[:, :, :1, :1].float(), inertia=0.2)
     expected = v.float().sub(0.1).relu()
     assert z.stride() == ahead.stride() == torch.empty_like(v).stride()
     assert z.dtype == ahead.dtype == torch.bfloat16
     torch.testing.assert_close(z, expected.bfloat16())
-    broken, _ = one_pass.shrink(v.fill_(float("nan")), torch.tensor(0.1))
+    broken, _ = shrink.shrink(v.fill_(float("nan")), torch.tensor(0.1))
     assert broken.isnan().all()
 
 
@@ -55,13 +55,13 @@ def test_gradients(nonneg):
     t = torch.rand(3, 1, 1, dtype=torch.float64, requires_grad=True)
 
     def both(v, y, before, t):
-        return one_pass.shrink(v, t, y=y, keep=torch.tensor(0.9), before=before, inertia=0.3, nonneg=nonneg)
+        return shrink.shrink(v, t, y=y, shrinkage=torch.tensor(0.9), before=before, inertia=0.3, nonneg=nonneg)
 
     def code(v, t):
-        return one_pass.shrink(v, t, nonneg=nonneg)[0]
+        return shrink.shrink(v, t, nonneg=nonneg)[0]
 
     def extrapolated(v, before):
-        return one_pass.shrink(v, torch.tensor(0.1), before=before, inertia=0.3, nonneg=nonneg)[1]
+        return shrink.shrink(v, torch.tensor(0.1), before=before, inertia=0.3, nonneg=nonneg)[1]
 
     for call, inputs in ((both, (v, y, before, t)), (code, (v, t)), (extrapolated, (v, before))):
         assert torch.autograd.gradcheck(call, inputs)
@@ -71,11 +71,11 @@ def test_gradients(nonneg):
 def checks(device, dtype):
     """Arguments of the two operators for ``opcheck``."""
     v, y, before = (t.to(device, dtype).to(memory_format=torch.channels_last) for t in codes(3, 3, 5, 4, 4))
-    t, keep = torch.rand(1, 5, device=device), torch.tensor(0.9, device=device)
+    t, shrinkage = torch.rand(1, 5, device=device), torch.tensor(0.9, device=device)
     for x in (v, y, before, t):
         x.requires_grad_()
     shrink, gradients = torch.ops.csc_nets.shrink.default, torch.ops.csc_nets.shrink_gradients.default
-    yield shrink, (v, t, y, before, keep, 0.3, True)
+    yield shrink, (v, t, y, before, shrinkage, 0.3, True)
     yield shrink, (v, t, None, None, None, 0.0, False)
     v, y, before = v.detach(), y.detach(), before.detach()
     yield gradients, (v, y, before.relu(), 0.3)
@@ -92,7 +92,7 @@ def test_operators_stand_in_a_compiled_graph():
     v, y = (t.float().requires_grad_() for t in codes(2, 3, 5, 4, 4))
 
     def call(v, y):
-        return one_pass.shrink(v, torch.tensor(0.1), y=y, before=y, inertia=0.3)[1].square().sum()
+        return shrink.shrink(v, torch.tensor(0.1), y=y, before=y, inertia=0.3)[1].square().sum()
 
     loss = torch.compile(call, fullgraph=True, backend="aot_eager")(v, y)
     expected = call(v, y)
@@ -103,7 +103,7 @@ def test_operators_stand_in_a_compiled_graph():
 
 def test_thresholds_per_position_are_refused():
     with pytest.raises(ValueError, match=r"one number per atom or sample, got shape \(5, 4, 4\)"):
-        one_pass.shrink(torch.zeros(3, 5, 4, 4), torch.zeros(5, 4, 4))
+        shrink.shrink(torch.zeros(3, 5, 4, 4), torch.zeros(5, 4, 4))
 
 
 LAYERS = {
@@ -141,10 +141,10 @@ def test_layers_are_the_same_with_it(name, monkeypatch):
             return [*results, layer(x)]
 
     plain, used = run(), []
-    original = one_pass.shrink
-    monkeypatch.setattr(one_pass, "serves", lambda device: True)
-    monkeypatch.setattr(one_pass, "applies", lambda v, threshold: True)
-    monkeypatch.setattr(one_pass, "shrink", lambda *a, **k: used.append(k.get("before")) or original(*a, **k))
+    original = shrink.shrink
+    monkeypatch.setattr(shrink, "serves", lambda device: True)
+    monkeypatch.setattr(shrink, "applies", lambda v, threshold: True)
+    monkeypatch.setattr(shrink, "shrink", lambda *a, **k: used.append(k.get("before")) or original(*a, **k))
     for mine, theirs in zip(run(), plain, strict=True):
         assert (mine is None) == (theirs is None)
         if mine is not None:
@@ -158,12 +158,12 @@ def test_layers_are_the_same_with_it(name, monkeypatch):
 @pytest.mark.parametrize("capturing", [False, True])
 def test_who_takes_it(capturing, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
-    assert not one_pass.serves(torch.device("cpu"))
-    large, t = torch.empty(1, device="meta").expand(one_pass.FEWEST, 1, 1, 1), torch.zeros(())
-    assert one_pass.applies(large, t)
-    assert one_pass.applies(large[1:], t) == capturing  # the host does not count where a graph is recorded
-    assert not one_pass.applies(large.double(), t)
-    assert not one_pass.applies(large.expand(-1, -1, 2, 2), torch.zeros(1, 1, 2, 2))
+    assert not shrink.serves(torch.device("cpu"))
+    large, t = torch.empty(1, device="meta").expand(shrink.FEWEST, 1, 1, 1), torch.zeros(())
+    assert shrink.applies(large, t)
+    assert shrink.applies(large[1:], t) == capturing  # the host does not count where a graph is recorded
+    assert not shrink.applies(large.double(), t)
+    assert not shrink.applies(large.expand(-1, -1, 2, 2), torch.zeros(1, 1, 2, 2))
 
 
 @pytest.mark.gpu
@@ -189,7 +189,7 @@ def test_kernels_in_layers(name, graph, monkeypatch):
         return [z, *torch.autograd.grad(z.square().sum(), [x, *(p for p in layer.parameters() if p.requires_grad)])]
 
     plain = run()
-    monkeypatch.setattr(one_pass, "FEWEST", 0)
+    monkeypatch.setattr(shrink, "FEWEST", 0)
     mine = run()
     if graph:
         stream = torch.cuda.Stream()

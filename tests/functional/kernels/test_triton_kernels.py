@@ -8,9 +8,9 @@ import sys
 import pytest
 import torch
 
-from csc_nets.functional.kernels import shrink as one_pass
+from csc_nets.functional.kernels import shrink
 
-pytestmark = pytest.mark.skipif(not one_pass._has_triton(), reason="no Triton on this machine")
+pytestmark = pytest.mark.skipif(not shrink.has_triton(), reason="no Triton on this machine")
 
 FORMATS = {
     (3, 5, 4, 4): torch.channels_last,
@@ -74,10 +74,10 @@ def test_kernels_compile_for_hopper_with_wide_accesses(kind):
 
     from csc_nets.functional.kernels import triton_kernels as kernels
 
-    constants = {"ATOMS": 64, "PER_SAMPLE": False, "PER_ATOM": True, "HAS_Y": True, "HAS_KEEP": False}
+    constants = {"ATOMS": 64, "PER_SAMPLE": False, "PER_ATOM": True, "HAS_Y": True, "HAS_SHRINKAGE": False}
     constants |= {"HAS_BEFORE": True, "NONNEG": True, "BLOCK": kernels.BLOCK, "INDEX": kernels.tl.int32}
     cases = [
-        (kernels.shrink_kernel, {"threshold", "keep"}, constants, 3, 2),
+        (kernels.shrink_kernel, {"threshold", "shrinkage"}, constants, 3, 2),
         (kernels.gradients_kernel, set(), constants | {"HAS_Z": True, "HAS_AHEAD": True}, 3, 2),
     ]
     for kernel, single, constants, reads, writes in cases:

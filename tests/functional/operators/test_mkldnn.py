@@ -12,7 +12,7 @@ def signal(*shape):
     return torch.randn(*shape).to(memory_format=torch.channels_last)
 
 
-@pytest.mark.skipif(not mkldnn._AVAILABLE, reason="this torch has no fused operators")
+@pytest.mark.skipif(not mkldnn.AVAILABLE, reason="this torch has no fused operators")
 @pytest.mark.parametrize("steps", [1, 2, 3, 6])
 @pytest.mark.parametrize("pursuit", ["ista", "fista", "threshold"])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation"), [(3, 1, 1, 1), (4, 2, 1, 1), (3, 2, 2, 2)])
@@ -37,7 +37,7 @@ def test_conditions():
     geometry, weight = ConvGeometry.create(2, 3, padding=1), torch.zeros(8, 3, 3, 3)
     x = signal(2, 3, 8, 8)
     with torch.no_grad():
-        assert mkldnn.can_fuse(x, weight, geometry) == mkldnn._AVAILABLE
+        assert mkldnn.can_fuse(x, weight, geometry) == mkldnn.AVAILABLE
         assert not mkldnn.can_fuse(x.contiguous(), weight, geometry)
         assert not mkldnn.can_fuse(x.double(), weight.double(), geometry)
         assert not mkldnn.can_fuse(x, weight, ConvGeometry.create(2, 3, padding=1, padding_mode="reflect"))

@@ -127,7 +127,7 @@ def test_blocks_of_atoms_change_nothing(monkeypatch):
     dictionary, x = Dictionary2d(1, 7, 3, padding=1).double(), torch.randn(2, 1, 7, 6, dtype=torch.float64)
     lam = 0.1 + torch.rand(7, dtype=torch.float64)
     expected = douglas_rachford(x, dictionary, lam, steps=30)
-    monkeypatch.setitem(fourier._BLOCK, "cpu", 1)
+    monkeypatch.setitem(fourier.BLOCK, "cpu", 1)
     torch.testing.assert_close(douglas_rachford(x, dictionary, lam, steps=30), expected)
 
 
@@ -160,7 +160,7 @@ def test_a_warm_start_is_the_first_code(ridge, nonneg):
     x, init = torch.randn(2, 1, 9, 8, dtype=torch.float64), torch.randn(2, 5, 9, 8, dtype=torch.float64)
     init[:, ::2] = 0
     with torch.no_grad():
-        run = splitting._Run(Problem(x, dictionary, 0.2, ridge, nonneg), None, None, init)
+        run = splitting.Splitting(Problem(x, dictionary, 0.2, ridge, nonneg), None, None, init)
         code = init.clamp_min(0) if nonneg else init
         torch.testing.assert_close(run.code(), code)
         torch.testing.assert_close((run.du + run.s) / 2, run.waves.synthesize(run.waves.pack(code)))

@@ -2,46 +2,18 @@ r"""What a pursuit is: a table of steps."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from csc_nets.functional.checks import as_count, check_tol
-from csc_nets.functional.operators import Operator
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
 from csc_nets.functional.pursuits.loop import run, stop_rule
+from csc_nets.functional.step import Step
 from csc_nets.registry import Part, Registry
 
-__all__ = ["Pursuit", "Step", "as_pursuit", "register_pursuit"]
-
-
-class Step(NamedTuple):
-    r"""One row of a pursuit's table: from the code z, which came after :math:`z_-`, to the next one,
-
-    .. math:: v = \mu u + (1 - \mu) \bigl(z + \iota (z - z_-) + g D^T (x - D (z + \alpha (z - z_-)))\bigr), \qquad
-              z_+ = \mathrm{prox}_{(g \lambda + s) R}(v)
-
-    where u is the v of the row before. A pursuit starts at the zero code, as if it had stood there before, or at a warm
-    start. Numbers are floats, 0-d tensors, or tensors with one value per atom ``(M,)``.
-
-    Attributes:
-        gain: g, the step size.
-        ahead: :math:`\alpha`, how far ahead of z the gradient is taken.
-        inertia: :math:`\iota`, how far ahead of z the step starts.
-        shift: s, added to the threshold.
-        operator: D of this row; None for the problem's.
-        memory: :math:`\mu`, how much of the last v stays; None for a pursuit that keeps no v.
-        penalty: R of this row; None for the problem's.
-    """
-
-    gain: float | Tensor
-    ahead: float | Tensor = 0.0
-    inertia: float | Tensor = 0.0
-    shift: float | Tensor = 0.0
-    operator: Operator | None = None
-    memory: float | Tensor | None = None
-    penalty: Penalty | None = None
+__all__ = ["Pursuit", "as_pursuit", "register_pursuit"]
 
 
 class Pursuit(Part):
@@ -94,7 +66,7 @@ class Pursuit(Part):
         if not set(changes) <= own:
             given = ", ".join(f"{key}={value}" for key, value in changes.items())
             raise ValueError(f"{self!r} takes no {given}")
-        return replace(self, **changes)  # type: ignore[type-var, return-value]
+        return replace(self, **changes)  # type: ignore[type-var]
 
     def __repr__(self) -> str:
         numbers = [str(self.count)] if self.count is not None else []
@@ -136,6 +108,8 @@ def as_pursuit(
         entry = _PURSUITS[pursuit]
         if steps is None and tol is not None and entry.solves:
             entry = _PURSUITS["to_tolerance"]
-        return entry.spelled(steps, tol)
+        named: Pursuit = entry.spelled(steps, tol)
+        return named
     given = {key: value for key, value in {"count": steps, "tol": tol}.items() if value is not None}
-    return _PURSUITS.build(pursuit, Pursuit, **given)
+    built: Pursuit = _PURSUITS.build(pursuit, Pursuit, **given)
+    return built

@@ -1,4 +1,4 @@
-"""What a report is on, and what it comes to."""
+"""What a report is given, and what it returns."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,26 +13,26 @@ from torchvision.utils import save_image
 from csc_nets.data import ImageDataModule
 from csc_nets.data.module import FileSplit
 
-__all__ = ["IMAGES", "Result", "Subject"]
+__all__ = ["IMAGES", "ReportInput", "Result"]
 
 IMAGES = 10_000
-"""Images of a split, at most, in reports on many."""
+"""The largest number of images of a split that a report looks at."""
 
 Result = tuple[str, list[dict[str, Any]]]
 """What a report returns: a text, and its numbers as rows, dicts of plain values with a ``name`` each."""
 
 
 @dataclass(frozen=True)
-class Subject:
-    """The network and the data that a report is on; all that a report gets.
+class ReportInput:
+    """The network and the data of a report: everything that a report is given.
 
     Attributes:
         model: the network, in evaluation mode. Gradients are on: a report that needs none says ``torch.no_grad()``.
         data: the data set. ``data.denormalize(images)`` gives pixels in [0, 1], ``data.class_names`` the classes.
-        images: how many test images to look at, or to show: ``images=`` of the command line.
-        picture: file for the report's picture; its folder is there.
-        network: the judge of images that the model makes, ``network=`` of the command line; see
-            :func:`~csc_nets.evaluation.feature_space`.
+        images: number of test images to look at, or to show; ``images=`` of the command line.
+        picture: file for the report's picture; its folder exists.
+        network: the network in whose feature space images of the model are judged, ``network=`` of the command line;
+            see :func:`~csc_nets.evaluation.feature_space`.
     """
 
     model: nn.Module
@@ -49,7 +49,7 @@ class Subject:
     def batches(self, split: str, limit: int = IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of ``"train"`` or ``"test"`` on the network's device.
 
-        Where a split has more than ``limit`` they are spread over it: folders are sorted by class.
+        Of a split with more than ``limit`` images every k-th one is taken, because folders are sorted by class.
         """
         self.data.setup()
         stored = self.data.split(split)
@@ -62,7 +62,7 @@ class Subject:
                 yield images[first::step].to(self.device), labels[first::step]
 
     def pixels(self, split: str) -> Iterator[Tensor]:
-        """The same images as pixels in [0, 1]."""
+        """The images of :meth:`batches` as pixels in [0, 1]."""
         return (self.data.denormalize(images) for images, _ in self.batches(split))
 
     def shown(self) -> Tensor:
@@ -70,7 +70,7 @@ class Subject:
         return self.data.test_images(self.images).to(self.device)
 
     def components(self, features: Tensor) -> int:
-        """Directions of a class of features ``(n, d)``: 10 in the literature, for 128 dimensions."""
+        """Number of principal directions of a class of features ``(n, d)``: 10 in the literature, for d = 128."""
         return max(1, min(10, features.shape[1] // 4))
 
     def save(self, tiles: Tensor) -> None:
