@@ -1,5 +1,7 @@
 """A step of a pursuit with all that can be folded into its filters folded in."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
