@@ -112,7 +112,7 @@ def test_a_sweep_with_a_file_and_an_installed_package(folder, tmp_path):
     jobs = ["data.name=stripes", "model.width=4,8", "run_dir=sweep", "debug=fast"]
     run("train.py", "-m", *chosen, *jobs, *QUICK[1:], cwd=tmp_path, PYTHONPATH=str(tmp_path))
     left = sorted(file.parents[1] for file in tmp_path.glob("sweep/*/checkpoints/best.ckpt"))
-    assert len(left) == 2 and all("plugins" not in path.name and "model.width=" in path.name for path in left)
+    assert len(left) == 2 and all("plugins" not in path.name and "width-" in path.name for path in left)
     parameters = read_checkpoint(left[1] / "checkpoints" / "best.ckpt")["hyper_parameters"]
     assert parameters["plugins"] == [str(folder / "my_net.py"), "offered_stripes"]
     assert parameters["model_args"]["width"] == 8
