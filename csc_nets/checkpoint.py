@@ -40,17 +40,21 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
     name, args, plugins = (checkpoint["hyper_parameters"].get(key) for key in ("model_name", "model_args", "plugins"))
     if not isinstance(name, str) or not isinstance(args, dict):
         raise ValueError(f"load: {file} does not say which network it holds")
-    if name not in list_models() and isinstance(plugins, list) and plugins:
+    hint = ""
+    if isinstance(plugins, list) and plugins:
         trained = ", ".join(repr(plugin) for plugin in plugins if isinstance(plugin, str))
-        raise ValueError(
-            f"load: {file} holds the network {name!r} of a run that was trained with plugins=[{trained}]; "
+        hint = (
+            f"of a run that was trained with plugins=[{trained}]; "
             f"import them first, with csc_nets.import_plugins([{trained}])"
         )
+    if name not in list_models() and hint:
+        raise ValueError(f"load: {file} holds the network {name!r} {hint}")
     weights = {key.removeprefix("model."): v for key, v in checkpoint["state_dict"].items() if key.startswith("model.")}
     try:
         model = create_model(name, **args)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"load: {file} holds a network that cannot be built: {error}") from error
+        hint = f" ({hint})" if hint else ""
+        raise ValueError(f"load: {file} holds a network that cannot be built: {error}{hint}") from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Part", "Registry", "refuse_taken", "unknown_name"]
+__all__ = ["Part", "Registry", "check_arguments", "refuse_taken", "unknown_name"]
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 
@@ -16,14 +16,17 @@ class Part:
     registered_name: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """The mapping of plain values from which :meth:`Registry.build` makes it again.
+        """The mapping from which :meth:`Registry.build` makes it again: its name and the arguments of its class.
 
         Raises:
-            ValueError: its class has no name.
+            ValueError: its class has no name, or keeps an argument under another name.
         """
         if "registered_name" not in vars(type(self)):
             raise ValueError(f"{self!r} cannot be written down: its class is not registered under a name")
         arguments = inspect.signature(type(self)).parameters
+        lost = [name for name in arguments if not hasattr(self, name)]
+        if lost:
+            raise ValueError(f"{self!r} cannot be written down: it keeps no attribute {lost[0]!r} of its arguments")
         return {"name": self.registered_name, **{name: getattr(self, name) for name in arguments}}
 
 
@@ -90,22 +93,26 @@ class Registry(Generic[Build]):
         """
         if isinstance(spelling, base):
             return spelling
+        name, given = self.spelled(spelling, base)
+        given = {**options, **given}
+        check_arguments(f"{self.kind} {name!r}", self[name], given)
+        return self[name](**given)
+
+    def spelled(self, spelling: Any, base: type) -> tuple[str, dict[str, Any]]:
+        """Name and arguments of a name, or of a mapping with ``name`` and arguments.
+
+        Raises:
+            ValueError: it is neither.
+        """
         if isinstance(spelling, str):
-            spelling = {"name": spelling}
+            return spelling, {}
         if not isinstance(spelling, Mapping) or "name" not in spelling:
             raise ValueError(
                 f"{self.kind} must be one of {', '.join(self.names())}, a mapping with a name, or a {base.__name__}, "
                 f"got {spelling!r}"
             )
-        given = {**options, **spelling}
-        name = given.pop("name")
-        entry = self[name]
-        try:
-            inspect.signature(entry).bind(**given)
-        except TypeError as error:
-            takes = ", ".join(inspect.signature(entry).parameters) or "no arguments"
-            raise ValueError(f"{self.kind} {name!r}: {error}; it takes {takes}") from error
-        return entry(**given)
+        given = dict(spelling)
+        return given.pop("name"), given
 
     def names(self) -> list[str]:
         """All names, sorted."""
@@ -119,6 +126,19 @@ class Registry(Generic[Build]):
                 raise ValueError(f"{self.kind} must be one of {', '.join(self.names())}, got {name!r}{hint}")
             raise unknown_name(self.create, self.kind, name, self._entries)
         return self._entries[name]
+
+
+def check_arguments(owner: str, build: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Refuses arguments that ``build`` does not take.
+
+    Raises:
+        ValueError: with what it takes.
+    """
+    try:
+        inspect.signature(build).bind(**arguments)
+    except TypeError as error:
+        takes = ", ".join(inspect.signature(build).parameters) or "no arguments"
+        raise ValueError(f"{owner}: {error}; it takes {takes}") from error
 
 
 def unknown_name(caller: str, kind: str, name: object, known: Iterable[str]) -> ValueError:

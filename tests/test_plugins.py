@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,8 +49,8 @@ def folder(tmp_path_factory):
 
 
 def documented(folder, file):
-    """The folder of a run that the page's commands about a plugin make and evaluate, with quick settings."""
-    (training,) = (c.split() for c in COMMANDS if c.startswith(f"train.py plugins=[{file}]"))
+    """The folder of a run that the page's first commands about a plugin make and evaluate, with quick settings."""
+    training, *_ = (c.split() for c in COMMANDS if c.startswith(f"train.py plugins=[{file}]"))
     small = [] if "model=plain" in training else ["model.widths=[4,8]"]
     run(*training, *QUICK, *small, f"run_dir={file}-run", cwd=folder)
     (evaluation,) = (c.split() for c in COMMANDS if c.startswith(f"evaluate.py plugins=[{file}]"))
@@ -89,6 +90,33 @@ def test_a_data_set_is_trained_on(folder):
 def test_a_task_trains(folder):
     run = documented(folder, "margin.py")
     assert 0 <= json.loads((run / "metrics.json").read_text())["test/acc"] <= 1
+
+
+PARTS = {
+    "heavy_ball.py": ("pursuit", "heavy_ball"),
+    "my_lista.py": ("pursuit", "my_lista"),
+    "mcp.py": ("penalty", "mcp"),
+    "checkpointed.py": ("gradient", "checkpointed"),
+}
+
+
+@pytest.mark.parametrize("file", PARTS)
+def test_a_part_of_the_layers_trains(folder, file):
+    """tests/newcomers looks at the numbers."""
+    run, (role, name) = documented(folder, file), PARTS[file]
+    assert 0 <= json.loads((run / "metrics.json").read_text())["test/acc"] <= 1
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"][role] == name
+    with pytest.raises(ValueError, match=rf"{role} must be one of .*import_plugins"):
+        load(run)
+
+
+def test_a_part_with_arguments(folder):
+    """As a shell reads the command: quotation marks keep braces and commas."""
+    (command,) = (shlex.split(c) for c in COMMANDS if "{" in c)
+    run(*command, *QUICK, "model.widths=[4,8]", "debug=fast", "run_dir=arguments-run", cwd=folder)
+    saved = read_checkpoint(folder / "arguments-run" / "checkpoints" / "best.ckpt")["hyper_parameters"]["model_args"]
+    assert saved["pursuit"] == {"name": "heavy_ball", "beta": 0.8} and saved["steps"] == 4
+    run("evaluate.py", "run=arguments-run", "plugins=heavy_ball.py", "steps=6", cwd=folder)
 
 
 def test_a_report_is_printed_and_written(my_run, folder):

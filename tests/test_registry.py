@@ -1,6 +1,6 @@
 import pytest
 
-from csc_nets.registry import Registry
+from csc_nets.registry import Part, Registry
 
 
 def make(home, name="square"):
@@ -18,6 +18,32 @@ def shapes():
     shapes = Registry("shape", "register_shape", "create_shape")
     shapes.add(make("geometry"))
     return shapes
+
+
+def test_a_part_is_written_down_by_its_name_and_arguments():
+    parts = Registry("part")
+
+    @parts.decorator("ring")
+    class Ring(Part):
+        def __init__(self, inner=1, outer=2):
+            self.inner, self.width = inner, outer - inner
+            self.outer = outer
+
+    class Closed(Ring):
+        pass
+
+    assert Ring(outer=3).plain() == {"name": "ring", "inner": 1, "outer": 3}
+    assert parts.build(Ring(outer=3).plain(), Part).width == 2
+    with pytest.raises(ValueError, match="its class is not registered"):
+        Closed().plain()
+    ring = Ring()
+    del ring.outer
+    with pytest.raises(ValueError, match="it keeps no attribute 'outer' of its arguments"):
+        ring.plain()
+    with pytest.raises(
+        ValueError, match="part 'ring': got an unexpected keyword argument 'size'; it takes inner, outer"
+    ):
+        parts.build({"name": "ring", "size": 3}, Part)
 
 
 def test_names_are_sorted_and_found(shapes):

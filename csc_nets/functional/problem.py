@@ -78,7 +78,7 @@ class Problem:
         check: whether ``lam`` is checked; a layer has checked its own.
 
     Raises:
-        ValueError: a bad weight, or ``x`` without a batch axis.
+        ValueError: a bad weight, ``x`` without a batch axis, or complex with non-negative codes.
     """
 
     x: Tensor
@@ -95,6 +95,8 @@ class Problem:
         if self.x.ndim < 2:
             raise ValueError(f"signals must be (N, F) or (N, C, *S), got shape {tuple(self.x.shape)}")
         penalty = self.penalty or as_penalty(None, self.nonneg)
+        if self.x.is_complex() and penalty.nonneg:
+            raise ValueError(f"complex signals have complex codes, without a sign: take nonneg=False, got {penalty!r}")
         object.__setattr__(self, "penalty", penalty)
         object.__setattr__(self, "nonneg", penalty.nonneg)
         object.__setattr__(self, "ridge", check_ridge(self.ridge))

@@ -98,10 +98,14 @@ class CSC(nn.Module):
         """Takes parts that go together; refuses all if they do not."""
         pursuit.check(penalty)
         (gradient or default_gradient(pursuit)).check(pursuit, penalty)
+        stays = pursuit is self.__dict__.get("_table", self._modules.get("pursuit"))
+        try:
+            pursuit = pursuit if stays else pursuit.attach(self.dictionary)
+        except AttributeError as error:
+            raise ValueError(f"{pursuit!r} is not made for this dictionary: {error}") from error
         self._penalty, self._gradient = penalty, gradient
-        if pursuit is self.__dict__.get("_table", self._modules.get("pursuit")):
+        if stays:
             return
-        pursuit = pursuit.attach(self.dictionary)
         # A table is plain data; a pursuit with parameters of its own is a module.
         self._modules.pop("pursuit", None)
         self.__dict__.pop("_table", None)
@@ -301,13 +305,15 @@ class CSC(nn.Module):
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`."""
+        if not hasattr(self.dictionary, "weight"):
+            return []  # an operator without atoms
         geometry = getattr(self.dictionary, "geometry", None) or ConvGeometry.create(0, ())
         gain = None if arguments.get("init") is not None else self.pursuit.single_gain
         return [CodedStep(x, self.atoms, geometry, output, gain, mask=arguments.get("mask"))]
 
     def thresholds(self) -> dict[str, Tensor]:
         """See :class:`~csc_nets.layers.coder.Coder`."""
-        return {"": self.lam.expand(len(self.atoms))}
+        return {"": self.lam.expand(len(self.atoms))} if hasattr(self.dictionary, "weight") else {}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         # Coefficients of calibrated steps stood beside the pursuit before it was a part of its own.
@@ -317,7 +323,8 @@ class CSC(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __repr__(self) -> str:
-        described = self.dictionary.extra_repr() if isinstance(self.dictionary, nn.Module) else repr(self.dictionary)
+        own = self.dictionary.extra_repr() if isinstance(self.dictionary, nn.Module) else ""
+        described = own or repr(self.dictionary)
         return f"{self._get_name()}({described}, {self.extra_repr()})"
 
     def _get_name(self) -> str:

@@ -1,8 +1,10 @@
 """Stages, average pooling, a linear classifier: timm's API of an image classifier."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d
 
@@ -73,12 +75,13 @@ class ImageClassifier(StagedEncoder):
         """
         if not isinstance(num_classes, int) or num_classes < 0:
             raise ValueError(f"num_classes must be an int >= 0, got {num_classes!r}")
-        weight = next(self.parameters())
+        # The lam of a layer is a buffer: stages over a fixed operator have no parameter.
+        like = next(t for t in chain(self.parameters(), self.buffers(), [torch.empty(0)]) if t.is_floating_point())
         self.num_classes = num_classes
         self.fc: nn.Module = nn.Identity()
         if num_classes:
             pooled = self.num_features * self.grid**2
-            self.fc = nn.Linear(pooled, num_classes, device=weight.device, dtype=weight.dtype)
+            self.fc = nn.Linear(pooled, num_classes, device=like.device, dtype=like.dtype)
         if "num_classes" in self.model_args:
             self.model_args["num_classes"] = num_classes
 

@@ -154,5 +154,5 @@ def _plain(key: str, value: Any) -> Any:
     if isinstance(value, Sequence):
         return [_plain(key, v) for v in value]
     if isinstance(value, Part):
-        return value.plain()
+        return _plain(key, value.plain())
     raise ValueError(f"create_model: {key} must be a number, string, list or dict, got {type(value).__name__}")

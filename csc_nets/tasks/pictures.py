@@ -93,16 +93,17 @@ def interpolate_on_sphere(first: Tensor, last: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def atom_grids(model: nn.Module) -> dict[str, Tensor]:
-    """Pictures ``(3, H, W)`` in [0, 1] of the atoms of a network's first CSC layer, by name; none without such a layer.
+    """Pictures ``(3, H, W)`` in [0, 1] of the atoms of a network's first CSC layer, by name; none without such a layer
+    or where its operator has no atoms.
 
     Each atom is scaled so that grey is 0 and its largest magnitude black or white. ``"atoms"`` are those of the image's
     dictionary; where the layer codes over a product of dictionaries, ``"atoms_2"`` and so on show what one non-zero of
     each deeper code looks like in the image.
     """
     first: Any = next(iter(csc_layers(model).values()), None)
-    if first is None:
+    chain = [] if first is None else list(getattr(first.dictionary, "dictionaries", [first.dictionary]))
+    if not chain or not hasattr(chain[0], "weight"):
         return {}
-    chain = list(getattr(first.dictionary, "dictionaries", [first.dictionary]))
     sets = [chain[0].weight] if len(chain) == 1 else [effective_atoms(chain[: i + 1]) for i in range(len(chain))]
     return {f"atoms_{i}" if i > 1 else "atoms": _grid(atoms) for i, atoms in enumerate(sets, start=1)}
 

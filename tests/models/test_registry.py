@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from csc_nets.functional import GroupL1
 from csc_nets.models import CSCSmall, create_model, list_models, register_model
 from csc_nets.models import registry as registry_module
 
@@ -50,6 +51,11 @@ def test_arguments_are_kept_as_plain_values():
     assert model.model_args["num_classes"] == 6
     with pytest.raises(ValueError, match=r"widths must be a number, string, list or dict, got Tensor"):
         create_model("csc_small", widths=torch.tensor([4, 5]))
+
+
+def test_arguments_of_a_part_are_plain_values_too():
+    with pytest.raises(ValueError, match="penalty must be a number, string, list or dict, got Tensor"):
+        create_model("csc_small", penalty=GroupL1(torch.tensor(2)))
 
 
 def test_registering_an_own_network(monkeypatch, tmp_path):

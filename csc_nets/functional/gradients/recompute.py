@@ -67,7 +67,7 @@ class Recompute(Gradient):
         """Refuses pursuits that are more than a fixed table."""
         if pursuit.count is None or pursuit.tol is not None:
             raise ValueError(f"gradient='recompute' takes a fixed number of steps, got {pursuit!r}")
-        if type(pursuit).run is not Pursuit.run:
+        if not pursuit.is_table:
             raise ValueError(
                 f"gradient='recompute' runs a table of steps, and {pursuit!r} does more than that with its codes: "
                 "take gradient='unroll'"

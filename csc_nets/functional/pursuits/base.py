@@ -11,7 +11,7 @@ from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
 from csc_nets.functional.pursuits.loop import run, stop_rule
 from csc_nets.functional.step import Step
-from csc_nets.registry import Part, Registry
+from csc_nets.registry import Part, Registry, check_arguments
 
 __all__ = ["Pursuit", "as_pursuit", "register_pursuit"]
 
@@ -36,6 +36,11 @@ class Pursuit(Part):
     def steps(self, problem: Problem) -> Iterable[Step]:
         """The rows for a problem; ``problem.step_size`` is a safe gain."""
         raise NotImplementedError
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a fixed number of steps and nothing else, so that others may run its rows one by one."""
+        return self.count is not None and self.tol is None and type(self).run is Pursuit.run
 
     def check(self, penalty: Penalty) -> None:
         """Refuses a penalty that the pursuit is not made for.
@@ -75,9 +80,15 @@ class Pursuit(Part):
 
     @classmethod
     def spelled(cls, steps: int | None, tol: float | None, **options: Any) -> "Pursuit":
-        """The pursuit that ``pursuit=name, steps=..., tol=...`` means; ``steps`` is None for no number of steps."""
+        """The pursuit that ``pursuit=name, steps=..., tol=...`` means; ``steps`` is None for no number of steps.
+
+        Raises:
+            ValueError: it does not take one of them.
+        """
         given = {"count": steps, "tol": tol}
-        return cls(**{key: value for key, value in given.items() if value is not None}, **options)
+        options = {key: value for key, value in given.items() if value is not None} | options
+        check_arguments(f"pursuit {cls.registered_name!r}", cls, options)
+        return cls(**options)
 
 
 _PURSUITS: Registry[Any] = Registry("pursuit")
@@ -91,8 +102,9 @@ def as_pursuit(
 
     Args:
         pursuit: what to take.
-        steps: number of steps, for a name; None for what the pursuit has, or with ``tol`` for as many as it takes.
-        tol: tolerance, for a name.
+        steps: number of steps, for a name or a mapping without ``count``; None for what the pursuit has, or for a name
+            with ``tol`` as many as it takes.
+        tol: tolerance, for a name or a mapping without ``tol``.
 
     Raises:
         ValueError: an unknown name, bad numbers, or numbers beside an object, which has its own.
@@ -101,15 +113,14 @@ def as_pursuit(
         as_count(steps)
     check_tol(tol)
     if isinstance(pursuit, Pursuit):
+        if pursuit.count is not None:
+            as_count(pursuit.count, f"{pursuit!r}: count")
+        check_tol(pursuit.tol)
         if steps is not None or tol is not None:
             raise ValueError(f"steps and tol belong to {pursuit!r}, got also steps={steps}, tol={tol}")
         return pursuit
-    if isinstance(pursuit, str):
-        entry = _PURSUITS[pursuit]
-        if steps is None and tol is not None and entry.solves:
-            entry = _PURSUITS["to_tolerance"]
-        named: Pursuit = entry.spelled(steps, tol)
-        return named
-    given = {key: value for key, value in {"count": steps, "tol": tol}.items() if value is not None}
-    built: Pursuit = _PURSUITS.build(pursuit, Pursuit, **given)
-    return built
+    name, options = _PURSUITS.spelled(pursuit, Pursuit)
+    entry = _PURSUITS[name]
+    if isinstance(pursuit, str) and steps is None and tol is not None and entry.solves:
+        entry = _PURSUITS["to_tolerance"]
+    return as_pursuit(entry.spelled(options.pop("count", steps), options.pop("tol", tol), **options))

@@ -61,7 +61,7 @@ class Calibrated(nn.Module, Pursuit):
             raise ValueError(
                 f"pursuit={cls.__name__.lower()!r} is a fixed number of steps: it takes no tol, got {tol!r}"
             )
-        return cls() if steps is None else cls(steps)
+        return super().spelled(steps, None, **options)
 
     def check(self, penalty: Penalty) -> None:
         """Takes the l1 norms, whose support the update knows."""

@@ -136,7 +136,12 @@ def advance(problem: Problem, row: Step, z: Tensor | None, before: Tensor | None
         row: a :class:`~csc_nets.functional.Step` without memory.
         z: code ``(N, M, *S')``; None for the zero code.
         before: the code before it; None for the zero code, or where ``z`` is a warm start, ``z`` itself.
+
+    Raises:
+        ValueError: a row with memory, whose last argument of the prox only :func:`run` knows.
     """
+    if row.memory is not None:
+        raise ValueError("a row with memory needs the argument of the last prox: take run")
     kernel = Kernels(problem)(row)
     if z is None:
         return kernel.start(problem.masked(problem.signal(None)))

@@ -46,7 +46,7 @@ class Threshold(Pursuit):
         """It is one step, whatever ``steps`` says."""
         if tol is not None:
             raise ValueError(f"pursuit='threshold' is one step, not a solution: it takes no tol, got {tol!r}")
-        return cls()
+        return super().spelled(None, None, **options)  # type: ignore[return-value]
 
     def steps(self, problem: Problem) -> Iterator[Step]:
         """One row."""
