@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
+from csc_nets.functional.checks import is_number
 from csc_nets.registry import Part, Registry
 
 __all__ = [
@@ -327,6 +328,6 @@ def check_ridge(ridge: float) -> float:
     Raises:
         ValueError: for these.
     """
-    if isinstance(ridge, bool) or not isinstance(ridge, int | float) or not 0 <= ridge < float("inf"):
+    if not is_number(ridge) or not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge must be a finite number >= 0, got {ridge!r}")
     return ridge

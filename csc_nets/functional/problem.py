@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import is_number, is_transformed
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty, as_penalty, check_ridge
 
@@ -25,7 +25,7 @@ SAFETY = 0.9
 
 
 def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tensor:
-    """A sparsity weight that broadcasts against codes of ``ndim`` axes; says no to a bad one.
+    """A sparsity weight that broadcasts against codes of ``ndim`` axes. A bad weight is refused.
 
     Args:
         lam: a number, a tensor ``()``, one weight per atom ``(M,)`` or ``(M, 1, ...)``, or a tensor with ``ndim`` axes,
@@ -37,7 +37,7 @@ def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tens
         ValueError: negative or not finite, or of another shape.
     """
     if not isinstance(lam, Tensor):
-        if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam < math.inf:
+        if not is_number(lam) or not 0 <= lam < math.inf:
             raise ValueError(f"{name} must be a finite number >= 0 or a tensor, got {lam!r}")
         return lam
     # Reading a value would stop a graph being traced, or wait for the accelerator.

@@ -24,6 +24,7 @@ from csc_nets.functional import (
     run,
     stop_rule,
 )
+from csc_nets.functional.checks import is_number
 from csc_nets.functional.problem import SAFETY, align
 from csc_nets.functional.pursuits.coupled import CoupledProblem
 from csc_nets.functional.pursuits.proximal_gradient import extrapolations
@@ -132,7 +133,7 @@ class MultiLayerCSC(nn.Module):
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
             raise ValueError(f"MultiLayerCSC: dictionaries must be layers of one number of axes, got {names or 'none'}")
         sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(dictionaries)
-        numbers = all(size is None or (isinstance(size, int | float) and 0 < size < math.inf) for size in sizes)
+        numbers = all(size is None or (is_number(size) and 0 < size < math.inf) for size in sizes)
         if len(sizes) != len(dictionaries) or not numbers:
             raise ValueError(
                 f"MultiLayerCSC: step_size must be a finite number > 0, {len(dictionaries)} of them, or None, "
@@ -284,10 +285,7 @@ class MultiLayerCSC(nn.Module):
             rows, stop = [self._row(i, self._step_size(i, operator, problem.size))] * count, None
             if self.tol is not None:
                 stop = stop_rule(problem, self.tol)
-                rows = [
-                    row._replace(ahead=beta, inertia=beta)
-                    for row, beta in zip(rows, extrapolations(count), strict=True)
-                ]
+                rows = [row.with_momentum(beta, beta) for row, beta in zip(rows, extrapolations(count), strict=True)]
             x = run(problem, rows, stop=stop)
             codes.append(x)
         return codes
@@ -311,7 +309,7 @@ class MultiLayerCSC(nn.Module):
             row, scale = self._row(i, eta), scale * eta
         assert problem is not None and row is not None
         betas = extrapolations(self.steps + 1) if self.pursuit == "ml_fista" else [0.0] * (self.steps + 1)
-        deepest = run(problem, [row._replace(ahead=beta, inertia=beta) for beta in betas])
+        deepest = run(problem, [row.with_momentum(beta, beta) for beta in betas])
         return [*getattr(problem, "codes", ()), deepest]
 
     def _untied(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import LCA, PriorISTA, as_weight
-from csc_nets.functional.checks import errors_of
+from csc_nets.functional.checks import errors_of, is_number
 from csc_nets.layers.coding import CSC, Positive
 from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
@@ -133,7 +133,7 @@ class SparsePriorConv2d(CSC2d):
         name = "SparsePriorConv2d"
         if dynamics not in DYNAMICS:
             raise ValueError(f"{name}: dynamics must be one of {', '.join(DYNAMICS)}, got {dynamics!r}")
-        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
+        if not is_number(sigma) or not 0 < sigma < math.inf:
             raise ValueError(f"{name}: sigma must be a finite number > 0, got {sigma!r}")
         as_weight(rate, 2, f"{name}: rate")
         if not (rate.is_meta or bool((rate > 0).all()) if isinstance(rate, Tensor) else rate > 0):

@@ -1,6 +1,6 @@
 """A step of a pursuit with all that can be folded into its filters folded in."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,9 +54,9 @@ class FoldedStep:
             self._folded = _rounded(operator.scaled(gain))
         weight = self.atoms.weight
         self._has_descent = hasattr(operator, "descent")
-        # On an accelerator the prox and the extrapolation behind it are one kernel, for a shrinkage of all atoms.
-        single = (shrinkage is None or not shrinkage.ndim) and not self._has_descent
-        self.fuses_extrapolation = penalty.kernel is not None and single and shrink.serves(weight.device)
+        # On an accelerator the prox and the extrapolation behind it are one kernel.
+        plain = penalty.kernel is not None and (shrinkage is None or not shrinkage.ndim) and not self._has_descent
+        self.fuses_extrapolation = plain and shrink.serves(weight.device)
         # Elsewhere a non-negative threshold that all samples share is the bias of the analysis.
         folds = penalty.kernel == "nonneg" and threshold.ndim < weight.ndim and not self.fuses_extrapolation
         self.bias = -threshold.flatten().expand(len(weight)) if folds else None
@@ -83,9 +83,8 @@ class FoldedStep:
             disposable: nobody will look at ``start`` again.
         """
         if self._has_descent:
-            operator, _ = self._weighted(x)
-            descent: Callable[..., Tensor] = operator.descent  # type: ignore[attr-defined]
-            return self._shrink(descent(x, point, estimate, self.bias), start)[0]
+            lateral: Any = self._weighted(x)[0]  # an operator with descent
+            return self._shrink(lateral.descent(x, point, estimate, self.bias), start)[0]
         operator, residual = self._weighted(self._residual(x, estimate))
         if disposable and self.bias is not None and self._fuses(operator, residual):
             return operator.analysis_relu(residual, self.bias, onto=start)

@@ -1,7 +1,7 @@
 r"""A convolutional dictionary with given atoms, as an operator."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -72,11 +72,11 @@ class Convolution:
 
     def scaled(self, gain: Tensor) -> "Convolution":
         """With the filters times a gain, 0-d or one per atom ``(M,)``."""
-        return replace(self, weight=self.weight * _per_filter(gain, self.weight))
+        return Convolution(self.weight * _per_filter(gain, self.weight), self.geometry, self.norm)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Convolution":
         """With changed filters, such as rounded ones."""
-        return replace(self, weight=change(self.weight))
+        return Convolution(change(self.weight), self.geometry, self.norm)
 
     def can_fuse(self, x: Tensor) -> bool:
         """Whether :meth:`analysis_relu` may be called."""

@@ -1,7 +1,7 @@
 """A matrix of atoms as an operator."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -53,11 +53,11 @@ class Matrix:
 
     def scaled(self, gain: Tensor) -> "Matrix":
         """With the rows times a gain, 0-d or one per atom ``(M,)``."""
-        return replace(self, weight=self.weight * (gain.view(-1, 1) if gain.ndim else gain))
+        return Matrix(self.weight * (gain.view(-1, 1) if gain.ndim else gain), self.norm)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Matrix":
         """With changed atoms, such as rounded ones."""
-        return replace(self, weight=change(self.weight))
+        return Matrix(change(self.weight), self.norm)
 
     def can_fuse(self, x: Tensor) -> bool:
         """Never."""

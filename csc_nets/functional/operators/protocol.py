@@ -1,7 +1,7 @@
 r"""What a dictionary is to a pursuit: analysis :math:`D^T x`, synthesis :math:`D z`, and a bound of :math:`\|D\|^2`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -164,7 +164,7 @@ class Lateral(Pair):
     def scaled(self, gain: Tensor) -> "Lateral":
         """Both analyses times a gain."""
         inhibitor = self.lateral if self.inhibitor is None else self.inhibitor
-        return replace(self, analyser=self.analyser.scaled(gain), inhibitor=inhibitor.scaled(gain))
+        return Lateral(self.analyser.scaled(gain), self.synthesiser, self.lateral, inhibitor.scaled(gain))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Lateral":
         """With changed filters, such as rounded ones."""

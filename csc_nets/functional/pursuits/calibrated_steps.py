@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, is_functional
 from csc_nets.functional.operators import ConvGeometry
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
@@ -110,7 +110,7 @@ class Calibrated(nn.Module, Pursuit):
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
         """The code ``(N, M, *S')``; in training the coefficients follow it."""
         rows = self.steps(problem)
-        if not self.training or torch._C._are_functorch_transforms_active():
+        if not self.training or is_functional():
             return run(problem, rows, init)
         codes: list[Tensor] = []
         z = run(problem, rows, init, trace=lambda code: codes.append(code.detach()))

@@ -208,7 +208,7 @@ def calibration_update(
             solution, _ = torch.linalg.solve_ex(scaled, evidence * target)  # solve would wait for an accelerator
             change = evidence * solution
             shape = (-1, *(1,) * (new.ndim - 2))
-            parts = [c.view(shape) * f for c, f in zip(change.unbind(1), columns, strict=False)]
+            parts = [c.view(shape) * f for c, f in zip(change.unbind(1), columns[:-1], strict=True)]
             dz = sum(parts[1:], parts[0])
         signal = problem.masked(problem.operator.synthesis(dz.to(new.dtype), tuple(problem.x.shape[2:])))
         curvature = signal.to(wide).square().sum()

@@ -232,7 +232,7 @@ class _Restarts:
         if self.at is None:
             return row
         ahead, inertia = self.weights[:, self.at]
-        return row._replace(ahead=ahead, inertia=ahead if all(map(_alike, self.rows)) else inertia)
+        return row.with_momentum(ahead, ahead if all(map(_alike, self.rows)) else inertia)
 
     def advance(self, k: int, point: Tensor, new: Tensor, z: Tensor) -> None:
         """Looks at the step k from ``point`` to ``new``."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, is_number
 from csc_nets.functional.operators import Operator, as_operator
 from csc_nets.functional.operators.fourier import prefers_fourier
 from csc_nets.functional.operators.protocol import read
@@ -98,7 +98,7 @@ def fista(
         ValueError: negative or NaN ``lam``, ``steps`` below 1, ``tol`` not above 0, an unknown criterion.
     """
     as_count(steps)
-    if isinstance(step_size, int | float) and not 0 < step_size < math.inf:
+    if is_number(step_size) and not 0 < step_size < math.inf:
         raise ValueError(f"step_size must be a finite number > 0, got {step_size!r}")
     chosen = as_penalty(penalty, nonneg or None) if proximal_map is None and penalty is not None else None
     if proximal_map is not None:
