@@ -33,7 +33,7 @@ class Matrix:
         return z @ self.weight
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
-        r"""Bound of :math:`\|D\|^2`, 0-d; exact where it was not given."""
+        r"""Bound of :math:`\|D\|^2`, 0-d: the given one, or the exact value."""
         if self.norm is not None:
             return self.norm(signal_size)
         weight = self.weight.detach()
@@ -60,7 +60,7 @@ class Matrix:
         return Matrix(change(self.weight), self.norm)
 
     def can_fuse(self, x: Tensor) -> bool:
-        """Never."""
+        """Never: there is no fused pass for matrices."""
         return False
 
     def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-r"""What a pursuit is: a table of steps."""
+r"""Pursuits: tables of steps."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -21,10 +21,10 @@ class Pursuit(Part):
 
     Attributes:
         count: number of steps; None where a tolerance decides.
-        single_gain: the step size, where the pursuit is one thresholding of a known size.
+        single_gain: the step size of a pursuit that is a single thresholding; None for other pursuits.
         tol: duality gap over half the squared norm of the signal at which a sample stops; None for never.
-        solves: whether enough steps of it reach the solution, which the implicit gradient differentiates.
-        local: whether a position of the code is decided by samples nearby, so that signals can be coded in tiles.
+        solves: whether enough steps end at the solution. The implicit gradient differentiates the solution.
+        local: whether each position of the code depends on nearby samples alone, so that signals can be coded in tiles.
     """
 
     count: int | None = 1
@@ -38,14 +38,14 @@ class Pursuit(Part):
         raise NotImplementedError
 
     def check(self, penalty: Penalty) -> None:
-        """Refuses a penalty that the pursuit is not made for.
+        """Refuses a penalty that the pursuit cannot use.
 
         Raises:
             ValueError: says why.
         """
 
     def attach(self, dictionary: Any) -> "Pursuit":
-        """The pursuit for a layer with this dictionary; one with parameters makes them here, in a copy of itself."""
+        """The pursuit for a layer with this dictionary. One with parameters returns a copy that has them."""
         return self
 
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
@@ -75,7 +75,7 @@ class Pursuit(Part):
 
     @classmethod
     def spelled(cls, steps: int | None, tol: float | None, **options: Any) -> "Pursuit":
-        """The pursuit that ``pursuit=name, steps=..., tol=...`` means; ``steps`` is None for no number of steps."""
+        """The pursuit for ``pursuit=name, steps=..., tol=...``; ``steps=None`` means that no number was given."""
         given = {"count": steps, "tol": tol}
         return cls(**{key: value for key, value in given.items() if value is not None}, **options)
 
@@ -90,8 +90,8 @@ def as_pursuit(
     """A pursuit from an object, a registered name, or a mapping with ``name`` and the arguments of the class.
 
     Args:
-        pursuit: what to take.
-        steps: number of steps, for a name; None for what the pursuit has, or with ``tol`` for as many as it takes.
+        pursuit: object, name or mapping.
+        steps: number of steps, for a name; None for the default, or with ``tol`` for as many as the tolerance needs.
         tol: tolerance, for a name.
 
     Raises:
