@@ -1,26 +1,27 @@
-"""Questions that every room asks: who is looking on, and whether a number is what it should be."""
+"""Checks that every room uses: of numbers, and of what runs the code (eager torch, a compiler, ``torch.func``)."""
 
 import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
-__all__ = ["as_count", "check_tol", "errors_of", "is_transformed"]
+__all__ = ["as_count", "check_tol", "errors_of", "is_functional", "is_number", "is_transformed"]
 
 
 def is_transformed() -> bool:
-    """Whether a compiler traces, or ``torch.func`` or forward-mode differentiation looks on."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._are_functorch_transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
-    )
+    """Whether a compiler traces the code, or ``torch.func`` or forward-mode differentiation transforms it."""
+    return torch.compiler.is_compiling() or is_functional() or torch.autograd.forward_ad._current_level >= 0
+
+
+def is_functional() -> bool:
+    """Whether a transform of ``torch.func`` is active, such as ``vmap`` or ``grad``."""
+    return torch._C._are_functorch_transforms_active()
 
 
 def as_count(value: Any, name: str = "steps", least: int = 1) -> int:
-    """A whole number as an ``int``; numpy's integers are welcome.
+    """A whole number as an ``int``; integers of numpy are accepted.
 
     Raises:
         ValueError: a boolean, no whole number, or one below ``least``.
@@ -34,13 +35,19 @@ def as_count(value: Any, name: str = "steps", least: int = 1) -> int:
     return count
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a float or an int, and no boolean."""
+    # A tuple of types: the compiler of torch 2.6 refuses a union of types here.
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def check_tol(tol: Any) -> Any:
-    """Refuses a tolerance that is not above 0; None is none.
+    """Refuses a tolerance that is not a number above 0. None is allowed and means no tolerance.
 
     Raises:
-        ValueError: for these.
+        ValueError: a bad tolerance.
     """
-    if tol is not None and (isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0):
+    if tol is not None and not (is_number(tol) and tol > 0):
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     return tol
 

@@ -1,6 +1,6 @@
-r"""Coding rates of feature sets: how many nats it takes to tell features apart up to a precision.
+r"""Coding rates of feature sets: the number of nats that tells features apart up to a precision.
 
-Features are the rows of ``(n, d)`` tensors. With :math:`\epsilon` where the texts write :math:`\epsilon^2`,
+Features are the rows of ``(n, d)`` tensors. The symbol :math:`\epsilon` stands for :math:`\epsilon^2` of the papers:
 
 .. math:: R(Z) = \tfrac12 \log\det\Bigl(I + \frac{d}{n \epsilon} Z^T Z\Bigr)
 
@@ -61,9 +61,9 @@ def class_coding_rate(features: Tensor, labels: Tensor, eps: float = 0.5) -> Ten
 
 
 def rate_reduction(features: Tensor, labels: Tensor, eps: float = 0.5) -> Tensor:
-    r""":math:`\Delta R = R(Z) - R_c(Z)`: how much shorter the code is for knowing the classes, 0-d.
+    r""":math:`\Delta R = R(Z) - R_c(Z)`: how much shorter the code becomes when the classes are known, 0-d.
 
-    It is never negative, but for rounding.
+    It is never negative, up to rounding.
 
     Arguments as for :func:`class_coding_rate`.
 
@@ -95,11 +95,12 @@ def rate_distance(first: Tensor, second: Tensor, eps: float = 0.5) -> Tensor:
 
 
 def ctrl_binary(features: Tensor, transcribed: Tensor, eps: float = 0.5) -> Tensor:
-    r"""What the encoder maximises and the decoder minimises without labels, 0-d: :math:`\Delta R(Z, \hat Z)`.
+    r"""Objective of the game without labels, :math:`\Delta R(Z, \hat Z)`, 0-d: the encoder maximises it, the decoder
+    minimises it.
 
     Args:
         features: of the data, ``(n, d)``, on the unit sphere.
-        transcribed: of what the decoder makes of ``features``, ``(n, d)``.
+        transcribed: features of the images that the decoder makes of ``features``, ``(n, d)``.
         eps: precision; 0.5 in all published runs.
     """
     return rate_distance(features, transcribed, eps)
@@ -116,13 +117,13 @@ def ctrl_multi(
 
     .. math:: \gamma_1 \Delta R(Z) + \gamma_2 \Delta R(\hat Z) + \gamma_3 \sum_j \Delta R(Z_j, \hat Z_j)
 
-    It takes 3 k + 2 determinants for k classes that are there: those of the class rates come back in the distances. The
-    sizes of the classes decide which products are made, so that a compiler breaks its graph here.
+    It takes 3 k + 2 determinants for k classes in the batch, because the distances use the determinants of the class
+    rates again. The sizes of the classes decide which products are computed. So a compiler breaks its graph here.
 
     Args:
         features: of the data, ``(n, d)``.
-        transcribed: of what the decoder makes of them, in the same order, ``(n, d)``.
-        labels: class of each, integers ``(n,)``. A class that is not there adds nothing.
+        transcribed: features of the images that the decoder makes of them, in the same order, ``(n, d)``.
+        labels: class of each, integers ``(n,)``. A class without features adds nothing.
         eps: precision.
         weights: of the three terms.
     """
@@ -133,18 +134,18 @@ def ctrl_multi(
 def ctrl_terms(
     features: Tensor, transcribed: Tensor, labels: Tensor | None = None, eps: float = 0.5
 ) -> dict[str, Tensor]:
-    r"""What both games are made of, each 0-d and in nats, with no determinant taken twice.
+    r"""The terms of both games, each 0-d and in nats. No determinant is computed twice.
 
     Args:
         features: of the data, ``(n, d)``.
-        transcribed: of what the decoder makes of them, in the same order, ``(n, d)``.
-        labels: class of each, integers ``(n,)``; None for the game without.
+        transcribed: features of the images that the decoder makes of them, in the same order, ``(n, d)``.
+        labels: class of each, integers ``(n,)``; None for the game without labels.
         eps: precision.
 
     Returns:
         ``rate`` and ``rate_hat``, :math:`R(Z)` and :math:`R(\hat Z)`, and ``distance``, :math:`\Delta R(Z, \hat Z)`.
-        With labels the distance is the sum of those of all classes, and there are ``reduction`` and ``reduction_hat``,
-        :math:`\Delta R(Z)` and :math:`\Delta R(\hat Z)`.
+        With labels the distance is the sum of the distances of all classes, and the result also has ``reduction`` and
+        ``reduction_hat``, :math:`\Delta R(Z)` and :math:`\Delta R(\hat Z)`.
 
     Example:
         >>> terms = ctrl_terms(torch.eye(2), torch.eye(2), torch.tensor([0, 1]))
@@ -175,10 +176,10 @@ def ctrl_terms(
 
 
 class _Classes:
-    """Where the features of each class stand, for batched products: classes of like sizes together, padded.
+    """The rows of each class, in buckets of classes of similar size, padded, for batched products.
 
-    A bucket holds classes of more than m / 2 and at most m members, so that at most half of it is padding; there are
-    no more buckets than bits in the largest count, however many classes there are.
+    A bucket holds classes of more than m / 2 and at most m members, so at most half of it is padding. There are no more
+    buckets than the largest count has bits, for any number of classes.
     """
 
     def __init__(self, labels: Tensor) -> None:
@@ -241,7 +242,8 @@ def _logdet_plus_identity(gram: Tensor) -> Tensor:
 
 
 def _exact(features: Tensor, eps: float, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    """Computes outside of autocast, in a precision that has digits left for the identity; float32 at least is returned.
+    """Computes outside of autocast, in a precision that resolves the identity beside the Gram matrix; returns float32
+    or wider.
 
     Eigenvalues of the Gram matrices are at most d / eps times the largest squared norm of a feature. For unit vectors
     and a usual ``eps`` float32 is exact to 1e-5 and twice as fast; for anything else it may lose all.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
+from csc_nets.functional.checks import is_number
 from csc_nets.registry import Part, Registry
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 
 
 class Penalty(Part):
-    """What all penalties have. A subclass gives ``prox`` and, for an objective, ``value``.
+    """Base of all penalties. A subclass gives ``prox`` and, for an objective, ``value``.
 
     Attributes:
         nonneg: codes are non-negative.
@@ -61,7 +62,7 @@ class Penalty(Part):
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
         r"""The smallest :math:`s \ge 0` with the correlation in :math:`s\, \partial (\lambda R)(0)`, per sample.
 
-        Dual feasible points are those of gauge 1 at most: duality gaps and ``lam_max`` are made of it.
+        A dual point is feasible where its gauge is at most 1. Duality gaps and ``lam_max`` are computed from it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no dual, so no duality gap and no lam_max")
 
@@ -97,13 +98,13 @@ def as_penalty(penalty: "str | Mapping[str, Any] | Penalty | None", nonneg: bool
 
 def _sum(t: Tensor) -> Tensor:
     """Sum per sample ``(N,)``."""
-    return t.sum(tuple(range(1, t.ndim)))  # as they lie: flattening codes in channels_last would copy them
+    return t.sum(tuple(range(1, t.ndim)))  # flattening codes in channels_last would copy them
 
 
 def _largest_ratio(correlation: Tensor, lam: float | Tensor) -> Tensor:
-    """The largest quotient of a correlation and its weight, 0 where it is not positive, ``(N,)``."""
+    """The largest ratio of a positive correlation to its weight, 0 where there is none, ``(N,)``."""
     if not isinstance(lam, Tensor) or lam.ndim < correlation.ndim or lam.shape[2:].numel() == 1:
-        # One weight for all positions: their largest correlation says it all.
+        # All positions have one weight, so the largest correlation is enough.
         axes = tuple(range(2, correlation.ndim))
         correlation = correlation.amax(axes, keepdim=True) if axes else correlation
     return torch.where(correlation > 0, correlation / lam, 0.0).flatten(1).amax(1)
@@ -126,7 +127,7 @@ class L1(Penalty):
         return _sum(lam * z.abs())
 
     def exact_value(self, z: Tensor, lam: float | Tensor) -> Tensor:
-        """The same in float64, without a copy of the code in it where all positions have one weight."""
+        """The value in float64; where all positions have one weight, without a float64 copy of the code."""
         if isinstance(lam, Tensor) and lam.ndim == z.ndim and lam.shape[2:].numel() > 1:
             return super().exact_value(z, lam)
         axes = tuple(range(2, z.ndim))
@@ -140,7 +141,7 @@ class L1(Penalty):
 @register_penalty("nonnegative_l1")
 @dataclass(frozen=True)
 class NonnegativeL1(L1):
-    r"""The sum of a non-negative code: its prox is the ReLU of a CNN with bias :math:`-t`, for t of any sign."""
+    r"""The sum of a non-negative code. Its prox is the ReLU of a CNN with bias :math:`-t`, for t of any sign."""
 
     nonneg = True
     kernel = "nonneg"
@@ -157,9 +158,9 @@ class NonnegativeL1(L1):
 @register_penalty("elastic_net")
 @dataclass(frozen=True)
 class ElasticNet(L1):
-    r"""The l1 norm beside half the squared norm with a weight of its own, :math:`\lambda \|z\|_1 + \mu/2 \|z\|^2`.
+    r"""The l1 norm plus half the squared norm with its own weight, :math:`\lambda \|z\|_1 + \mu/2 \|z\|^2`.
 
-    The second term is smooth: pursuits fold it into their steps, as they do with a layer's ``ridge``.
+    The second term is smooth. Pursuits fold it into their steps, like the ``ridge`` of a layer.
 
     Args:
         ridge: :math:`\mu`, at least 0.
@@ -178,11 +179,11 @@ class ElasticNet(L1):
         return "nonneg" if self.nonneg else "soft"
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
-        """That of the l1 term."""
+        """Prox of the l1 term; pursuits add the ridge."""
         return prox.nonneg_soft_threshold(v, t) if self.nonneg else prox.soft_threshold(v, t)
 
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
-        """That of the l1 term."""
+        """Gauge of the l1 term."""
         return _largest_ratio(correlation if self.nonneg else correlation.abs(), lam)
 
 
@@ -244,8 +245,8 @@ class L0(Penalty):
 class HardThreshold(Penalty):
     r"""The hard threshold at the level t, as layered hard thresholding has it.
 
-    It is the prox of :math:`t^2/2` times the number of non-zeros: with one step of size 1, ``lam`` is the level, and
-    the value that is minimised :math:`\lambda^2/2` times that number.
+    It is the prox of :math:`t^2/2` times the number of non-zeros. With one step of size 1, ``lam`` is the level, and
+    the step minimises :math:`\lambda^2/2` times that number.
     """
 
     separable = True
@@ -260,17 +261,17 @@ class HardThreshold(Penalty):
 
 
 class _Constraint(Penalty):
-    """A set of codes: the prox is the projection, whatever the threshold, and the value 0 within."""
+    """A set of codes. The prox is the projection for every threshold; the value is 0 on the set."""
 
     def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
-        """0 on the set; codes are taken to lie there."""
+        """0: codes are assumed to lie on the set."""
         return z.abs().new_zeros(len(z))
 
 
 @register_penalty("top_k")
 @dataclass(frozen=True)
 class TopK(_Constraint):
-    """At most k non-zeros in each sample; ``lam`` does not count.
+    """At most k non-zeros in each sample; ``lam`` has no effect.
 
     Args:
         k: entries to keep.
@@ -293,11 +294,11 @@ class TopK(_Constraint):
 @register_penalty("one_per_block")
 @dataclass(frozen=True)
 class OnePerBlock(_Constraint):
-    """At most one non-zero in each window of an atom's positions; ``lam`` does not count.
+    """At most one non-zero in each window of an atom's positions; ``lam`` has no effect.
 
     Args:
         window: positions of a block per axis; None for all positions of an atom.
-        share: share of the blocks that are kept, in (0, 1]: those with the largest entries.
+        share: share of the blocks that are kept, in (0, 1]; the blocks with the largest entries are kept.
         nonneg: keep positive entries only.
     """
 
@@ -312,7 +313,7 @@ class OnePerBlock(_Constraint):
         return prox.one_per_block(v, self.kept(v), window=self.window)
 
     def kept(self, v: Tensor) -> int | None:
-        """How many blocks of a code are kept; None for all."""
+        """Number of blocks of a code that are kept; None for all."""
         if self.share == 1:
             return None
         blocks = v.shape[1]
@@ -325,8 +326,8 @@ def check_ridge(ridge: float) -> float:
     """Refuses a weight that is negative or not finite.
 
     Raises:
-        ValueError: for these.
+        ValueError: a bad weight.
     """
-    if isinstance(ridge, bool) or not isinstance(ridge, int | float) or not 0 <= ridge < float("inf"):
+    if not is_number(ridge) or not 0 <= ridge < float("inf"):
         raise ValueError(f"ridge must be a finite number >= 0, got {ridge!r}")
     return ridge

@@ -1,9 +1,9 @@
-r"""Pooling by absolute value with switches: where in its window the largest entry stood.
+r"""Pooling by absolute value with switches: the positions of the largest entries in their windows.
 
-A window of an atom's positions is a block of the code. Windows tile the positions, the last ones may be cut off; one
-window over all positions is the block of the theory (Gilbert et al., `Towards Understanding the Invertibility of
-Convolutional Neural Networks <https://arxiv.org/abs/1705.08664>`_, section 3), windows of 2 or 3 samples are what
-networks use.
+A window of an atom's positions is a block of the code. Windows tile the positions, and the last ones may be cut off.
+One window over all positions is the block of the theory (Gilbert et al., `Towards Understanding the Invertibility of
+Convolutional Neural Networks <https://arxiv.org/abs/1705.08664>`_, section 3). Networks use windows of 2 or
+3 samples.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ def absolute_pool(v: Tensor, window: int | Sequence[int] | None = None) -> tuple
 
     Returns:
         Entries ``(N, M, *ceil(S / window))``, and the switches, int64 of the same shape: the positions of the entries
-        in ``S``, flattened. Of equal entries the first counts.
+        in ``S``, flattened. Of equal entries the first one is taken.
 
     Raises:
         ValueError: a window below 1, or not one per axis.
@@ -48,7 +48,7 @@ def entries(v: Tensor, switches: Tensor) -> Tensor:
 
 
 def unpool(values: Tensor, switches: Tensor, size: Sequence[int]) -> Tensor:
-    """The adjoint of taking entries: ``values`` at their switches, zeros elsewhere.
+    """The adjoint of :func:`entries`: ``values`` at their switches, zeros elsewhere.
 
     Args:
         values: ``(N, M, *P)``.
@@ -63,7 +63,7 @@ def unpool(values: Tensor, switches: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def fixed_switches(v: Tensor, window: int | Sequence[int] | None = None) -> Tensor:
-    """Switches that know nothing: the first position of every window. Arguments as for :func:`absolute_pool`."""
+    """The first position of every window as its switch. Arguments as for :func:`absolute_pool`."""
     size = _window(v, window)
     axes = [torch.arange(0, n, w, device=v.device) for n, w in zip(v.shape[2:], size, strict=True)]
     flat = torch.zeros([len(axis) for axis in axes], dtype=torch.int64, device=v.device)

@@ -1,8 +1,8 @@
-r"""The sparse coding problem and the numbers that say how well a code solves it.
+r"""The sparse coding problem, and the numbers that measure how well a code solves it.
 
 .. math:: F(z) = \tfrac12 \|m \odot (x - D z)\|^2 + \lambda R(z) + \tfrac{\mu}{2} \|z\|^2
 
-with a penalty R, the l1 norm as a rule. Signals are ``(N, C, *S)`` or ``(N, F)``, codes ``(N, M, *S')`` or ``(N, M)``:
+with a penalty R, by default the l1 norm. Signals are ``(N, C, *S)`` or ``(N, F)``, codes ``(N, M, *S')`` or ``(N, M)``:
 samples first, atoms second.
 """
 
@@ -13,31 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import is_number, is_transformed
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty, as_penalty, check_ridge
 
 __all__ = ["SAFETY", "Problem", "align", "as_weight", "dual_value"]
 
-# Step size times Lipschitz constant. Estimates of the constant approach it from below, by 10 % for a single wave in two
+# Step size times Lipschitz constant. An estimate of the constant may be too small: by 10 % for a single wave in two
 # dimensions (see ConvGeometry.probe).
 SAFETY = 0.9
 
 
 def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tensor:
-    """A sparsity weight that broadcasts against codes of ``ndim`` axes; says no to a bad one.
+    """A sparsity weight that broadcasts against codes of ``ndim`` axes. A bad weight is refused.
 
     Args:
         lam: a number, a tensor ``()``, one weight per atom ``(M,)`` or ``(M, 1, ...)``, or a tensor with ``ndim`` axes,
             such as one weight per sample ``(N, 1, ...)``.
         ndim: axes of the codes, samples and atoms included.
-        name: what to call it in an error.
+        name: name of the weight in error messages.
 
     Raises:
         ValueError: negative or not finite, or of another shape.
     """
     if not isinstance(lam, Tensor):
-        if isinstance(lam, bool) or not isinstance(lam, (int, float)) or not 0 <= lam < math.inf:
+        if not is_number(lam) or not 0 <= lam < math.inf:
             raise ValueError(f"{name} must be a finite number >= 0 or a tensor, got {lam!r}")
         return lam
     # Reading a value would stop a graph being traced, or wait for the accelerator.
@@ -75,7 +75,7 @@ class Problem:
             broadcasts against ``x``.
         penalty: R; None for the l1 norm.
         step: step size of a pursuit; None for 0.9 over the bound of the squared norm.
-        check: whether ``lam`` is checked; a layer has checked its own.
+        check: check ``lam``; a layer has checked its own already.
 
     Raises:
         ValueError: a bad weight, ``x`` without a batch axis, or complex with non-negative codes.
@@ -117,11 +117,11 @@ class Problem:
 
     @property
     def quadratic(self) -> float:
-        """All of mu: the problem's and the penalty's."""
+        """The whole weight mu: the problem's plus the penalty's."""
         return self.ridge + self.penalty.ridge
 
     def expanded(self) -> "Problem":
-        """The same, with a signal for every weight where one signal has the weights of several samples."""
+        """The same problem; where one signal comes with a weight for each sample, the signal is repeated."""
         if not isinstance(self.lam, Tensor) or self.lam.ndim < self.x.ndim:
             return self
         samples = torch.broadcast_shapes(self.x.shape[:1], self.lam.shape[:1])
@@ -132,9 +132,9 @@ class Problem:
         return signal if self.mask is None else signal.masked_fill(self.mask == 0, 0)
 
     def signal(self, estimate: Tensor | None) -> Tensor:
-        """What a step compares its estimate ``D z`` with: the signal. ``estimate`` is None at the zero code.
+        """The signal with which a step compares its estimate ``D z``. ``estimate`` is None at the zero code.
 
-        A problem of several layers, whose signal is a code that moves with the estimate, has its own.
+        A subclass for several layers overrides this: there the signal is a code that changes with the estimate.
         """
         return self.x
 
@@ -171,14 +171,14 @@ class Problem:
 
         The residual, scaled into the dual feasible set, is the dual point: with
         :math:`c = D^T r - \mu z`, :math:`\theta = s r` is feasible where the gauge of :math:`s c` is at most 1; for
-        the l1 norm where :math:`s |c_j| \le \lambda_j` (Kim et al., "An interior-point method for large-scale
+        the l1 norm this is :math:`s |c_j| \le \lambda_j` (Kim et al., "An interior-point method for large-scale
         l1-regularized least squares", 2007, section III). The ridge enters as extra rows :math:`\sqrt\mu I` of the
-        dictionary. Where a weight is 0 the bound is F(z) itself, as a rule.
+        dictionary. Where a weight is 0 the bound is F(z) itself in most cases.
 
         Raises:
             NotImplementedError: the penalty has no dual.
         """
-        # It is a small difference of large sums, hence float64.
+        # The gap is a small difference of large sums, so it is computed in float64.
         x, r, wide = self.masked(self.x), self.residual(z), torch.float64
         correlation, mu = self.operator.analysis(r), self.quadratic
         if mu:
@@ -190,9 +190,9 @@ class Problem:
         return norm / 2 + value - dual_value(inner, norm, excess, self.nonneg)
 
     def lipschitz(self) -> Tensor:
-        """Largest eigenvalue of ``D^T D`` on signals of this size, for a step size.
+        """Largest eigenvalue of ``D^T D`` on signals of this size, or the dictionary's own bound of it.
 
-        A dictionary's own bound is used where it has one.
+        A step size is made of it.
         """
         return norm_bound(self.operator, self.x)
 
@@ -206,9 +206,9 @@ def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Ten
     """The largest dual objective on the ray of a residual, per sample ``(N,)``.
 
     Args:
-        inner: of the residual with the signal.
-        norm: of the residual, squared.
-        excess: the largest quotient of a correlation of the residual and its weight.
+        inner: inner product of the residual and the signal.
+        norm: squared norm of the residual.
+        excess: the largest ratio of a correlation of the residual to its weight.
         nonneg: codes are non-negative.
     """
     # Along the ray the dual is a parabola with its top at inner / norm.
@@ -221,7 +221,7 @@ def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Ten
 def _energy(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Squared norm per sample ``(N,)``."""
     square = t.abs().square() if t.is_complex() else t.square()
-    # Over the axes as they are: flattening codes in channels_last would copy them.
+    # Over several axes: flattening codes in channels_last would copy them.
     return square.sum(tuple(range(1, t.ndim)), dtype=dtype)
 
 

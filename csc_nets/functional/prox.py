@@ -32,7 +32,7 @@ def soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
     if v.is_complex():
         size = v.abs()
         return v * (torch.relu(size - t) / size.clamp_min(torch.finfo(size.dtype).tiny))
-    # v - clamp(v) takes two passes over memory; sign, abs, relu, mul would take four.
+    # v - clamp(v) takes two passes over memory; sign, abs, relu and mul take four.
     return v - torch.clamp(v, -t, t)  # type: ignore[arg-type]
 
 
@@ -81,7 +81,7 @@ def group_soft_threshold(v: Tensor, t: float | Tensor, group_size: int | None = 
         raise ValueError(f"group_soft_threshold: group_size must divide the {atoms} atoms, got {group_size}")
     groups: Tensor = v.unflatten(1, (atoms // group_size, group_size))
     norm = torch.linalg.vector_norm(groups, dim=2)
-    # Where the norm is 0 the group is 0 whatever the scale: any positive divisor will do.
+    # Where the norm is 0 the group is 0, so any positive divisor gives 0.
     scale = torch.relu(1 - t / norm.clamp_min(torch.finfo(v.dtype).tiny))
     return (groups * scale.unsqueeze(2)).flatten(1, 2)
 
@@ -109,7 +109,7 @@ def one_per_block(
 ) -> Tensor:
     r"""Projection on the model-k-sparse codes: at most one non-zero per block, ``k`` in all.
 
-    It is pooling by absolute value and unpooling, with the ``k`` largest blocks kept: M(z, k) of Gilbert et al.,
+    It pools by absolute value, keeps the ``k`` largest blocks, and unpools. It is M(z, k) of Gilbert et al.,
     "Towards Understanding the Invertibility of Convolutional Neural Networks", section 3. A block is one atom with all
     its positions or, as in networks, one window of them.
 
@@ -117,10 +117,9 @@ def one_per_block(
         v: ``(N, M, *S)``.
         k: blocks to keep, those with the largest entries; None keeps all.
         window: samples per axis of a block, one int or one per axis; None for all positions.
-        switches: where the non-zero of a block goes. ``"known"``: to the largest entry, which alone is a projection.
-            ``"fixed"``: the largest entry goes to the first position, as in upsampling that does not know better. Or
-            positions, as of :func:`~csc_nets.functional.pooling.absolute_pool`, whose entries are kept whatever their
-            size.
+        switches: where the non-zero of a block goes. ``"known"``: it stays at the largest entry; only this is a
+            projection. ``"fixed"``: the largest entry moves to the first position, as in plain upsampling. A tensor of
+            positions, as :func:`~csc_nets.functional.pooling.absolute_pool` returns them: the entries there are kept.
 
     Raises:
         ValueError: a bad ``k`` or ``window``, an unknown word for ``switches``.

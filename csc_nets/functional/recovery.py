@@ -1,4 +1,4 @@
-"""Sparse codes of a model that no convex penalty knows: a Lasso finds the support, a second one the values."""
+"""Sparse codes of a model without a convex penalty: a Lasso finds the support, a second one finds the values."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ __all__ = ["sparse_code_recovery"]
 
 @dataclass(frozen=True)
 class Restricted:
-    """A dictionary of the atoms on a support ``(N, M, *S')``: what an adjoint pair is with the others left out."""
+    """A dictionary restricted to a support ``(N, M, *S')``: the other coefficients are left out."""
 
     pair: Operator
     support: Tensor
-    norm: Tensor  # bounds that of the whole dictionary, and so that of a part
+    norm: Tensor  # a bound for the whole dictionary holds for a part of it
 
     def analysis(self, x: Tensor) -> Tensor:
         return self.pair.analysis(x) * self.support
@@ -40,20 +40,20 @@ def sparse_code_recovery(
     steps: int = 10_000,
     nonneg: bool = False,
 ) -> Tensor:
-    r"""Codes of a model by two certified Lasso problems, the second on the support that the model leaves.
+    r"""Codes of a model by two certified Lasso problems. The second one is solved on the support of the projection.
 
     .. math:: z' = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1, \qquad S = \mathrm{supp}\, P(z'), \qquad
               \hat z = \arg\min_{z_{\bar S} = 0} \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1
 
     Source: Algorithm 2 of Gilbert, Zhang, Lee, Zhang, Lee, `Towards Understanding the Invertibility of Convolutional
-    Neural Networks <https://arxiv.org/abs/1705.08664>`_, whose objective has no 1/2: its lambda is twice ours. The
-    paper does not say which it takes.
+    Neural Networks <https://arxiv.org/abs/1705.08664>`_. The objective there has no factor 1/2, so the lambda there is
+    twice ours. The paper does not give a value.
 
     Args:
         x: signals ``(N, C, *S)`` or ``(N, F)``.
         dictionary: as for :func:`~csc_nets.functional.fista`.
         lam: sparsity weight of both problems.
-        project: on the model, such as :func:`~csc_nets.functional.one_per_block` with its k.
+        project: projection on the model, such as :func:`~csc_nets.functional.one_per_block` with its k.
         tol, steps: of each problem, see :func:`~csc_nets.functional.solve`.
         nonneg: codes are non-negative.
 

@@ -36,3 +36,8 @@ class Step(NamedTuple):
     operator: Operator | None = None
     memory: float | Tensor | None = None
     penalty: Penalty | None = None
+
+    def with_momentum(self, ahead: float | Tensor, inertia: float | Tensor) -> "Step":
+        """The row with other extrapolations."""
+        # Not by _replace, which the compiler of torch 2.6 does not know.
+        return Step(self.gain, ahead, inertia, self.shift, self.operator, self.memory, self.penalty)

@@ -1,4 +1,4 @@
-"""What all that looks at layers from outside asks of them: which coded steps did this input take?"""
+"""The protocol by which reports, statistics and tiles ask a layer: which coded steps did this input take?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ class CodedStep:
     Attributes:
         signal: what was coded, ``(N, C, *S)`` or ``(N, F)``.
         weight: the filters, of any norm, ``(M, C, *K)`` or ``(M, F)``.
-        geometry: how they lie over the signal; of no axes for a matrix.
+        geometry: stride, padding and dilation of the filters; without axes for a matrix.
         code: ``(N, M, *S')`` or ``(N, M)``.
-        gain: step size of the one thresholding that made the code; None where it took more than that.
+        gain: step size, where a single thresholding made the code; None for more steps.
         label: place in a layer of several dictionaries, such as ``"[0]"``.
-        mask: 0 where the signal was missing; None for nowhere.
-        returned: the layer returned this code as it is, so that the next layer reads it.
+        mask: 0 where the signal was missing; None where all of it was there.
+        returned: whether the layer returned this code unchanged, so that the next layer reads it.
     """
 
     signal: Tensor
@@ -36,7 +36,7 @@ class CodedStep:
     returned: bool = True
 
     def synthesis(self, z: Tensor) -> Tensor:
-        """The signal that a code of the same size stands for."""
+        """The signal of a code of the same size."""
         size = self.signal.shape[2:]
         return self.geometry.synthesis(z, self.weight, size) if self.geometry.dims else z @ self.weight
 
@@ -49,7 +49,7 @@ class Coder(Protocol):
         """The steps from ``x`` to what ``forward(x, **arguments)`` returned, in order."""
 
     def thresholds(self) -> dict[str, Tensor]:
-        """What is taken from a correlation before it is rectified, ``(M,)`` for each dictionary, by its label."""
+        """Thresholds of the correlations before they are rectified, ``(M,)`` for each dictionary, by its label."""
 
     def synthesize(self, z: Any, output_size: Sequence[int] | None = None) -> Tensor:
-        """The signal that a code stands for."""
+        """The signal of a code."""

@@ -23,8 +23,8 @@ class ConvCSC(CSC):
 
     .. math:: z \leftarrow \max\bigl(y + \eta D^T (x - D y) - \eta \lambda, 0\bigr)
 
-    One step is a convolution with bias and a ReLU. The gradient is that of the unrolled steps; the step size counts as
-    a constant. Xili Dai et al., `"Revisiting Sparse Convolutional Model for Visual Recognition"
+    One step is a convolution with bias and a ReLU. The gradient is that of the unrolled steps, with a constant step
+    size. Xili Dai et al., `"Revisiting Sparse Convolutional Model for Visual Recognition"
     <https://arxiv.org/abs/2210.12945>`_, use two steps (where FISTA and ISTA agree).
 
     Args:
@@ -36,9 +36,9 @@ class ConvCSC(CSC):
             :class:`~csc_nets.layers.CodingOptions`.
         device, dtype: of the atoms.
 
-    ``pursuit``, ``steps``, ``tol``, ``penalty``, ``gradient``, ``ridge`` and ``lam`` may be assigned later, each one
-    where it fits the others. A layer that becomes ``"calibrated"`` starts with ISTA's steps: :meth:`calibrate` it, or
-    train.
+    ``pursuit``, ``steps``, ``tol``, ``penalty``, ``gradient``, ``ridge`` and ``lam`` may be assigned later; values that
+    do not fit the others are refused. A layer that becomes ``"calibrated"`` starts with steps of ISTA:
+    :meth:`calibrate` it, or train.
 
     Shape:
         ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.

@@ -60,10 +60,10 @@ class DeconvDecoder(nn.Module):
         self.reset_gains()
 
     def reset_gains(self) -> None:
-        """Starts each batch norm at the gain that lets synthesis keep the variance of its code.
+        """Starts each batch norm at the gain with which synthesis keeps the variance of its code.
 
-        With unit atoms the mean eigenvalue of ``D D^T`` is ``M / (C stride^dims)``: without this, a first
-        reconstruction has many times the variance of the signal, and training starts by shrinking it.
+        With unit atoms the mean eigenvalue of ``D D^T`` is ``M / (C stride^dims)``. With a gain of 1, the first
+        reconstruction has many times the variance of the signal, and training begins by shrinking it.
         """
         for dictionary, norm in zip(self.dictionaries, self.norms, strict=True):
             if isinstance(norm, nn.Identity):

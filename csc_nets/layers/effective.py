@@ -16,7 +16,7 @@ __all__ = ["EffectiveCSC2d", "EffectiveDictionary2d", "effective_atoms"]
 
 
 def effective_atoms(dictionaries: Sequence[Dictionary2d]) -> Tensor:
-    r"""What one non-zero of the deepest code looks like: atoms ``(M_K, C, *E)`` of :math:`D_1 D_2 \cdots D_K`.
+    r"""Effective atoms ``(M_K, C, *E)``: atoms of :math:`D_1 D_2 \cdots D_K`, one for each deepest atom.
 
     The extent is :math:`E = k_1 + \sum_{i \ge 2} (k_i - 1) s_1 \cdots s_{i-1}` per axis.
 
@@ -45,19 +45,19 @@ class EffectiveDictionary2d(Dictionary2d):
     the product of the strides. Padding of the first factor is padding of the product. With few channels in the signal
     that convolution costs far less than the chain: on MNIST with 32, 64 and 256 atoms of 7, 5 and 7 pixels a tenth.
 
-    Unit atoms of the factors do not make unit atoms of the product. A sparse code would pay for that: its l1 norm is
-    smaller the longer the atoms are, which shallow atoms that resemble each other's shifts can make them. Here they
-    are scaled, so that with :math:`N` the diagonal matrix of their norms
+    The product of dictionaries with unit atoms does not have unit atoms. The l1 norm of a code becomes smaller with
+    longer atoms, and shallow atoms that resemble their own shifts make long effective atoms. So the effective atoms are
+    scaled here: with :math:`N` the diagonal matrix of their norms
 
     .. math:: D = D_1 D_2 \cdots D_K N^{-1}, \qquad \Gamma_K = N^{-1} z
 
     Args:
-        dictionaries: the factors, from the signal to the deepest code. They train as they stand; this module keeps the
+        dictionaries: the factors, from the signal to the deepest code. They are trained; this module computes the
             spectral bounds of the product and of each factor.
 
     Attributes:
         lipschitz: :math:`\|D\|^2` on signals of every size, 0-d buffer.
-        lipschitz_single: the same where the code has one position, which is far less: nothing overlaps.
+        lipschitz_single: the same for codes of one position. It is far smaller, because no atoms overlap.
 
     Raises:
         ValueError: neighbours do not fit, or the product is no convolution: padding beyond the first factor, dilation,
@@ -118,15 +118,15 @@ class EffectiveDictionary2d(Dictionary2d):
             return
         self._keep_bounds(self.weight)
         for factor in self.dictionaries:
-            if all(bool(p.isfinite().all()) for p in factor.parameters()):  # broken atoms keep the last bound
+            if all(bool(p.isfinite().all()) for p in factor.parameters()):  # atoms with NaN keep the last bound
                 factor.refresh()  # type: ignore[operator]
 
     @torch.no_grad()
     def update_lipschitz(self, weight: Tensor) -> None:
         """Computes the bounds of the atoms ``weight`` afresh in training mode; nothing in evaluation.
 
-        A product of sparse factors can change much in one step, which a power step would lag behind. The factors,
-        which other pursuits may take on their own, make such a step each.
+        A product of sparse factors can change much in one step, faster than a power step can follow. Each factor, which
+        other pursuits may use on its own, makes one power step.
         """
         if self.training:
             with torch.autocast(weight.device.type, enabled=False):
@@ -171,7 +171,7 @@ def _squared_norm(matrices: Tensor) -> Tensor:
     """The largest squared norm of the matrices ``(..., m, n)``, 0-d, by the smaller of their two Gram matrices."""
     rows, columns = matrices.shape[-2:]
     gram = matrices @ matrices.mH if rows < columns else matrices.mH @ matrices
-    # Broken entries count as 0, because the solver refuses them.
+    # The solver refuses NaN and infinity, so they are replaced by 0.
     values: Tensor = torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0))
     return values.amax()
 

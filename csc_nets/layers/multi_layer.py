@@ -24,6 +24,7 @@ from csc_nets.functional import (
     run,
     stop_rule,
 )
+from csc_nets.functional.checks import is_number
 from csc_nets.functional.problem import SAFETY, align
 from csc_nets.functional.pursuits.coupled import CoupledProblem
 from csc_nets.functional.pursuits.proximal_gradient import extrapolations
@@ -53,26 +54,25 @@ class MultiLayerCSC(nn.Module):
     - ``"layered_iterative_thresholding"``: ``steps`` steps in each layer, from zero, of
 
       .. math:: \Gamma_i \leftarrow P_{t_i}\bigl(\Gamma_i + \eta_i D_i^T (\Gamma_{i-1} - D_i \Gamma_i)\bigr).
-    - ``"layered_basis_pursuit"``: ``steps`` of these after the thresholding, ``steps + 1`` in all; with ``tol`` each
-      layer's problem :math:`\min \tfrac12 \|\Gamma_{i-1} - D_i \Gamma\|^2 + \lambda_i \|\Gamma\|_1` is solved,
-      by FISTA.
+    - ``"layered_basis_pursuit"``: the thresholding, then ``steps`` of these steps in each layer. With ``tol``, FISTA
+      solves each layer's problem :math:`\min \tfrac12 \|\Gamma_{i-1} - D_i \Gamma\|^2 + \lambda_i \|\Gamma\|_1`.
     - ``"ml_ista"``: all layers together. After the thresholding, ``steps`` times: top-down
       :math:`\hat\Gamma_K = \Gamma_K,\ \hat\Gamma_{i-1} = D_i \hat\Gamma_i`, then bottom-up
 
       .. math:: \Gamma_i \leftarrow P_{t_i}\bigl(\hat\Gamma_i + \eta_i D_i^T (\Gamma_{i-1} - D_i \hat\Gamma_i)\bigr)
 
       with the new :math:`\Gamma_{i-1}` (Sulam, Aberdam, Beck, Elad, `On Multi-Layer Basis Pursuit, Efficient Algorithms
-      and Convolutional Neural Networks <https://arxiv.org/abs/1806.00701>`_). Its fixed point comes as close to the
-      minimum of :meth:`objective` as the step sizes of all layers but the deepest are small.
+      and Convolutional Neural Networks <https://arxiv.org/abs/1806.00701>`_). The smaller the step sizes of all
+      layers but the deepest, the closer its fixed point is to the minimum of :meth:`objective`.
     - ``"ml_fista"``: the same with FISTA's extrapolation of the deepest code.
     - ``"ml_lista"``: second dictionaries :math:`B_i` (``feedforward``) take the input and synthesise top-down,
       :math:`\Gamma_i \leftarrow P(\hat\Gamma_i - \eta_i D_i^T D_i \hat\Gamma_i + \eta_i B_i^T \Gamma_{i-1})`.
-    - ``"all_free"``: untied: ``steps + 1`` sets of dictionaries and biases (``sets``), one a step, no top-down pass.
-      Step s synthesises with set s and analyses with set s + 1.
+    - ``"all_free"``: each of the ``steps + 1`` steps has its own set of dictionaries and biases (``sets``), and there
+      is no top-down pass. Step s synthesises with set s and analyses with set s + 1.
 
-    Zero ``steps`` is the thresholding for all of them but the second. Where layers are coded one after the other,
-    :math:`t_i = \eta_i \lambda_i - b_i`. Where they are coded together, ``"ml_..."``, a gradient reaches layer i
-    through the steps of the layers below, which scale it by their step sizes:
+    With ``steps=0`` all of them but the second are the thresholding. If layers are coded one after the other,
+    :math:`t_i = \eta_i \lambda_i - b_i`. If they are coded together (``"ml_..."``), the gradient for layer i passes the
+    steps of the layers below, which scale it by their step sizes:
     :math:`t_i = \eta_1 \cdots \eta_i \lambda_i - b_i`.
 
     Args:
@@ -80,13 +80,13 @@ class MultiLayerCSC(nn.Module):
         pursuit: see above.
         steps: unfoldings after the first thresholding, at least 0.
         lam: sparsity weight :math:`\lambda`: a number, or one for each layer (a number or a weight per atom).
-        bias: learn :math:`b_i`, one per atom, of any sign, from 0 on; for ``prox="nonneg"`` only.
+        bias: learn :math:`b_i`, one per atom, of any sign, starting at 0; for ``prox="nonneg"`` only.
         prox: ``"nonneg"``, ``"soft"``, or ``"hard"`` (layered thresholding only).
         step_size: :math:`\eta`, a number for all layers or one for each; None takes
             :math:`0.9 / \|D_i\|^2` (1 for layered thresholding).
-        learn_step: train the step sizes, from ``step_size`` on.
-        tol: tolerance of ``"layered_basis_pursuit"``: a layer's sample is done when its duality gap is at most ``tol``
-            times half its squared norm, after ``steps`` further steps at the latest.
+        learn_step: train the step sizes, starting at ``step_size``.
+        tol: tolerance of ``"layered_basis_pursuit"``: a sample of a layer stops when its duality gap is at most ``tol``
+            times half its squared norm, and after ``steps`` further steps in any case.
 
     Shape:
         ``(N, C, *S)`` to the deepest code ``(N, M_K, *S_K)``.
@@ -101,7 +101,7 @@ class MultiLayerCSC(nn.Module):
         [(2, 8, 12, 12), (2, 16, 4, 4)]
     """
 
-    # nn.ModuleList, whose type says nothing of its modules
+    # nn.ModuleList; Any, because its type does not know the type of its modules
     dictionaries: Any
     feedforward: Any
 
@@ -132,7 +132,7 @@ class MultiLayerCSC(nn.Module):
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
             raise ValueError(f"MultiLayerCSC: dictionaries must be layers of one number of axes, got {names or 'none'}")
         sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(dictionaries)
-        numbers = all(size is None or (isinstance(size, int | float) and 0 < size < math.inf) for size in sizes)
+        numbers = all(size is None or (is_number(size) and 0 < size < math.inf) for size in sizes)
         if len(sizes) != len(dictionaries) or not numbers:
             raise ValueError(
                 f"MultiLayerCSC: step_size must be a finite number > 0, {len(dictionaries)} of them, or None, "
@@ -167,12 +167,12 @@ class MultiLayerCSC(nn.Module):
 
     @property
     def pursuit(self) -> str:
-        """The pursuit; what it needs was built with the layer, so it stays."""
+        """The pursuit. It cannot be changed, because the layer was built for it."""
         return self._pursuit
 
     @property
     def steps(self) -> int:
-        """Unfoldings after the first thresholding; can be assigned, but to ``"all_free"``, which has a set for each."""
+        """Unfoldings after the first thresholding. May be assigned, except for ``"all_free"`` with its set for each."""
         return self._steps
 
     @steps.setter
@@ -198,11 +198,11 @@ class MultiLayerCSC(nn.Module):
     def lam(self, lam: Lam) -> None:
         for i, value in enumerate(self._per_layer(lam)):
             now, new = getattr(self, f"lam_{i}"), _like(value, getattr(self, f"lam_{i}"))
-            # One number for a layer with a weight per atom is that number for every atom.
+            # For a layer with a weight per atom, one number is the weight of every atom.
             setattr(self, f"lam_{i}", new.expand_as(now).clone() if new.ndim < now.ndim else new)
 
     def _per_layer(self, lam: Lam, ndim: int | None = None) -> list[float | Tensor]:
-        """One checked weight for each layer; weights per sample are welcome for codes of ``ndim`` axes."""
+        """One checked weight for each layer; for codes of ``ndim`` axes weights per sample are allowed."""
         depth = len(self.dictionaries)
         values = list(lam) if isinstance(lam, Sequence) else [lam] * depth
         if len(values) != depth:
@@ -284,16 +284,13 @@ class MultiLayerCSC(nn.Module):
             rows, stop = [self._row(i, self._step_size(i, operator, problem.size))] * count, None
             if self.tol is not None:
                 stop = stop_rule(problem, self.tol)
-                rows = [
-                    row._replace(ahead=beta, inertia=beta)
-                    for row, beta in zip(rows, extrapolations(count), strict=True)
-                ]
+                rows = [row.with_momentum(beta, beta) for row, beta in zip(rows, extrapolations(count), strict=True)]
             x = run(problem, rows, stop=stop)
             codes.append(x)
         return codes
 
     def _together(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        """ML-ISTA, ML-FISTA and ML-LISTA: the deepest layer's table, with the others in its signal."""
+        """ML-ISTA, ML-FISTA and ML-LISTA: the table of the deepest layer; its signal is a row of the layer below."""
         sizes = [tuple(x.shape[2:]), *self.dictionary.sizes(x.shape[2:])]
         problem: Problem | None = None
         row = None
@@ -305,13 +302,13 @@ class MultiLayerCSC(nn.Module):
             chosen = operator if feedforward is None else Lateral(feedforward, feedforward, operator)
             if problem is None:
                 problem = self._problem(x, chosen, weight)
-            else:  # only the shape of its signal counts
+            else:  # only the shape of this signal is used
                 like = x.new_zeros(()).expand(x.shape[0], self.dictionaries[i].in_channels, *sizes[i])
                 problem = self._problem(like, chosen, weight, lower=problem, row=row)
             row, scale = self._row(i, eta), scale * eta
         assert problem is not None and row is not None
         betas = extrapolations(self.steps + 1) if self.pursuit == "ml_fista" else [0.0] * (self.steps + 1)
-        deepest = run(problem, [row._replace(ahead=beta, inertia=beta) for beta in betas])
+        deepest = run(problem, [row.with_momentum(beta, beta) for beta in betas])
         return [*getattr(problem, "codes", ()), deepest]
 
     def _untied(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
@@ -331,8 +328,8 @@ class MultiLayerCSC(nn.Module):
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`.
 
-        Of the dictionaries those count that computed the codes last: the last set of ``"all_free"``, and
-        ``feedforward`` for ``"ml_lista"`` without steps.
+        The dictionaries are those that computed the codes last: the last set of ``"all_free"``, and ``feedforward`` for
+        ``"ml_lista"`` without steps.
         """
         once = self.steps == (1 if self.pursuit == "layered_iterative_thresholding" else 0)
         dictionaries = self.dictionaries
@@ -353,8 +350,8 @@ class MultiLayerCSC(nn.Module):
         return found
 
     def thresholds(self) -> dict[str, Tensor]:
-        """See :class:`~csc_nets.layers.coder.Coder`: thresholds over the step sizes, where a step is
-        ``eta relu(D^T x - threshold)`` at a code of zeros; for codes of float64, on the CPU."""
+        """See :class:`~csc_nets.layers.coder.Coder`: thresholds divided by step sizes, so that a step from the zero
+        code is ``eta relu(D^T x - threshold)``; in float64 on the CPU."""
         found, depth = {}, len(self.dictionaries)
         for entry, dictionaries in enumerate([self.dictionaries, *self.sets]):
             scale = torch.ones((), dtype=torch.float64)
@@ -366,7 +363,7 @@ class MultiLayerCSC(nn.Module):
                 eta = torch.as_tensor(eta).double().cpu()
                 if len(self.biases):
                     threshold = threshold - self.biases[entry * depth + i].double().cpu() / eta
-                if self.pursuit in TOGETHER:  # a gradient comes through the steps of the layers below
+                if self.pursuit in TOGETHER:  # the gradient passes the steps of the layers below
                     scale = scale * eta
                 found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold
         return found

@@ -1,4 +1,4 @@
-"""The options of every coding layer, declared once: layers and models hand them on as one mapping."""
+"""The options of every coding layer, declared once. Layers and models pass them on as one mapping."""
 
 import difflib
 import warnings
@@ -16,14 +16,14 @@ __all__ = ["CodingOptions", "Parts", "default_gradient", "renamed_gradient", "wi
 
 
 class CodingOptions(TypedDict, total=False):
-    r"""Keywords of :class:`~csc_nets.layers.CSC2d` and of all that is built from it.
+    r"""Keywords of :class:`~csc_nets.layers.CSC2d` and of every layer and model that is built from it.
 
     Attributes:
         lam: sparsity weight, a number or one per atom ``(M,)``, in units of the signal (atoms have unit norm); 0.1.
         pursuit: a :class:`~csc_nets.functional.Pursuit` such as ``FISTA(4)``; or a registered name, such as
             ``"fista"``, ``"ista"``, ``"threshold"``, ``"calibrated"``, ``"whitened"``, ``"lista"``; or a mapping with
             ``name`` and the arguments of the pursuit. ``"fista"``.
-        steps: number of steps, for a name; 2. None, with a ``tol``, is the equilibrium layer: as many as it takes.
+        steps: number of steps, for a name; 2. None, with a ``tol``, is the equilibrium layer, which stops there.
         tol: for a name: stop each sample when its duality gap falls below ``tol`` times half its squared norm, after
             ``steps`` steps at the latest.
         penalty: a :class:`~csc_nets.functional.Penalty` such as ``TopK(32)``, a registered name, or a mapping; None is
@@ -32,8 +32,8 @@ class CodingOptions(TypedDict, total=False):
         ridge: weight :math:`\mu` of half the squared norm of the code; 0.
         learn_lam: train ``lam``, kept positive by a softplus; False.
         gradient: a :class:`~csc_nets.functional.Gradient` such as ``Recompute()``, or its name: ``"unroll"``,
-            ``"recompute"``, ``"implicit"``. None is that of the steps, or of the solution where there is no number of
-            steps.
+            ``"recompute"``, ``"implicit"``. None is ``"unroll"`` for a number of steps, and ``"implicit"`` for a
+            tolerance without one.
         backward: older name of ``gradient``.
     """
 
@@ -51,7 +51,7 @@ class CodingOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Parts:
-    """What the options mean."""
+    """The parts and numbers of a layer, made from its options."""
 
     lam: float | Tensor
     learn_lam: bool
@@ -70,7 +70,7 @@ class Parts:
 
         Raises:
             TypeError: an unknown option.
-            ValueError: values that are bad, or do not belong together.
+            ValueError: bad values, or values that contradict each other.
         """
         for key in options:
             if key not in CodingOptions.__annotations__:
@@ -97,7 +97,7 @@ def _pursuit(options: Mapping[str, Any]) -> Pursuit:
 
 
 def renamed_gradient(gradient: Any, backward: str | None) -> Any:
-    """``gradient``, or what its older name says, with a warning."""
+    """``gradient``, or the value of its older name with a warning."""
     if backward is None:
         return gradient
     if gradient is not None:
@@ -112,7 +112,7 @@ def default_gradient(pursuit: Pursuit) -> Gradient:
 
 
 def with_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Options of a layer with a model's own defaults. Of these ``steps`` is for pursuits by name, ``nonneg`` for l1."""
+    """Options of a layer with defaults of a model. ``steps`` holds for pursuits by name, ``nonneg`` for l1."""
     if not isinstance(options.get("pursuit", ""), str):
         defaults.pop("steps", None)
     if options.get("penalty") is not None:

@@ -1,4 +1,4 @@
-"""A convolution, a rectifier and pooling with switches, as a pursuit of a block-sparse code."""
+"""A convolution, a rectifier and pooling with switches, as one pursuit of a block-sparse code."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,7 +29,7 @@ _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True)
 class Mirrored:
-    """The atoms of an operator, and behind them the same atoms with the other sign."""
+    """The atoms of an operator, followed by the same atoms with the other sign."""
 
     operator: Dictionary2d | Convolution
 
@@ -49,28 +49,28 @@ class Mirrored:
 
 
 class PooledCSC2d(nn.Module):
-    r"""Block-sparse coding: at most one non-zero in each window of an atom's positions, handed on as its value.
+    r"""Block-sparse coding: at most one non-zero in each window of an atom's positions. The layer returns its value.
 
     .. math:: z \leftarrow \mathcal M\bigl(z + \eta D^T (x - D z)\bigr), \qquad z_0 = 0
 
     Model-based iterative hard thresholding, Algorithm 1 of Gilbert et al., `Towards Understanding the Invertibility of
     Convolutional Neural Networks <https://arxiv.org/abs/1705.08664>`_, where :math:`\mathcal M` keeps the entry of
-    largest magnitude in each window, and of the windows the largest ones. The layer returns those entries; where they
-    stood are the switches. One step of size 1 is a convolution, a rectifier and max pooling, and :meth:`synthesize` the
-    decoder of it by unpooling and the transposed convolution with the same filters.
+    largest magnitude in each window, and only the windows with the largest entries. The layer returns these entries;
+    their positions are the switches. One step of size 1 is a convolution, a rectifier and max pooling. The decoder
+    :meth:`synthesize` unpools and applies the transposed convolution with the same filters.
 
     Args:
         in_channels: channels C of the signal.
         out_channels: number M of filters.
         kernel_size, stride, padding, dilation, padding_mode: as for :class:`CSC2d`.
-        window: positions of a block per axis; 1 for no pooling, None for one block an atom, as the theory has it.
+        window: positions of a block per axis; 1 for no pooling, None for one block an atom, as in the theory.
         density: share of the blocks that are kept, in (0, 1].
         steps: steps of the pursuit.
         sign: ``"signed"`` codes of any sign; ``"nonneg"``: the ReLU of a CNN; ``"mirrored"``: non-negative codes over
             the atoms and their negatives, twice the channels (Proposition 1: for orthonormal atoms and windows of 1,
             :math:`[W^T, -W^T] \max([W; -W] x, 0) = x`).
-        step_size: :math:`\eta`; None for 0.9 divided by the squared norm of the dictionary, with which more steps
-            explain more of x (with 1 they diverge over many more filters than channels).
+        step_size: :math:`\eta`; None for 0.9 divided by the squared norm of the dictionary. Then more steps explain
+            more of x. With a step size of 1 they diverge if there are many more filters than channels.
         unit_norm: keep the atoms on the unit sphere; False trains plain weights.
 
     Shape:
@@ -131,11 +131,11 @@ class PooledCSC2d(nn.Module):
 
     @property
     def atoms(self) -> Tensor:
-        """The filters ``(M, C, *K)``, of unit norm where the layer keeps them so."""
+        """The filters ``(M, C, *K)``, of unit norm if the layer has unit atoms."""
         return self.dictionary.weight
 
     def set_filters(self, weight: Tensor) -> None:
-        """Puts filters of one's own in place of the layer's, scaled to unit norm where the layer keeps them so.
+        """Replaces the filters of the layer; they are scaled to unit norm if the layer has unit atoms.
 
         Args:
             weight: ``(M, C, *K)`` as :attr:`atoms`.
@@ -174,7 +174,7 @@ class PooledCSC2d(nn.Module):
         problem = self._problem(x, self.dictionary.track())
         if self.steps > 1:
             return absolute_pool(run(problem, ISTA(self.steps).steps(problem)), self.window)
-        # Without unpooling what is pooled again.
+        # One step needs no unpooling.
         v = problem.operator.analysis(x)
         values, switches = absolute_pool(v if self.sign == "signed" else v.relu(), self.window)
         kept = self.penalty.kept(v)
@@ -211,7 +211,7 @@ class PooledCSC2d(nn.Module):
         return [CodedStep(x, weight, self.dictionary.geometry, self.code(x), gain, returned=False)]
 
     def thresholds(self) -> dict[str, Tensor]:
-        """None: blocks compete, and no weight is taken away."""
+        """No thresholds: blocks compete, and no weight is subtracted."""
         return {}
 
     def _pair(self, dictionary: Dictionary2d | Convolution) -> Dictionary2d | Convolution | Mirrored:

@@ -1,4 +1,4 @@
-"""Scattering: averages of the moduli of wavelet coefficients, and of the moduli's own. Nothing is learned."""
+"""Scattering: averages of the moduli of wavelet coefficients, and of the moduli of theirs. Nothing is learned."""
 
 import math
 from collections.abc import Sequence
@@ -24,16 +24,15 @@ class Scattering2d(nn.Module):
               S_2[j, \theta, j', \theta'] = \bigl||x * \psi_{j, \theta}| * \psi_{j', \theta'}\bigr| * \phi, \quad j < j'
 
     at every :math:`2^J`-th pixel (Bruna, Mallat, `Invariant Scattering Convolution Networks
-    <https://arxiv.org/abs/1203.1513>`_). Only paths to coarser scales are followed: a modulus is smoother than what it
-    is of, so that the others carry hardly any energy.
+    <https://arxiv.org/abs/1203.1513>`_). Only paths to coarser scales are followed: a modulus is smoother than its
+    argument, so the other paths have almost no energy.
 
-    Everything is periodic on an image that is reflected at its border by at least :math:`2^J` pixels. A path of scale j
-    lives on every :math:`2^j`-th pixel: its spectrum is folded before it is transformed back. That loses nothing of
-    what a band-limited wavelet makes, but folds the modulus, whose band is wider, as all fast implementations do: with
-    the wavelet bank that changes coefficients of second order by 0.2 % (l2, photographs and noise), with the Morlet
-    bank by 1 %. Real
-    signals have half spectra: the real and the imaginary part of a wavelet's output are two of them. The average is a
-    product with a matrix on each side.
+    The image is reflected at its border by at least :math:`2^J` pixels, and then periodic. A path of scale j is
+    computed at every :math:`2^j`-th pixel: its spectrum is folded before it is transformed back. The output of a
+    band-limited wavelet loses nothing. Its modulus has a wider band, so it is aliased, as in all fast implementations.
+    This changes coefficients of second order by 0.2 % with the wavelet bank (l2, photographs and noise), and by 1 %
+    with the Morlet bank. Real signals have half spectra: the real and the imaginary part of a wavelet's output are two
+    of them. The average is a product with a matrix on each side.
 
     Args:
         scales: J.
@@ -42,8 +41,8 @@ class Scattering2d(nn.Module):
         bank: ``"wavelet"``, the Parseval frame of :func:`~csc_nets.functional.wavelet_bank_2d`, with moduli times
             :math:`\sqrt2` for the mirror images: no energy is lost but in paths that are not followed and in the
             folding of moduli; or ``"morlet"``, the filters of kymatio.
-        input_size: height and width of the images for which the filters are kept; for others they are made anew in
-            every forward pass, which takes longer than the pass.
+        input_size: height and width of the images for which the filters are kept. For other sizes every forward pass
+            computes them, which takes longer than the pass itself.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, C * paths, ceil(H / 2^J), ceil(W / 2^J))``, in float32 (float64 for float64); paths
@@ -186,7 +185,7 @@ def _halves(filters: Tensor, factor: int) -> Tensor:
 
 
 def _tiles(spectrum: Tensor, factor: int) -> Tensor:
-    """What lies over one another when a signal is subsampled: ``(..., 2, H, W + 1, 2)`` to ``(factor^2, ..., n)``.
+    """The parts of a spectrum that subsampling adds up: ``(..., 2, H, W + 1, 2)`` to ``(factor^2, ..., n)``.
 
     Of each tile of the spectrum the left half, W / (2 factor) + 1 columns: its right half is the mirror image.
     """

@@ -10,20 +10,21 @@ __all__ = ["LargestEntries", "sparsify_atoms"]
 
 
 class LargestEntries(nn.Module):
-    """Parametrization of atoms ``(M, ...)`` by dense ones, of which only the largest entries are used.
+    """Parametrization of atoms ``(M, ...)`` by dense atoms. Only the largest entries are used.
 
-    The gradient goes to all entries of the dense atoms as if they were used: what is zero is pulled by its own gradient
-    and enters when it has outgrown an entry that is used. Thresholding the trained tensor itself would forget, after
-    each step, what the last one said about the zeros, and freeze the support. The sum of gradients under a threshold
-    is the scheme of L. Xiao, "Dual Averaging Methods for Regularized Stochastic Learning and Online Optimization",
-    2010, with a hard threshold.
+    All entries of the dense atoms get the gradient that they would have if they were used. So an unused entry moves,
+    and is used when it becomes larger than a used one. If the trained tensor itself were thresholded after each step,
+    the unused entries would start from zero each time, and the support would never change. The sum of gradients under a
+    threshold is the scheme of L. Xiao, "Dual Averaging Methods for Regularized Stochastic Learning and Online
+    Optimization", 2010, with a hard threshold.
 
-    A start with few entries finds poor ones. In training mode as many are used as the buffer ``used`` says, which
-    whoever trains may set higher and let fall; in evaluation mode never more than ``count``.
+    Training with few entries from the start finds poor ones. So in training mode the buffer ``used`` is the number of
+    used entries: a training loop may set it above ``count`` and lower it step by step. In evaluation mode at most
+    ``count`` entries are used.
 
     Args:
-        count: entries of an atom that are used, at least 1; of equal ones the first.
-        device: of the buffer ``used``: that of the atoms.
+        count: number of used entries of an atom, at least 1; of equal entries the first ones.
+        device: device of the buffer ``used``, which is that of the atoms.
     """
 
     used: Tensor
@@ -38,7 +39,7 @@ class LargestEntries(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         magnitude = weight.detach().abs().flatten(1)
         order = magnitude.argsort(dim=1, descending=True, stable=True)
-        # Ranks and no level: entries of equal size, such as signs, would all pass it.
+        # Ranks instead of a level: entries of equal size, such as signs, would all pass a level.
         places = torch.arange(order.shape[1], device=order.device).expand_as(order)
         rank = torch.empty_like(order).scatter(1, order, places).view_as(weight)
         if not self.training:

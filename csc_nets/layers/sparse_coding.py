@@ -62,7 +62,7 @@ class SparseCoding(CSC):
     def _rows(
         self, x: Tensor, lam: float | Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, float | Tensor | None, Tensor | None]:
-        """Vectors and what belongs to them as one batch ``(N, F)``."""
+        """Vectors, weights and mask as one batch ``(N, F)``."""
         rows = x.reshape(-1, x.shape[-1])
         if isinstance(lam, Tensor) and lam.ndim > 1:
             lam = lam.expand(*x.shape[:-1], lam.shape[-1]).reshape(len(rows), lam.shape[-1])
@@ -83,6 +83,6 @@ class SparseCoding(CSC):
         return self.problem(x).lam_max().view(*x.shape[:-1], 1)
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
-        """See :class:`~csc_nets.layers.coder.Coder`; vectors are one batch ``(N, F)``, whatever their axes."""
+        """See :class:`~csc_nets.layers.coder.Coder`; vectors of any number of axes are one batch ``(N, F)``."""
         rows, _, mask = self._rows(x, None, arguments.get("mask"))
         return super().coded(rows, output.reshape(len(rows), -1), **{**arguments, "mask": mask})

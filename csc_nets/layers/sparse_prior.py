@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import LCA, PriorISTA, as_weight
-from csc_nets.functional.checks import errors_of
+from csc_nets.functional.checks import errors_of, is_number
 from csc_nets.layers.coding import CSC, Positive
 from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
@@ -20,7 +20,7 @@ DYNAMICS: dict[str, type[PriorISTA]] = {"ista": PriorISTA, "lca": LCA}
 
 
 class RateTimesVariance(Positive):
-    r"""Parametrization of the thresholds :math:`\lambda_i \sigma^2` by the rates behind a softplus, and :math:`\sigma`.
+    r"""Parametrization of the thresholds :math:`\lambda_i \sigma^2` by softplus rates and :math:`\sigma`.
 
     Args:
         sigma: standard deviation of the noise.
@@ -58,11 +58,11 @@ class SparsePriorConv2d(CSC2d):
     For orthonormal atoms its most probable code is :math:`a_i = \max(\phi_i^T x - \lambda_i \sigma^2, 0)`, a
     convolution with ReLU whose bias is :math:`b_i = -\lambda_i \sigma^2` (derivation: the residual separates,
     :math:`\|x - \Phi a\|^2 = \|x\|^2 - \|\Phi^T x\|^2 + \|\Phi^T x - a\|^2`; over atoms of norm :math:`r_i` the code is
-    that convolution divided by :math:`r_i^2`). A trained CNN may lose the prior: a bias of 0 is a flat one, a bias
-    above 0 one that grows. Here rates stay positive.
+    that convolution divided by :math:`r_i^2`). A trained CNN may lose the prior: a bias of 0 means a flat prior, a bias
+    above 0 a growing one. Here rates stay positive.
 
-    How the paper keeps the prior in training, and which stronger nonlinearity it has in mind, its abstract does not
-    say; what follows is our reading. The first step is the convolution with ReLU above, for every number of steps. The
+    The abstract of the paper does not say how the prior is kept in training, nor which stronger nonlinearity is meant.
+    The following is our reading. The first step is the convolution with ReLU above, for every number of steps. The
     others correct it for atoms that are not orthonormal, and approach
 
     .. math:: a = \arg\min_{a \ge 0} \tfrac{1}{2\sigma^2} \|x - \Phi a\|^2 + \sum_i \lambda_i a_i
@@ -97,8 +97,8 @@ class SparsePriorConv2d(CSC2d):
 
     Attributes:
         lam: the thresholds :math:`\lambda_i \sigma^2`, ``(M,)``: this is :class:`CSC2d` with ``lam`` made of rates,
-            and its methods mean the same. ``objective(x, a) / sigma ** 2`` is the negative log posterior of a code but
-            for what does not depend on the code.
+            and its methods mean the same. ``objective(x, a) / sigma ** 2`` is the negative log posterior of a code, up
+            to a term that does not depend on the code.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, M, H', W')``, sizes as ``nn.Conv2d``; any ``H``, ``W``.
@@ -133,7 +133,7 @@ class SparsePriorConv2d(CSC2d):
         name = "SparsePriorConv2d"
         if dynamics not in DYNAMICS:
             raise ValueError(f"{name}: dynamics must be one of {', '.join(DYNAMICS)}, got {dynamics!r}")
-        if isinstance(sigma, bool) or not isinstance(sigma, int | float) or not 0 < sigma < math.inf:
+        if not is_number(sigma) or not 0 < sigma < math.inf:
             raise ValueError(f"{name}: sigma must be a finite number > 0, got {sigma!r}")
         as_weight(rate, 2, f"{name}: rate")
         if not (rate.is_meta or bool((rate > 0).all()) if isinstance(rate, Tensor) else rate > 0):
@@ -252,7 +252,7 @@ class SparsePriorConv2d(CSC2d):
         return self.parametrizations.lam[0]  # type: ignore[union-attr, index, return-value]
 
     def negative_log_prior(self, a: Tensor) -> Tensor:
-        r"""How improbable a code is before the signal is seen: the mean over positions of
+        r"""Negative log prior of a code: the mean over positions of
         :math:`\sum_i \lambda_i a_i - \log \lambda_i`, per sample ``(N,)``.
 
         As a term of a training loss it keeps codes sparse and rates from vanishing (our reading of "maintaining sparse
@@ -265,7 +265,7 @@ class SparsePriorConv2d(CSC2d):
         return (a.mean((2, 3), dtype=rates.dtype) * rates - rates.log()).sum(1)
 
     def orthogonality(self) -> Tensor:
-        r"""How far the atoms are from orthonormal, where one step is exact: :math:`\|\Phi^T \Phi - I\|_F^2`, 0-d.
+        r"""Distance of the atoms from orthonormal ones, :math:`\|\Phi^T \Phi - I\|_F^2`, 0-d. At 0 one step is exact.
 
         Atoms are the vectors of the local bank, of length d = C kh kw; their shifts are left out of account. More atoms
         than d cannot reach 0: the least value is M - d for filters of any norm, and the Welch bound M (M - d) / d for

@@ -1,4 +1,4 @@
-"""Codes of signals that are too large to be coded at once: tile by tile, equal to the code of the whole."""
+"""Codes of signals that are too large to be coded at once: tile by tile, equal to the code of the whole signal."""
 
 import itertools
 import math
@@ -34,9 +34,9 @@ def encode_tiles(
 ) -> Iterator[tuple[Where, Tensor]]:
     r"""Codes of signals of any size in tiles, equal to ``layer(x)`` up to rounding; without gradient.
 
-    A pursuit of T steps from zero looks only so far: a tile is coded together with the samples around it that count
-    (:func:`csc_nets.functional.tiling.receptive_field.window`), and these alone are coded more than once. The borders
-    of the whole signal keep the layer's padding.
+    With T steps from zero, a position of the code depends on nearby samples alone. A tile is coded together with these
+    samples around it (:func:`csc_nets.functional.tiling.receptive_field.window`); only they are coded more than once.
+    The borders of the whole signal have the layer's padding.
 
     Args:
         layer: a ``CSC1d``, ``CSC2d`` or ``CSC3d`` in evaluation mode, or a chain of them (``nn.Sequential``,
@@ -132,7 +132,7 @@ def synthesize_tiles(layer: ConvCSC, tiles: Iterable[tuple[Where, Tensor]], shap
     if geometry.padding_mode == "zeros":
         inside = [slice(lo, lo + n) for n, (lo, _) in zip(shape[2:], geometry.padding, strict=True)]
         return canvas[(slice(None), slice(None), *inside)]
-    # Padding is an analysis with an atom of one sample per channel: its adjoint brings the borders home.
+    # Padding is an analysis with an atom of one sample per channel. Its adjoint adds the borders back to the signal.
     one = (1,) * geometry.dims
     border = replace(geometry, kernel_size=one, stride=one, dilation=one)
     return border.synthesis(canvas, torch.eye(shape[1]).to(atoms).view(shape[1], shape[1], *one), tuple(shape[2:]))
@@ -218,7 +218,7 @@ Plan = list[tuple[list[Window], list[slice]]]
 
 
 def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: Sequence[slice]) -> Plan:
-    """What every layer of a chain is shown and which positions of its code are kept, for those wanted of the last."""
+    """For wanted positions of the last code: the window that each layer reads, and the kept positions of its code."""
     plan: Plan = []
     for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
         steps = layer.steps or 1
@@ -239,7 +239,7 @@ def _code(
     ranges = [(w.start, w.stop) for w in plan[0][0]]
     code, missing = _cut(x[batch], ranges), None if mask is None else _cut(mask[batch], ranges)
     stages = iter(plan)
-    # The fused pass wants channels together. Only a clone gets there: a single channel counts as either layout.
+    # The fused pass needs channels_last. Only a clone changes the layout: a single channel counts as either one.
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     for module in modules:
         if isinstance(module, ConvCSC):
@@ -267,7 +267,7 @@ def _weight(
 
 
 def _cut(t: Tensor, ranges: Sequence[tuple[int, int]]) -> Tensor:
-    """A part of ``(N, C, *S)``, which goes on at the other end behind its borders; axes of size 1 stay."""
+    """A part of ``(N, C, *S)``, periodic beyond the borders; axes of size 1 stay."""
     for axis, (start, stop) in enumerate(ranges, start=2):
         n = t.shape[axis]
         if start >= 0 and stop <= n:
@@ -290,7 +290,7 @@ def _sizes(layers: Sequence[ConvCSC], x: Tensor) -> list[tuple[int, ...]]:
 
 
 def _expanded(name: str, t: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """``t`` in the shape that it has to broadcast to: a part of a wrong one could fit a tile."""
+    """``t`` in the shape to which it must broadcast. Checked here: a part of a wrong shape may fit a tile."""
     try:
         return t.expand(shape)
     except RuntimeError:

@@ -15,10 +15,10 @@ __all__ = ["Gradient", "Unroll", "as_gradient", "register_gradient"]
 
 
 class Gradient(Part):
-    """Runs a pursuit so that its code has a gradient. A subclass gives ``__call__`` and says what it cannot do."""
+    """Runs a pursuit so that its code has a gradient. A subclass gives ``__call__``; ``check`` says its limits."""
 
     def check(self, pursuit: Pursuit, penalty: Penalty) -> None:
-        """Refuses what this gradient is not derived for.
+        """Refuses pursuits and penalties for which this gradient is not derived.
 
         Raises:
             ValueError: says why.

@@ -1,4 +1,4 @@
-r"""The gradient of a sparse code that solves its problem, however it was found.
+r"""The gradient of a sparse code that solves its problem. It does not depend on the pursuit that found the code.
 
 A solution is a fixed point of a proximal gradient step, :math:`z = \mathrm{prox}_{t}(v)` with
 :math:`v = \kappa (z + g D^T m (x - D z))`, :math:`t = \kappa g \lambda` and :math:`\kappa = 1 / (1 + g \mu)`.
@@ -8,26 +8,27 @@ Derivation: with J the derivative of the prox at v, differentiating the fixed po
 .. math:: w - \kappa (I - g D^T m D) J^T w = c, \qquad \partial v = J^T w, \qquad
           \partial t = (\partial \mathrm{prox} / \partial t)^T w,
 
-from where automatic differentiation of one step goes on to signal, atoms and weights. Nothing of the iterations is
-kept. Where the prox acts on each entry by itself, J is a diagonal matrix j, and with :math:`u = J w` on the support
+and automatic differentiation of one step gives the gradients of signal, atoms and weights. No iteration is kept. Where
+the prox acts on each entry by itself, J is a diagonal matrix j, and with :math:`u = J w` on the support
 (:math:`j \ne 0`) the equation is symmetric,
 
 .. math:: \bigl(D_S^T m D_S + \mu + (1/j - 1) / (\kappa g)\bigr)\, \kappa g\, u = c_S .
 
-For the l1 norms j is 1 there: :math:`(D_S^T m D_S + \mu) \kappa g u = c_S`. Else the first equation is solved in the
-sense of least squares. Sources: Bai, Kolter, Koltun, `"Deep Equilibrium Models" <https://arxiv.org/abs/1909.01377>`_,
-2019, Theorem 1; Bertrand et al., `"Implicit differentiation of Lasso-type models" <https://arxiv.org/abs/2002.08943>`_,
-2020, for the restriction to the support.
+For the l1 norms j is 1 there: :math:`(D_S^T m D_S + \mu) \kappa g u = c_S`. For other proximal maps the first equation
+is solved in the sense of least squares. Sources: Bai, Kolter, Koltun, `"Deep Equilibrium Models"
+<https://arxiv.org/abs/1909.01377>`_, 2019, Theorem 1; Bertrand et al., `"Implicit differentiation of Lasso-type models"
+<https://arxiv.org/abs/2002.08943>`_, 2020, for the restriction to the support.
 
-**What the duality gap says.** With G the gap, :math:`\|D(z - z^*)\| \le \sqrt{2G}`, because F grows that fast from its
-minimum. So a unit atom whose correlation is more than :math:`\sqrt{2G}` below its weight is off the support of the
-solution. Once the support and signs are right, u is that of the solution and so is the gradient of x; that of the atoms
-errs, with :math:`|K|` samples in an atom and :math:`s` the least singular value of :math:`m D_S`, by at most
+**The duality gap and the gradient.** With G the gap, :math:`\|D(z - z^*)\| \le \sqrt{2G}`, because F grows that fast
+from its minimum. So a unit atom whose correlation is more than :math:`\sqrt{2G}` below its weight is off the support of
+the solution. Once the support and signs are right, u and the gradient of x are those of the solution. The gradient of
+the atoms has an error of at most
 
 .. math:: \sqrt{2 G |K|}\, (\|u\| + \|D u\| / s)
 
-(Derivation: each entry of a correlation is an inner product of a signal and a shifted code.) With a wrong support the
-error has no bound: entries of c are missing or in excess.
+with :math:`|K|` samples in an atom and :math:`s` the least singular value of :math:`m D_S` (derivation: each entry of a
+correlation is an inner product of a signal and a shifted code). With a wrong support the error has no bound: entries of
+c are missing, or there are too many.
 """
 
 from collections.abc import Callable
@@ -45,21 +46,21 @@ from csc_nets.functional.pursuits.base import Pursuit
 
 __all__ = ["CONVERGED", "Implicit", "least_solution"]
 
-# A gap in units of half the squared norm of the signal at which a fixed number of steps counts as converged.
+# A fixed number of steps counts as converged when its gap over half the squared norm of the signal is below this.
 CONVERGED = 1e-3
 
 
 @register_gradient("implicit")
 @dataclass(frozen=True)
 class Implicit(Gradient):
-    """The gradient of a solution, from one code whatever the steps; see the top of this file.
+    """The gradient of a solution. Its cost does not depend on the number of steps; see the top of this file.
 
-    The code must be a solution, to the pursuit's tolerance or else 1e-3 of half the squared norm of the signal, or a
-    forward pass with gradient is a RuntimeError. Codes are computed in full precision under autocast. With a number of
-    steps, transforms of ``torch.func`` and compilers see the steps.
+    The code must be a solution, to the pursuit's tolerance or else to 1e-3 of half the squared norm of the signal.
+    Otherwise a forward pass with gradient raises a RuntimeError. Codes are computed in full precision under autocast.
+    Of a pursuit with a number of steps, transforms of ``torch.func`` and compilers see the plain steps.
 
     Args:
-        steps: of the linear solver, at most.
+        steps: largest number of steps of the linear solver.
     """
 
     steps: int = 200
@@ -85,7 +86,7 @@ class Implicit(Gradient):
             return self._attached(problem, z) if torch.is_grad_enabled() else z
 
     def _attached(self, problem: Problem, z: Tensor) -> Tensor:
-        """The code with its gradient: that of one step, with the equation above solved on the way back."""
+        """The code with the gradient of one step; the backward pass solves the equation above."""
         gain = problem.step_size
         shrinkage = 1 / (1 + problem.quadratic * gain)
         v = shrinkage * (z + gain * problem.operator.analysis(problem.residual(z)))
@@ -94,23 +95,23 @@ class Implicit(Gradient):
         t = torch.as_tensor(shrinkage * gain * problem.lam, dtype=z.abs().dtype, device=z.device)
         if problem.penalty.kernel is None or z.is_complex():
             code = problem.penalty.prox(v, t)
-        else:  # on the support that was found
+        else:  # on the support of the code
             code = torch.where(z != 0, v - t * z.sign(), 0)
         if not code.requires_grad:
             return z
         linear = _Linearised(problem, z, v.detach(), t.detach(), shrinkage, gain, self.steps)
         code.register_hook(linear.solve)
-        return z + (code - code.detach())  # the value of z, the gradient of the step
+        return z + (code - code.detach())  # the value is z, the gradient is that of the step
 
 
 def _in_full_precision(problem: Problem) -> Problem:
-    """The problem as it is without autocast."""
+    """The problem in the precision that it has without autocast."""
     weight = getattr(problem.operator, "weight", problem.x)
     return replace(problem, x=problem.x.to(weight.dtype), check=False) if not problem.x.is_complex() else problem
 
 
 def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
-    """Refuses a code that is none.
+    """Refuses a code that is not a solution.
 
     Raises:
         RuntimeError: the duality gap of a sample is above the tolerance, or not a number; for a penalty without a dual,
@@ -149,7 +150,7 @@ class _Linearised:
     steps: int
 
     def solve(self, c: Tensor | None) -> Tensor | None:
-        """w for the gradient c at the code; None where nothing is differentiated."""
+        """w for the gradient c at the code; None where there is no gradient."""
         if c is None:
             return None
         if torch.is_grad_enabled():
@@ -210,7 +211,7 @@ class _Linearised:
         bound = norm_bound(self.problem.operator, self.problem.x)
         bound = bound + mu if extra is None else bound + mu + extra.abs().amax()
         u, _ = least_solution(apply, right, bound, torch.finfo(c.dtype).eps ** 0.5, self.steps)
-        # w = u / (kappa g j) on the support. Off it w does not matter: J ends there.
+        # w = u / (kappa g j) on the support. Elsewhere J is 0 and w has no effect.
         w = torch.where(padding, 0, u / (self.shrinkage * self.gain * own))
         return as_code(torch.zeros_like(slopes).scatter_(1, index, w))
 
@@ -255,17 +256,17 @@ def least_solution(
 ) -> tuple[Tensor, Tensor]:
     r"""The solution of least norm of :math:`A u = b` per sample, for a positive semi-definite A.
 
-    Conjugate residuals: of the Krylov space they take the vector of least residual, so that an equation that cannot be
-    fulfilled is solved in the sense of least squares, where conjugate gradients would diverge. What then remains is in
-    the null space, and taking its direction out of u leaves the least solution (Liu, Milzarek, Roosta, "Obtaining
+    The method of conjugate residuals takes the vector of least residual in the Krylov space. So an equation without a
+    solution is solved in the sense of least squares, where conjugate gradients would diverge. The residual that remains
+    lies in the null space. Removing its direction from u gives the least solution (Liu, Milzarek, Roosta, "Obtaining
     pseudo-inverse solutions with MINRES", 2023, the lifting step).
 
     Args:
         apply: :math:`u \mapsto A u`, row by row.
         b: ``(N, n)``.
-        scale: of the eigenvalues of A, 0-d; those 6e-6 (float32; 2e-12 in float64) of it count as 0.
-        tol: the norm of the residual in units of that of b at which a row is done.
-        steps: applications of A, at most.
+        scale: a bound of the eigenvalues of A, 0-d; eigenvalues below 6e-6 of it (2e-12 in float64) count as 0.
+        tol: a row is done when the norm of its residual is at most this times the norm of b.
+        steps: largest number of applications of A.
 
     Returns:
         u ``(N, n)``, and the norm of the residual over that of b, ``(N,)``.
@@ -299,9 +300,9 @@ def least_solution(
 
 
 def _support(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rows ``(N, n)`` are not zero: columns ``(N, k)``, and True where they are but padding of shorter rows.
+    """Columns ``(N, k)`` of the non-zeros of rows ``(N, n)``, and a mask that is True at the padding of shorter rows.
 
-    Padding is a column where its row is zero.
+    Padding is a column in which the row is zero.
     """
     sample, column = rows.nonzero(as_tuple=True)
     counts = torch.bincount(sample, minlength=len(rows))

@@ -5,10 +5,10 @@ A row of a pursuit (:class:`~csc_nets.functional.Step`), with g its gain and :ma
 .. math:: y_k = z_{k-1} + \iota_k (z_{k-1} - z_{k-2}), \quad p_k = z_{k-1} + \alpha_k (z_{k-1} - z_{k-2}), \quad
           r_k = m \odot (x - D p_k), \quad z_k = \mathrm{prox}_t(\kappa y_k + \kappa g D^T r_k)
 
-Automatic differentiation keeps the points, :math:`r_k` and :math:`z_k` of every step. The codes are enough: the points
-follow from two of them by one pass over memory, the residuals by a synthesis. Here as many of the syntheses are kept as
-take half the memory of the codes, and three codes of four, or two where all syntheses are kept: the others are an
-analysis away.
+Automatic differentiation keeps the points, :math:`r_k` and :math:`z_k` of every step. The codes are enough: two codes
+give the points by one pass over memory, and a synthesis gives the residuals. This gradient keeps three codes of four,
+and as many syntheses as take half the memory of the codes. Where all syntheses are kept, it keeps two codes of four. An
+analysis computes each missing code again.
 
 Derivation: with c the gradient at :math:`z_k`, h that at the argument of the prox, which is c where the code is not
 zero, and :math:`u = m \odot D h`,
@@ -20,12 +20,12 @@ zero, and :math:`u = m \odot D h`,
 
 where :math:`x \star z` is the correlation of a signal and a code, the gradient of :math:`\langle z, D^T x \rangle` and
 of :math:`\langle x, D z \rangle` with respect to the atoms. So a step costs one synthesis, one analysis and two
-correlations, as it does in automatic differentiation. The gradients of both points go to the two codes that they are
-made of.
+correlations, as in automatic differentiation. The gradients of both points are added to those of the two codes from
+which the points were computed.
 
-The formula is for the l1 norms, for operators that know these correlations, and for rows that share them. Other rows
-(filters or learned gains of their own, other penalties) are run again, a few at a time, under automatic
-differentiation: the same gradient and the same saving, at the price of running every row twice.
+The formula holds for the l1 norms, for operators with methods for these correlations, and for rows that share one
+operator. Other rows (with their own filters or learned gains, or other penalties) are run again, a few at a time, under
+automatic differentiation. The gradient and the saving are the same, and every row runs twice.
 """
 
 from collections.abc import Sequence
@@ -48,23 +48,23 @@ from csc_nets.functional.step import Step
 
 __all__ = ["Recompute"]
 
-# Of this many codes in a row the last one or two are computed again, from the two before them.
+# Of this many successive codes the last one or two are not kept, and computed again from the two before them.
 SEGMENT = 4
-# Codes that take as much memory as one synthesis that is kept.
+# The codes take at least this many times the memory of the syntheses that are kept.
 SHARE = 2
 
 
 @register_gradient("recompute")
 @dataclass(frozen=True)
 class Recompute(Gradient):
-    """The gradient of the unrolled steps, up to rounding, from less than half of the memory; see the top of this file.
+    """The gradient of the unrolled steps, up to rounding, with less than half of the memory; see the top of this file.
 
-    Transforms of ``torch.func`` and compilers see the steps. The gradient can be differentiated again, at the price of
-    automatic differentiation.
+    Transforms of ``torch.func`` and compilers see the plain steps. A second derivative costs as much as with automatic
+    differentiation.
     """
 
     def check(self, pursuit: Pursuit, penalty: Penalty) -> None:
-        """Refuses pursuits that are more than a fixed table."""
+        """Refuses pursuits that are not a fixed table of steps."""
         if pursuit.count is None or pursuit.tol is not None:
             raise ValueError(f"gradient='recompute' takes a fixed number of steps, got {pursuit!r}")
         if not pursuit.is_table:
@@ -88,7 +88,7 @@ class Recompute(Gradient):
 
 
 def _has_formula(problem: Problem, rows: Sequence[Step]) -> bool:
-    """Whether the derivation above is about these rows."""
+    """Whether the formula above holds for these rows."""
     numbers = (n for row in rows for n in (row.gain, row.shift, row.ahead, row.inertia))
     return (
         problem.penalty.kernel is not None
@@ -101,7 +101,7 @@ def _has_formula(problem: Problem, rows: Sequence[Step]) -> bool:
 
 
 def _rerun(problem: Problem, rows: Sequence[Step], init: Tensor | None) -> Tensor:
-    """Rows whose intermediate results are computed again when the gradient is needed."""
+    """Runs the rows under checkpoints: their intermediate results are computed again for the gradient."""
     if any(row.memory is not None for row in rows):
         return run(problem, rows, init)
     before, z = init, init
@@ -117,13 +117,13 @@ def _with(problem: Problem, x: Tensor, weight: Tensor, lam: Any) -> Problem:
 
 
 def _emptied(problem: Problem) -> Problem:
-    """The same without its tensors, which autograd keeps."""
+    """The problem without its tensors: autograd keeps these."""
     empty = problem.x.new_empty((0,) * problem.x.ndim)
     return _with(problem, empty, problem.operator.weight.new_empty(0), 0.0)
 
 
 class _Record:
-    """Codes of a pursuit and syntheses of its points; those that were not kept are computed again."""
+    """Codes of a pursuit and syntheses of its points. It keeps some of them and computes the others again."""
 
     def __init__(self, problem: Problem, rows: Sequence[Step], init: Tensor | None) -> None:
         self.problem, self.rows, self.init = problem, rows, init
@@ -132,7 +132,7 @@ class _Record:
 
     def add_code(self, z: Tensor) -> None:
         k = len(self.codes)
-        # With a small signal, whose syntheses are all kept, a code costs an analysis only.
+        # All syntheses of a small signal are kept, so that a code costs one analysis.
         dropped = 2 if SHARE * self.problem.x.numel() <= z.numel() else 1
         self.codes.append(z if k % SEGMENT < SEGMENT - dropped or k == len(self.rows) - 1 else None)
 
@@ -142,7 +142,7 @@ class _Record:
             self.estimates[k] = estimate
 
     def open(self, kept: Sequence[Tensor | None]) -> None:
-        """Makes it readable again, from what was kept."""
+        """Takes the kept codes and syntheses, before codes are read again."""
         self.kernels, count = Kernels(self.problem), len(self.rows)
         self.codes, self.estimates = list(kept[:count]), list(kept[count:])
 
@@ -157,7 +157,7 @@ class _Record:
         return z
 
     def points(self, k: int) -> tuple[Tensor | None, Tensor | None]:
-        """Where step k takes its gradient, and where it starts; None for the zero code."""
+        """The points where step k takes its gradient and where it starts; None for the zero code."""
         if k == 0:
             return self.init, self.init
         return extrapolated(self.code(k - 1), self.code(k - 2) if k > 1 else self.init, self.rows[k])
@@ -190,7 +190,7 @@ class _Recompute(torch.autograd.Function):
         lam = lam if ctx.lam is None else ctx.lam
         wants, problem = ctx.needs_input_grad[2:], _with(ctx.problem, x, weight, lam)
         with torch.autocast(x.device.type, ctx.precision, enabled=ctx.precision is not None):
-            if torch.is_grad_enabled():  # somebody will differentiate again
+            if torch.is_grad_enabled():  # for a second derivative
                 inputs = (x, weight, lam, init)
                 wanted = [t for t, wants_it in zip(inputs, wants, strict=True) if wants_it]
                 found = iter(torch.autograd.grad(run(problem, ctx.rows, init), wanted, gradient, create_graph=True))
@@ -203,7 +203,7 @@ class _Recompute(torch.autograd.Function):
 def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]) -> tuple[Tensor | None, ...]:
     """Gradients of signal, atoms, sparsity weight and warm start, None where they are not wanted."""
     problem, rows, lam = record.problem, record.rows, record.problem.lam
-    # One signal may have several weights, and a warm start be that of all signals.
+    # One signal may have several weights, and all signals may share one warm start.
     x = problem.x.expand(len(c), *problem.x.shape[1:])
     record.init = None if record.init is None else record.init.expand_as(c)
     wants_x, wants_weight, wants_lam, _ = wants
@@ -213,7 +213,7 @@ def _gradients(record: _Record, c: Tensor, weight: Tensor, wants: Sequence[bool]
         return signal if missing is None else signal.masked_fill_(missing, 0)
 
     nonneg = problem.penalty.kernel == "nonneg"
-    # Under autocast codes are in half precision: convolutions in that, sums over the steps in full.
+    # Under autocast codes are in half precision. Convolutions use half precision, sums over the steps full precision.
     filters = problem.operator.map(lambda w: w.to(c.dtype))
     of_x, of_weight = torch.zeros_like(x), torch.zeros_like(weight)
     of_lam = torch.zeros_like(lam) if isinstance(lam, Tensor) else None
@@ -260,13 +260,13 @@ Share = tuple[Tensor, Any]
 
 
 def _to_codes(row: Step, of_start: Tensor, of_point: Tensor, later: Share | None) -> tuple[Tensor, Share | None]:
-    """Gradient of the code before a step, and what the step subtracts from that of the code before it.
+    """Gradient of the code before a step, and the share that is subtracted from the gradient of the code before that.
 
     Args:
         row: the step.
         of_start: gradient of its start.
-        of_point: minus that of its point.
-        later: what the step after it subtracts.
+        of_point: minus the gradient of its point.
+        later: the share that the step after it subtracts.
     """
     ahead, inertia = row.ahead, row.inertia
     if ahead == inertia:

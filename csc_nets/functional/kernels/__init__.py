@@ -1,4 +1,4 @@
-"""How a row of a pursuit runs: chosen here, below the loop, by what the operator can do."""
+"""Kernels that execute a row of a pursuit. What the operator can do decides which one runs."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Number = float | Tensor
 
 
 class Kernels:
-    """Makes the kernel of each row, once for neighbours that are alike.
+    """Makes the kernel of each row; successive rows that are alike share one.
 
     Args:
         problem: what is being solved.
@@ -89,7 +89,7 @@ class Kernels:
         )
 
 
-# What of a row its kernel depends on; extrapolations are the loop's.
+# Fields of a row on which its kernel depends; the loop extrapolates.
 _KERNEL_FIELDS = ("gain", "shift", "operator", "memory", "penalty")
 
 

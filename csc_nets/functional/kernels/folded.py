@@ -1,6 +1,6 @@
-"""A step of a pursuit with all that can be folded into its filters folded in."""
+"""A step of a pursuit with gain and threshold folded into its filters."""
 
-from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,20 +15,20 @@ __all__ = ["FoldedStep"]
 class FoldedStep:
     r"""The step :math:`z \leftarrow \mathrm{prox}_t(\kappa y + g D^T (x - D p))` of an operator with filters.
 
-    Gain and threshold go into the filters of the analysis and their bias, so that a step is one synthesis and one
-    analysis with a few in-place passes over their fresh outputs, and the first step one analysis.
+    The filters of the analysis contain the gain, and their bias is the threshold. So a step is one synthesis and one
+    analysis, with a few in-place passes over their outputs. The first step is one analysis.
 
-    Under autocast the convolutions take what they read in half precision, so codes, estimates and thresholds as they
-    are added are in it, too. Atoms, their normalisation, gains and the product that is the threshold are computed in
-    float32 and rounded once; a signal in float32 is subtracted from in float32.
+    Under autocast the convolutions read half precision, so codes, estimates and added thresholds are in it. Atoms,
+    their normalisation, gains and thresholds are computed in float32 and rounded once. A residual of a float32 signal
+    is computed in float32.
 
     Args:
         operator: a :class:`~csc_nets.functional.Convolution`, a :class:`~csc_nets.functional.Matrix`, or a
             :class:`~csc_nets.functional.Pair` of them.
-        penalty: whose prox ends the step.
-        gain: g, a 0-d tensor or one per atom ``(M,)``; None for 1. A 0-d one goes into the signals instead of the
-            filters where these are the smaller tensor, as in the last layers of a network, where a copy of the filters
-            is most of what a step reads and keeps.
+        penalty: the step ends with its prox.
+        gain: g, a 0-d tensor or one per atom ``(M,)``; None for 1. A 0-d gain multiplies the signals instead of the
+            filters where the signals are the smaller tensor. This is so in the last layers of a network, where a scaled
+            copy of the filters would be most of the memory of a step.
         threshold: t, a 0-d tensor, ``(M, 1, ...)`` or per sample ``(N, 1, ...)``.
         shrinkage: factor :math:`\kappa` of the code, below 1 with a ridge; None for 1.
         missing: True where the signal is not known.
@@ -54,9 +54,9 @@ class FoldedStep:
             self._folded = _rounded(operator.scaled(gain))
         weight = self.atoms.weight
         self._has_descent = hasattr(operator, "descent")
-        # On an accelerator the prox and the extrapolation behind it are one kernel, for a shrinkage of all atoms.
-        single = (shrinkage is None or not shrinkage.ndim) and not self._has_descent
-        self.fuses_extrapolation = penalty.kernel is not None and single and shrink.serves(weight.device)
+        # On an accelerator the prox and the extrapolation behind it are one kernel.
+        plain = penalty.kernel is not None and (shrinkage is None or not shrinkage.ndim) and not self._has_descent
+        self.fuses_extrapolation = plain and shrink.serves(weight.device)
         # Elsewhere a non-negative threshold that all samples share is the bias of the analysis.
         folds = penalty.kernel == "nonneg" and threshold.ndim < weight.ndim and not self.fuses_extrapolation
         self.bias = -threshold.flatten().expand(len(weight)) if folds else None
@@ -80,12 +80,11 @@ class FoldedStep:
             start: y, ``(N, M, *S')``.
             point: p, where the gradient is taken.
             estimate: ``D p``; it is left as it is.
-            disposable: nobody will look at ``start`` again.
+            disposable: ``start`` may be overwritten.
         """
         if self._has_descent:
-            operator, _ = self._weighted(x)
-            descent: Callable[..., Tensor] = operator.descent  # type: ignore[attr-defined]
-            return self._shrink(descent(x, point, estimate, self.bias), start)[0]
+            lateral: Any = self._weighted(x)[0]  # an operator with descent
+            return self._shrink(lateral.descent(x, point, estimate, self.bias), start)[0]
         operator, residual = self._weighted(self._residual(x, estimate))
         if disposable and self.bias is not None and self._fuses(operator, residual):
             return operator.analysis_relu(residual, self.bias, onto=start)
@@ -111,7 +110,7 @@ class FoldedStep:
 
     def _residual(self, x: Tensor, estimate: Tensor) -> Tensor:
         """The observed part of ``x - estimate``."""
-        # Out of place, because a sign that the filters take costs a second copy of them.
+        # Out of place: an in-place difference has the other sign, which would need a second copy of the filters.
         residual = x - estimate
         return residual if self.missing is None else residual.masked_fill_(self.missing, 0)
 
@@ -122,7 +121,7 @@ class FoldedStep:
             return self.atoms, signal
         if folded is not None:
             return folded, signal
-        # A compiler would take the answer for a promise on the size of the batch.
+        # A compiler would specialise on the size of the batch here.
         small = not self._has_descent and 2 * signal.numel() < self.atoms.weight.numel()
         if not torch.compiler.is_compiling() and small:
             return self.atoms, signal * gain
@@ -132,7 +131,7 @@ class FoldedStep:
     def _shrink(
         self, v: Tensor, y: Tensor | None = None, before: Tensor | None = None, weight: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """The proximal map of a fresh tensor plus the code y, and its extrapolation where there is a code before."""
+        """The proximal map of ``v + y``, which may overwrite v, and its extrapolation from the code ``before``."""
         if self.fuses_extrapolation and shrink.applies(v, self.threshold):
             nonneg = self.penalty.kernel == "nonneg"
             return shrink.shrink(
@@ -141,7 +140,7 @@ class FoldedStep:
         if y is not None:
             v = v.add_(y if self.shrinkage is None else y * self.shrinkage)
         if self.penalty.kernel == "nonneg":
-            # Not in place: under vmap over weights per sample v has fewer batch axes than they.
+            # Not in place: under vmap over weights per sample v has fewer batch axes than the weights.
             z = (v if self.bias is not None else v - self.threshold.to(v.dtype)).relu_()
         else:
             z = self.penalty.prox(v, self.threshold.to(v.dtype))
@@ -152,7 +151,7 @@ class FoldedStep:
 
 
 def _rounded(operator: FilterOperator) -> FilterOperator:
-    """The operator with the weights that autocast makes, once: it would make a copy, and keep it, for every
+    """The operator with its weights rounded as autocast does it; autocast itself would make and keep a copy for every
     convolution."""
     weight = operator.weight
     device = weight.device.type

@@ -1,4 +1,4 @@
-"""A step of a pursuit as its equation reads, for any operator and penalty."""
+"""A step of a pursuit as its equation says, for any operator and penalty."""
 
 from collections.abc import Callable
 

@@ -1,16 +1,16 @@
-r"""What a step does after its convolutions, in one pass over the code on an accelerator.
+r"""The end of a step, after its convolutions, in one pass over the code on an accelerator.
 
 .. math:: z = \mathrm{prox}_t(v + \kappa y), \qquad y' = z + \beta (z - z_\text{before})
 
-torch starts four kernels for it (bias, sum, threshold, extrapolation), which read or write a code ten times; here it
-is one kernel and five times. With the gradients g of z and g' of y', the gradient is
+torch starts four kernels for it (bias, sum, threshold, extrapolation), which read or write a code ten times. Here one
+kernel reads or writes a code five times. With the gradients g of z and g' of y', the gradient is
 
 .. math:: \partial v = h = 1_{z \ne 0} \odot (g + (1 + \beta) g'), \quad \partial y = \kappa h, \quad
           \partial z_\text{before} = -\beta g', \quad \partial t = - h \odot \mathrm{sign}(z)
 
-and one kernel, too. The operators are registered with torch, so that compilers and ``torch.library.opcheck`` know them.
-On an accelerator they are kernels in Triton (:mod:`csc_nets.functional.kernels.triton_kernels`), elsewhere the same
-in torch.
+and one kernel as well. The operators are registered with torch, so that compilers and ``torch.library.opcheck`` know
+them. On an accelerator they are Triton kernels (:mod:`csc_nets.functional.kernels.triton_kernels`), elsewhere torch
+operations.
 """
 
 import functools
@@ -24,8 +24,8 @@ from csc_nets.functional.checks import is_transformed
 
 __all__ = ["applies", "serves", "shrink"]
 
-# Below it torch's four kernels end before the host has started the one that is called from Python: some 50 us at 4 TB/s
-# (computed, not measured). Where a graph of kernels is recorded the host does not count.
+# For smaller codes torch's four kernels end before Python has started this one: some 50 us at 4 TB/s (computed, not
+# measured). Where a graph of kernels is recorded, the time of the host does not matter.
 FEWEST = 1 << 23
 _FORMATS = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 
@@ -33,7 +33,7 @@ _FORMATS = {4: (torch.channels_last,), 5: (torch.channels_last_3d,)}
 def serves(device: torch.device) -> bool:
     """Whether steps on this device are finished by :func:`shrink` where it :func:`applies`.
 
-    A compiler makes such a kernel by itself, and ``torch.func`` differentiates what it knows.
+    A compiler makes such a kernel by itself, and ``torch.func`` cannot differentiate this one.
     """
     return device.type == "cuda" and has_triton() and not is_transformed()
 
@@ -72,7 +72,7 @@ def shrink(
         shrinkage: :math:`\\kappa`, 0-d; None for 1.
         before: the code before, for an extrapolation; None for none.
         inertia: :math:`\\beta`.
-        nonneg: the non-negative threshold, which takes any sign; else the signed one.
+        nonneg: non-negative threshold, where t may be negative; False is the signed one.
 
     Returns:
         z in the type and memory format of ``v``, and y' likewise, or a tensor without entries where ``before`` is None.
@@ -121,7 +121,7 @@ def _shrink_gradients(of_z: Tensor | None, of_ahead: Tensor | None, z: Tensor, i
 
 
 def _gradients(of_z: Tensor | None, of_ahead: Tensor | None, z: Tensor, inertia: float) -> tuple[Tensor, Tensor | None]:
-    """At ``v``, and at the code before where there was an extrapolation."""
+    """Gradients at ``v``, and at ``before`` where there was an extrapolation."""
     wide = torch.promote_types(z.dtype, torch.float32)
     g = of_z.to(wide) if of_z is not None else torch.zeros_like(z, dtype=wide)
     of_before = None
@@ -166,7 +166,7 @@ def _differentiate(ctx: Any, of_z: Tensor | None, of_ahead: Tensor | None) -> tu
     of_ahead = of_ahead if ctx.extrapolates else None
     if of_z is None and of_ahead is None:
         return (None,) * 7
-    # Differentiated again: in torch, which knows how.
+    # For a second derivative: operations of torch, which can be differentiated.
     operator = _gradients if torch.is_grad_enabled() else torch.ops.csc_nets.shrink_gradients
     h, of_before = operator(of_z, of_ahead, z, ctx.inertia)
     _, wants_threshold, wants_y, wants_before, *_ = ctx.needs_input_grad

@@ -1,8 +1,8 @@
-"""Triton kernels of :mod:`csc_nets.functional.kernels.shrink`; imported where there is an accelerator.
+"""Triton kernels of :mod:`csc_nets.functional.kernels.shrink`; imported only with an accelerator.
 
 Codes are read in the order of memory, so that accesses are wide. The entry ``at`` belongs to the sample ``at // size``
 and the atom ``at // inner % ATOMS``, with ``inner`` the distance of two atoms: 1 in channels_last, else the number of
-positions. Arithmetic is in float32; comparisons are written so that NaN comes through.
+positions. Arithmetic is in float32; comparisons are written so that NaN stays NaN.
 """
 
 import torch
@@ -46,7 +46,7 @@ def shrink_kernel(
         code = w - tl.where(w > t, t, tl.where(w < -t, -t, w))
     tl.store(z + at, code.to(z.dtype.element_ty), mask=inside)
     if HAS_BEFORE:
-        # Of the code as it is kept, which is what the gradient differentiates.
+        # From the rounded code, because the gradient is that of the rounded code.
         code = code.to(z.dtype.element_ty).to(tl.float32)
         code += inertia * (code - tl.load(before + at, mask=inside).to(tl.float32))
         tl.store(ahead + at, code.to(ahead.dtype.element_ty), mask=inside)
@@ -131,15 +131,15 @@ def _grid(code: Tensor) -> tuple[int]:
 
 
 def _index(code: Tensor) -> tl.dtype:
-    """Divisions of 64 bits are slow."""
+    """Type of the index: 64 bits only where they are needed, because their divisions are slow."""
     return tl.int32 if code.numel() + BLOCK < 2**31 else tl.int64
 
 
 def _or(t: Tensor | None, unread: Tensor) -> Tensor:
-    """An argument that the kernel will not read still needs an address."""
+    """The tensor, or a valid address for an argument that the kernel does not read."""
     return unread if t is None else t
 
 
 def _laid_out(t: Tensor | None, like: Tensor) -> Tensor | None:
-    """The tensor with its entries in memory as those of ``like``."""
+    """The tensor in the memory layout of ``like``."""
     return t if t is None or t.stride() == like.stride() else torch.empty_like(like, dtype=t.dtype).copy_(t)

@@ -24,9 +24,9 @@ __all__ = [
 
 
 def as_operator(dictionary: Operator | Tensor) -> Operator:
-    """Lets a pursuit take plain weights: ``(M, F)`` is a matrix whose rows are atoms, ``(M, C, *K)`` a convolution.
+    """An operator from plain weights: ``(M, F)`` is a matrix with atoms as rows, ``(M, C, *K)`` a convolution.
 
-    A convolution given as a tensor has stride 1 and no padding; use a ``Dictionary`` layer for anything else.
+    A convolution from a tensor has stride 1 and no padding; a ``Dictionary`` layer takes all other settings.
 
     Raises:
         ValueError: a tensor of another shape, or an object without analysis and synthesis.

@@ -1,9 +1,10 @@
-"""The adjoint pair for signals of few channels on a CPU, where torch's transposed convolution wastes its width.
+"""Analysis and synthesis for signals of few channels on a CPU, where torch's transposed convolution is slow.
 
-oneDNN computes a synthesis, and the gradient of an analysis, for 16 channels at least: with three it takes five times
-as long as the analysis. Here the samples of the atoms times the code are one product of matrices, ``(C K, M)`` by
-``(M, N S')``, whose planes are added where they belong, rows of the atoms one after another so that the planes at
-hand take no more memory than the code. One channel takes a fifth to a third of the time, three half.
+oneDNN computes a synthesis, and the gradient of an analysis, for at least 16 channels. With three channels it takes
+five times as long as the analysis. Here one product of matrices, ``(C K, M)`` by ``(M, N S')``, multiplies the samples
+of the atoms by the code. Each plane of the product is then added to the signal at its offset. The rows of the atoms are
+treated one after another, so that the planes take no more memory than the code. With one channel this takes a fifth to
+a third of oneDNN's time, with three channels half.
 """
 
 from collections.abc import Sequence
@@ -18,15 +19,16 @@ from csc_nets.functional.operators.geometry import ConvGeometry
 
 __all__ = ["analysis", "applies", "synthesis"]
 
-# Measured with 3 x 3 to 8 x 8 atoms: six channels are even. With fewer coefficients the calls cost more than the work.
+# Measured with 3 x 3 to 8 x 8 atoms: with six channels both ways take the same time. With fewer coefficients the calls
+# cost more than the work.
 MOST_CHANNELS, FEWEST_COEFFICIENTS = 4, 1 << 16
-# All planes in units of the code's memory. Few large atoms make more: with 16 of 3 x 7 x 7 it is 9, and even; with
-# 16 of 4 x 16 x 16 it is 64, and five times slower than torch.
+# Memory of all planes over memory of the code. Few large atoms make it large: 9 for 16 atoms of 3 x 7 x 7, where both
+# ways take the same time; 64 for 16 atoms of 4 x 16 x 16, where this one is five times slower than torch.
 MOST_PLANES = 8
 
 
 def applies(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Sequence[int]) -> bool:
-    """Whether :func:`synthesis` may be called, and would be faster than the geometry's."""
+    """Whether :func:`synthesis` may be called, and is faster than the synthesis of the geometry."""
     return bool(
         not is_transformed()
         and geometry.dims == 2
@@ -50,7 +52,7 @@ def synthesis(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Se
     """:math:`D z`, summed in float32 at least.
 
     Args:
-        z: code ``(N, M, H', W')``, channels_last; where no gradient is recorded, contiguous as well.
+        z: code ``(N, M, H', W')``, channels_last; it may be contiguous instead where no gradient is recorded.
         weight: atoms ``(M, C, kh, kw)``.
         geometry: with plain zero padding.
         signal_size: ``(H, W)``.
@@ -63,7 +65,7 @@ def synthesis(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Se
 
 
 def analysis(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: ConvGeometry) -> Tensor:
-    """:math:`D^T x` plus a bias, the geometry's own, whose gradient at ``x`` is :func:`synthesis`."""
+    """:math:`D^T x` plus a bias. The value is that of the geometry; the gradient at ``x`` is :func:`synthesis`."""
     bias = None if bias is None else bias.to(weight.dtype)
     code: Tensor = _Analysis.apply(x.to(weight.dtype), weight, bias, geometry)
     return code

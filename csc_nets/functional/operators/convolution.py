@@ -1,7 +1,7 @@
 r"""A convolutional dictionary with given atoms, as an operator."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,8 +38,8 @@ class Convolution:
         Args:
             x: signals.
             bias: what to add.
-            exact: bit for bit torch's convolution; else equal to it up to rounding, and faster where that is possible.
-            like: a code that the correlations will be added to, whose layout says what is fast.
+            exact: bit for bit torch's convolution. False allows differences of rounding, which may be faster.
+            like: the code to which the correlations will be added; its memory layout decides which way is faster.
         """
         if like is not None and x.requires_grad and self._prefers_col2im(like, x):
             return col2im.analysis(x, self.weight, bias, self.geometry)
@@ -72,11 +72,11 @@ class Convolution:
 
     def scaled(self, gain: Tensor) -> "Convolution":
         """With the filters times a gain, 0-d or one per atom ``(M,)``."""
-        return replace(self, weight=self.weight * _per_filter(gain, self.weight))
+        return Convolution(self.weight * _per_filter(gain, self.weight), self.geometry, self.norm)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Convolution":
         """With changed filters, such as rounded ones."""
-        return replace(self, weight=change(self.weight))
+        return Convolution(change(self.weight), self.geometry, self.norm)
 
     def can_fuse(self, x: Tensor) -> bool:
         """Whether :meth:`analysis_relu` may be called."""
@@ -88,7 +88,7 @@ class Convolution:
 
 
 def synthesize(z: Tensor, weight: Tensor, geometry: ConvGeometry, output_size: Sequence[int] | None = None) -> Tensor:
-    """:meth:`ConvGeometry.synthesis`, by products of matrices where signals have few channels and that is faster."""
+    """:meth:`ConvGeometry.synthesis`; by products of matrices where signals have few channels and this is faster."""
     size = geometry.checked_size(z.shape[2:], output_size)
     bare, whole = geometry.bare(size)
     if geometry.is_matrix(size) or not col2im.applies(z, weight, bare, whole):

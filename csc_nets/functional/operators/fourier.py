@@ -1,17 +1,17 @@
 r"""A convolutional dictionary in the Fourier domain: a product per frequency.
 
-Derivation. Lay the signal on a circle of P samples, position i at i and what padding adds behind it. An atom's code at
-j is placed at ``j * stride - padding``, so synthesis is a circular convolution of the code with the atom, rolled by the
-padding. That holds for
+Derivation. Lay the signal on a circle of P samples: sample i at position i, and the samples that padding adds behind
+it. The atom of code position j begins at ``j * stride - padding``. So synthesis is a circular convolution of the code
+with the atom, rolled by the padding. This holds for
 
 - circular borders: P is the size of the signal;
-- zero borders without padding: every atom lies within the signal, and codes are zero where it would not;
-- zero borders with padding: atoms also reach into the part of the circle behind the signal, which nobody observes.
+- zero borders without padding: every atom lies within the signal, and codes are zero at all other positions;
+- zero borders with padding: atoms extend into the part of the circle behind the signal, which is not observed.
 
-A stride s is a matter of channels: signal and atoms are dealt out to s channels per axis (pixel i to channel i mod s),
-between which the code, on its own coarser grid, has stride 1.
+A stride s becomes channels: signal and atoms are distributed over s channels per axis (pixel i to channel i mod s). On
+this coarser grid, the grid of the code, the stride is 1.
 
-Two real atoms ride on one complex code: with :math:`e = \bar d_1 + i \bar d_2`, the analysis
+One complex code carries two real atoms: with :math:`e = \bar d_1 + i \bar d_2`, the analysis
 :math:`\mathcal F^{-1}(e q)` has the first atom's correlation as its real part and the second's as its imaginary part,
 and synthesis, its adjoint, is the real part of :math:`\mathcal F^{-1}(\bar e \hat z)`. Complex transforms need no half
 spectra, and their inverse is faster than that of real ones.
@@ -30,15 +30,16 @@ from csc_nets.functional.operators.protocol import Operator
 
 __all__ = ["FourierDictionary", "prefers_fourier"]
 
-# Complex numbers that a pass works on at a time: what a core's cache holds; an accelerator wants more of them.
+# Complex numbers that a pass works on at a time: as many as the cache of a core holds; an accelerator needs more.
 BLOCK = {"cpu": 1 << 17, "cuda": 1 << 25}
 
 
 @dataclass(frozen=True)
 class FourierDictionary:
-    """Spectra of the atoms, and the way signals and codes are laid on the circle.
+    """Spectra of the atoms, and the layout of signals and codes on the circle.
 
-    "Channels" are those of the signal times the strides; "pairs" are two atoms as real and imaginary part.
+    The number of "channels" is that of the signal times the strides. A "pair" is two atoms, one as the real and one as
+    the imaginary part.
 
     Attributes:
         spectra: of the pairs of atoms, ``(pairs, channels, *grid)`` complex.
@@ -145,7 +146,7 @@ class FourierDictionary:
             return float(lam)
         lam = lam.to(self.gram)
         lam = lam[None] if lam.ndim <= len(self.grid) + 1 else lam
-        # Filled with 1, because others divide by it.
+        # Filled with 1, because callers divide by it.
         lam = _fill(lam, [1 if n == 1 else g for n, g in zip(lam.shape[2:], self.grid, strict=True)], 1.0)
         return lam[..., None] if lam.shape[1] == 1 else _pair_up(lam, 1.0)
 
@@ -235,7 +236,7 @@ def circle_size(pair: Operator, signal_size: Sequence[int]) -> tuple[int, ...] |
                 return None
             circle.append(n)
         else:
-            # What reaches out to the left and what reaches out to the right may share the samples behind the signal.
+            # Atoms that extend beyond the left and the right end share the samples behind the signal.
             circle.append(_fast_size(max(n + max(lo, hi), count * s, extent), s))
     return tuple(circle)
 
@@ -243,8 +244,8 @@ def circle_size(pair: Operator, signal_size: Sequence[int]) -> tuple[int, ...] |
 def prefers_fourier(pair: Operator, x: Tensor) -> bool:
     """Whether Douglas-Rachford in the Fourier domain is the faster way to codes of signals like ``x``.
 
-    A rule of thumb from ``benchmarks/solve.py``, for dictionaries with more atoms than channels: others are solved in a
-    few steps anyway.
+    A rule of thumb from ``benchmarks/solve.py``. It holds for dictionaries with more atoms than channels. Other
+    problems take few steps with every method.
     """
     if not len(x) or circle_size(pair, x.shape[2:]) is None:
         return False
@@ -257,7 +258,7 @@ def prefers_fourier(pair: Operator, x: Tensor) -> bool:
 
 
 def _fast_size(least: int, step: int) -> int:
-    """The smallest multiple of ``step``, at least ``least``, with no other factors than 2, 3 and 5: FFTs like those."""
+    """The smallest multiple of ``step``, at least ``least``, with no other factors than 2, 3 and 5."""
     n = -(-least // step)
     while True:
         rest = n

@@ -1,7 +1,7 @@
 """A matrix of atoms as an operator."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ class Matrix:
         return z @ self.weight
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
-        r"""Bound of :math:`\|D\|^2`, 0-d; exact where it was not given."""
+        r"""Bound of :math:`\|D\|^2`, 0-d: the given one, or the exact value."""
         if self.norm is not None:
             return self.norm(signal_size)
         weight = self.weight.detach()
@@ -53,14 +53,14 @@ class Matrix:
 
     def scaled(self, gain: Tensor) -> "Matrix":
         """With the rows times a gain, 0-d or one per atom ``(M,)``."""
-        return replace(self, weight=self.weight * (gain.view(-1, 1) if gain.ndim else gain))
+        return Matrix(self.weight * (gain.view(-1, 1) if gain.ndim else gain), self.norm)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Matrix":
         """With changed atoms, such as rounded ones."""
-        return replace(self, weight=change(self.weight))
+        return Matrix(change(self.weight), self.norm)
 
     def can_fuse(self, x: Tensor) -> bool:
-        """Never."""
+        """Never: there is no fused pass for matrices."""
         return False
 
     def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:

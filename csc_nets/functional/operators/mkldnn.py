@@ -8,7 +8,7 @@ from csc_nets.functional.operators.geometry import ConvGeometry
 
 __all__ = ["analysis_relu", "can_fuse"]
 
-# Private operators of torch: nothing here may be relied upon, so everything that needs them asks can_fuse first.
+# These operators of torch are private and may be missing, so every caller asks can_fuse first.
 AVAILABLE = torch.backends.mkldnn.is_available() and all(
     hasattr(torch.ops.mkldnn, name) for name in ("_convolution_pointwise", "_convolution_pointwise_")
 )

@@ -1,4 +1,4 @@
-r"""The effective dictionary of several layers: the product :math:`D_1 D_2 \cdots D_K` as one adjoint pair."""
+r"""The effective dictionary of several layers: the product :math:`D_1 D_2 \cdots D_K` as one operator."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,12 +10,12 @@ __all__ = ["Cascade"]
 
 
 class Cascade:
-    r"""The product of dictionaries, from the one of the signal to that of the deepest code.
+    r"""The product of dictionaries, ordered from the signal to the deepest code.
 
     .. math:: D^{(K)} z = D_1 (D_2 (\cdots D_K z)), \qquad {D^{(K)}}^T x = D_K^T (\cdots D_2^T (D_1^T x))
 
     In the multi-layer model :math:`x = D_1 \Gamma_1,\ \Gamma_{i-1} = D_i \Gamma_i` (Papyan, Romano, Elad 2017) it maps
-    the deepest code to the signal. It goes wherever a pursuit takes a dictionary.
+    the deepest code to the signal. Every pursuit takes it as a dictionary.
 
     Args:
         dictionaries: dictionary layers, from the signal to the deepest code.
@@ -54,7 +54,7 @@ class Cascade:
         return self.codes(z, output_size)[0]
 
     def codes(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
-        """What a deepest code says about all that lies above it: the signal and the codes of layers 1 to K.
+        """The signal and the codes of layers 1 to K that a deepest code implies.
 
         Args:
             z: deepest code ``(N, M_K, *S_K)``.

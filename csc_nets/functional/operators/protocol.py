@@ -1,7 +1,7 @@
-r"""What a dictionary is to a pursuit: analysis :math:`D^T x`, synthesis :math:`D z`, and a bound of :math:`\|D\|^2`."""
+r"""Operators: analysis :math:`D^T x`, synthesis :math:`D z`, and a bound of :math:`\|D\|^2`."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -15,7 +15,7 @@ __all__ = ["FilterOperator", "Lateral", "Operator", "Pair", "Preconditioned", "n
 class Operator(Protocol):
     r"""Analysis and synthesis, exact adjoints of each other: :math:`\langle D z, x \rangle = \langle z, D^T x \rangle`.
 
-    These two methods make an operator. What it may have besides:
+    These two methods make an operator. An operator may also have:
 
     - ``bound(signal_size)``: a 0-d tensor, at least :math:`\|D\|^2` on signals of this spatial size. Without it the
       norm is computed by the Lanczos method in every forward pass.
@@ -60,7 +60,7 @@ class FilterOperator(Operator, Protocol):
 
 
 def read(operator: Operator) -> Operator:
-    """The operator with its atoms read once; itself where that makes no difference."""
+    """The operator with its atoms read once, or the operator itself where this makes no difference."""
     reader: Callable[[], Operator] | None = getattr(operator, "read", None)
     return operator if reader is None else reader()
 
@@ -79,9 +79,9 @@ def norm_bound(operator: Operator, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pair:
-    """Analysis with one operator and synthesis with another: the filters of a step of their own, as in LISTA.
+    """Analysis with one operator and synthesis with another, such as the learned filters of a step of LISTA.
 
-    The two need not be adjoint, so there is no bound and no certificate.
+    The two are not adjoint in general, so there is no bound and no certificate.
     """
 
     analyser: FilterOperator
@@ -93,11 +93,11 @@ class Pair:
         return self.analyser.weight
 
     def analysis(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """By the first."""
+        """Analysis by the first operator."""
         return self.analyser.analysis(x, *args, **kwargs)
 
     def synthesis(self, z: Tensor, output_size: tuple[int, ...] | None = None) -> Tensor:
-        """By the second."""
+        """Synthesis by the second operator."""
         return self.synthesiser.synthesis(z, output_size)
 
     def scaled(self, gain: Tensor) -> "Pair":
@@ -109,11 +109,11 @@ class Pair:
         return Pair(self.analyser.map(change), self.synthesiser.map(change))
 
     def can_fuse(self, x: Tensor) -> bool:
-        """As of the analysis."""
+        """As for the operator of the analysis."""
         return self.analyser.can_fuse(x)
 
     def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
-        """As of the analysis."""
+        """As for the operator of the analysis."""
         return self.analyser.analysis_relu(x, bias, onto)
 
 
@@ -141,21 +141,21 @@ class Preconditioned(Pair):
         return Preconditioned(self.analyser.map(change), self.synthesiser.map(change), self.metric)
 
     def analysis_relu(self, x: Tensor, bias: Tensor, onto: Tensor | None = None) -> Tensor:
-        """As of the analysis."""
+        """As for the operator of the analysis."""
         return self.analyser.analysis_relu(self.metric(x), bias, onto)
 
 
 @dataclass(frozen=True)
 class Lateral(Pair):
-    r"""The operator of a step whose input comes through filters B and whose lateral terms through D:
+    r"""The operator of a step that takes its input through filters B and its lateral terms through D:
 
     .. math:: B^T x - D^T D z
 
     Args:
         analyser: B.
-        synthesiser: B, which synthesises, too.
+        synthesiser: B again.
         lateral: D.
-        inhibitor: D of the analysis, with a gain where there is one; None for ``lateral``.
+        inhibitor: D in the analysis, times a gain where there is one; None for ``lateral``.
     """
 
     lateral: Any = None
@@ -164,7 +164,7 @@ class Lateral(Pair):
     def scaled(self, gain: Tensor) -> "Lateral":
         """Both analyses times a gain."""
         inhibitor = self.lateral if self.inhibitor is None else self.inhibitor
-        return replace(self, analyser=self.analyser.scaled(gain), inhibitor=inhibitor.scaled(gain))
+        return Lateral(self.analyser.scaled(gain), self.synthesiser, self.lateral, inhibitor.scaled(gain))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Lateral":
         """With changed filters, such as rounded ones."""

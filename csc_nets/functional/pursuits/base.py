@@ -1,4 +1,4 @@
-r"""What a pursuit is: a table of steps."""
+r"""Pursuits: tables of steps."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -21,10 +21,10 @@ class Pursuit(Part):
 
     Attributes:
         count: number of steps; None where a tolerance decides.
-        single_gain: the step size, where the pursuit is one thresholding of a known size.
+        single_gain: the step size of a pursuit that is a single thresholding; None for other pursuits.
         tol: duality gap over half the squared norm of the signal at which a sample stops; None for never.
-        solves: whether enough steps of it reach the solution, which the implicit gradient differentiates.
-        local: whether a position of the code is decided by samples nearby, so that signals can be coded in tiles.
+        solves: whether enough steps end at the solution. The implicit gradient differentiates the solution.
+        local: whether each position of the code depends on nearby samples alone, so that signals can be coded in tiles.
     """
 
     count: int | None = 1
@@ -43,14 +43,14 @@ class Pursuit(Part):
         return self.count is not None and self.tol is None and type(self).run is Pursuit.run
 
     def check(self, penalty: Penalty) -> None:
-        """Refuses a penalty that the pursuit is not made for.
+        """Refuses a penalty that the pursuit cannot use.
 
         Raises:
             ValueError: says why.
         """
 
     def attach(self, dictionary: Any) -> "Pursuit":
-        """The pursuit for a layer with this dictionary; one with parameters makes them here, in a copy of itself."""
+        """The pursuit for a layer with this dictionary. One with parameters returns a copy that has them."""
         return self
 
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pursuits whose coefficients are calibrated on what a layer sees in training."""
+"""Pursuits with coefficients that are calibrated on the signals of training."""
 
 import copy
 import math
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, is_functional
 from csc_nets.functional.operators import ConvGeometry
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
@@ -25,16 +25,16 @@ from csc_nets.functional.step import Step
 
 __all__ = ["Calibrated", "Whitened"]
 
-# A training forward looks at one sample in so many, at so many positions at least, takes this share of the update,
-# and changes no coefficient by more than the last share.
+# Each forward pass in training uses one sample in 64, or as many as have 32 positions. It takes a tenth of the update,
+# and changes no coefficient by more than a fifth.
 _ONE_IN, _POSITIONS, _RATE, _LIMIT = 64, 32, 0.1, 0.2
-# A residual is whitened by a convolution between all of its channels: with more it costs as much as the analysis.
+# Whitening is a convolution between all channels of a residual. With more channels it costs as much as the analysis.
 _CHANNELS = 8
 
 
 @register_pursuit("calibrated")
 class Calibrated(nn.Module, Pursuit):
-    """Steps with a gain, a shift and an inertia for each atom, which follow the objective in training.
+    """Steps with a gain, a shift and an inertia for each atom. Training adapts them to the objective.
 
     See :mod:`csc_nets.functional.pursuits.calibration`. The coefficients are buffers, not trained by the loss: one or
     two of these steps code as well as four to twelve of FISTA.
@@ -43,8 +43,8 @@ class Calibrated(nn.Module, Pursuit):
         count: number of steps.
 
     Attributes:
-        coefficients: ``(T, 3, M)`` buffer, so that a checkpoint holds all that inference needs. Gains are in units of
-            ISTA's step size: before any calibration, and beyond step T, a step is one of ISTA.
+        coefficients: ``(T, 3, M)``, a buffer, so that a checkpoint holds all that inference needs. Gains are in units
+            of ISTA's step size. Before calibration, and beyond step T, every step is a step of ISTA.
     """
 
     coefficients: Tensor
@@ -64,7 +64,7 @@ class Calibrated(nn.Module, Pursuit):
         return super().spelled(steps, None, **options)
 
     def check(self, penalty: Penalty) -> None:
-        """Takes the l1 norms, whose support the update knows."""
+        """Refuses other penalties than the l1 norms, for which the update is derived."""
         if penalty.kernel is None:
             raise ValueError(f"{self!r} is derived for the l1 norms, got penalty={penalty!r}")
 
@@ -91,7 +91,7 @@ class Calibrated(nn.Module, Pursuit):
         return attached
 
     def changed(self, **changes: Any) -> "Calibrated":
-        """A copy that takes another ``count`` of steps: fewer, or the calibrated ones and then ISTA's."""
+        """A copy with another ``count`` of steps: fewer of the calibrated ones, or these and then steps of ISTA."""
         if changes.get("tol") is not None or changes.get("count", self.count) is None:
             raise ValueError(f"{self!r} is a fixed number of steps: it takes no tol")
         other = copy.deepcopy(self)
@@ -99,7 +99,7 @@ class Calibrated(nn.Module, Pursuit):
         return other
 
     def steps(self, problem: Problem) -> list[Step]:
-        """The calibrated rows, and those of ISTA behind them."""
+        """The calibrated rows, followed by rows of ISTA."""
         step_size = calibrated_step_size(problem)
         calibrated, count = self.coefficients[: self.count] * _units(step_size), self.count or 0
         rows = calibrated_rows(problem, calibrated, self.metric(problem) if self.whitens else None)
@@ -108,9 +108,9 @@ class Calibrated(nn.Module, Pursuit):
         return rows + calibrated_rows(problem, ista) * (count - len(rows))
 
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
-        """The code ``(N, M, *S')``; in training the coefficients follow it."""
+        """The code ``(N, M, *S')``. In training the coefficients are updated, too."""
         rows = self.steps(problem)
-        if not self.training or torch._C._are_functorch_transforms_active():
+        if not self.training or is_functional():
             return run(problem, rows, init)
         codes: list[Tensor] = []
         z = run(problem, rows, init, trace=lambda code: codes.append(code.detach()))
@@ -150,15 +150,15 @@ class Calibrated(nn.Module, Pursuit):
 
     @torch.no_grad()
     def _follow(self, problem: Problem, first: Any, codes: list[Tensor] | None) -> None:
-        """A small update on a few of the signals.
+        """Updates the coefficients a little, on a few of the signals.
 
         Args:
             problem: what was solved.
             first: the first row's operator.
-            codes: those of the steps from the zero code; None where they are not known.
+            codes: codes after the steps from the zero code; None where they are not known.
         """
         if not len(problem.x):
-            return  # no signal is not one that uses no atoms
+            return  # an empty batch says nothing about the atoms
         count = max(-(-len(problem.x) // _ONE_IN), -(-_POSITIONS // math.prod(problem.size)))
 
         def few(t: Tensor) -> Tensor:
@@ -167,7 +167,7 @@ class Calibrated(nn.Module, Pursuit):
         def rounded(weight: Tensor) -> Tensor:
             weight, device = weight.detach(), weight.device.type
             if torch.is_autocast_enabled(device) and weight.dtype == torch.float32:
-                return weight.to(torch.get_autocast_dtype(device))  # once, not for every convolution
+                return weight.to(torch.get_autocast_dtype(device))  # once instead of in every convolution
             return weight
 
         lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
@@ -184,7 +184,7 @@ class Calibrated(nn.Module, Pursuit):
         self.coefficients.copy_(torch.where(new.isfinite(), new, self.coefficients))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # As many steps as were calibrated: a layer may take more or fewer.
+        # The number of calibrated steps is that of the checkpoint: a layer may take more or fewer.
         saved = state_dict.get(f"{prefix}coefficients")
         if saved is not None and saved.ndim == 3 and saved.shape[1:] == self.coefficients.shape[1:]:
             self.coefficients = self.coefficients.new_empty(saved.shape)
@@ -203,5 +203,5 @@ class Whitened(Calibrated):
 
 
 def _units(step_size: Tensor) -> Tensor:
-    """What gain, shift and inertia are multiples of, ``(3, 1)``."""
+    """Units of gain, shift and inertia, ``(3, 1)``."""
     return torch.stack([step_size, torch.ones_like(step_size), torch.ones_like(step_size)])[:, None]

@@ -1,18 +1,19 @@
-r"""Steps with coefficients for each atom, calibrated on signals to make the objective small.
+r"""Steps with coefficients for each atom, calibrated on signals so that the objective becomes small.
 
 .. math:: z_{k+1} = \mathrm{prox}_{g \lambda + s}\bigl(z_k + b \odot (z_k - z_{k-1})
           + g \odot (D^T H (x - D z_k) - \mu z_k)\bigr), \qquad g, s, b \in \mathbb{R}^M \text{ for each step}
 
-ISTA has the gain g = 1/(L + mu), the shift s = 0 and the inertia b = 0: a step that is safe for every signal, and far
-too short for those that occur, because L is set by the few directions (low frequencies) that all atoms share. A gain
-for each atom, and a shift that clips what it excites too much, bring one analysis to where FISTA is after four to ten
-steps. H is the identity, or whitens residuals (:func:`whitening`), which helps where few channels meet similar atoms.
+ISTA has the gain g = 1/(L + mu), the shift s = 0 and the inertia b = 0. Its step is safe for every signal. For most
+signals it is far too short, because L is set by the few directions (low frequencies) that all atoms share. With a gain
+for each atom, and a shift that removes the excess, one analysis reaches the objective of four to ten steps of FISTA. H
+is the identity, or whitens residuals (:func:`whitening`), which helps with few channels and similar atoms.
 
 Derivation of the update. On the support of the new code, with sign :math:`\sigma`, a step adds
-:math:`h = g (d - \lambda \sigma) - s \sigma` to where inertia took it, with :math:`d = D^T H (x - D z_k) - \mu z_k`.
+:math:`h = g (d - \lambda \sigma) - s \sigma` to the point that inertia gives, with
+:math:`d = D^T H (x - D z_k) - \mu z_k`.
 It is linear in its coefficients: :math:`\Delta z = \Delta g (d - \lambda \sigma) - \Delta s\, \sigma + \Delta b
 (z_k - z_{k-1}) = \alpha h + \beta \sigma + \Delta b (z_k - z_{k-1})` for :math:`\Delta g = \alpha g` and
-:math:`\Delta s = \alpha s - \beta`: the codes tell all, d is not needed. Let :math:`e` be minus the gradient of the
+:math:`\Delta s = \alpha s - \beta`: the codes are enough, d is not needed. Let :math:`e` be minus the gradient of the
 objective after the step, on the support. Per atom, the three are the least-squares fit of e: that is the steepest
 descent of the objective among the codes which the coefficients can reach, and its best length is
 :math:`\langle e, \Delta z \rangle / (\|D \Delta z\|^2 + \mu \|\Delta z\|^2)`. Where e is orthogonal to the three for
@@ -41,10 +42,10 @@ __all__ = ["calibrate", "calibrated", "calibrated_rows", "calibrated_step_size",
 
 Metric = Callable[[Tensor], Tensor]
 
-# Share of an average atom's evidence that every atom is taken to have for no change: atoms that are hardly ever active
-# must not be fitted to the few places where they are.
+# Every atom gets this share of an average atom's evidence as evidence for no change. So an atom that is active at a few
+# positions only is not fitted to these alone.
 _PRIOR = 0.5
-# The least gain, in units of ISTA's: from 0 there would be no way back.
+# The least gain over ISTA's. A gain of 0 would stay at 0.
 _LEAST = 1e-2
 
 
@@ -63,7 +64,7 @@ def calibrated(
         x: signals ``(N, C, *S)`` or ``(N, F)``.
         dictionary, lam: as for :func:`~csc_nets.functional.fista`.
         coefficients: gain, shift and inertia of each step and atom, ``(T, 3, M)``.
-        metric: H, which is applied to residuals; None for the identity.
+        metric: H, a map of residuals; None for the identity.
         options: ``nonneg``, ``ridge`` and ``mask``, as for :func:`~csc_nets.functional.fista`.
 
     Returns:
@@ -81,9 +82,10 @@ def calibrated(
 def calibrated_rows(problem: Problem, coefficients: Tensor, metric: Metric | None = None) -> list[Step]:
     r"""The table of steps with coefficients ``(T, 3, M)``.
 
-    Their ridge is in the gradient, that of a :class:`~csc_nets.functional.Step` in the prox. With
-    :math:`r = 1 - g \mu` the one is the other with :math:`g / r, s / r, b / r` in place of g, s, b (put them into both
-    forms), as long as r is positive: a gain above :math:`1/\mu` would turn codes around, and counts as a bit below it.
+    Here the ridge is in the gradient; in a :class:`~csc_nets.functional.Step` it is in the prox. With
+    :math:`r = 1 - g \mu > 0`, the step with coefficients g, s, b is the row with :math:`g / r, s / r, b / r`
+    (derivation: insert these into both forms). A gain above :math:`1/\mu` would change the sign of codes, and is
+    replaced by one slightly below it.
     """
     operator = None if metric is None else Preconditioned(problem.operator, problem.operator, metric)
     return [_row(problem, step, operator) for step in coefficients]
@@ -96,7 +98,7 @@ def _row(problem: Problem, coefficients: Tensor, operator: Operator | None) -> S
         gain = gain.clamp_max(0.99 / mu)
         coefficients = torch.stack([gain, *others]) / (1 - mu * gain)
     gain, shift, inertia = coefficients.unbind()
-    if not problem.nonneg:  # the signed soft threshold has none below 0
+    if not problem.nonneg:  # a signed soft threshold must not be negative
         gain, shift, _ = _per_atom(coefficients, problem.x)
         shift = torch.maximum(shift, -gain * problem.lam)
     return Step(gain, inertia=inertia, shift=shift, operator=operator)
@@ -125,13 +127,13 @@ def calibrate(
         x: signals ``(N, C, *S)`` or ``(N, F)``.
         dictionary, lam: as for :func:`calibrated`.
         steps: number of steps T.
-        updates: how often to improve all steps; each time costs 4 T - 1 syntheses and 3 T analyses.
+        updates: number of updates of all steps; each costs 4 T - 1 syntheses and 3 T analyses.
         rate: share of an update that is taken.
         metric: H, as for :func:`calibrated`, with ``||D^T H D|| <= ||D||^2``.
         options: ``nonneg``, ``ridge`` and ``mask``, as for :func:`~csc_nets.functional.fista`.
 
     Returns:
-        Coefficients ``(T, 3, M)``: of all that were tried, those with the least sum of objectives.
+        The coefficients ``(T, 3, M)`` with the least sum of objectives among all that were tried.
 
     Raises:
         ValueError: ``steps`` or ``updates`` below 1, a bad weight.
@@ -166,18 +168,18 @@ def calibration_update(
 ) -> Tensor:
     """Better coefficients ``(T, 3, M)`` for the signals of a problem; gains stay positive.
 
-    Each step is improved for itself, by the objective after it. Atoms that no signal uses go back towards ISTA's
-    coefficients, of gain ``step_size``: they could not be improved, nor learn anything.
+    Each step is improved on its own, by the objective after it. The coefficients of atoms that no signal uses return
+    towards ISTA's, of gain ``step_size``: otherwise these atoms would not learn.
 
     Args:
         problem: signals, dictionary and weights.
         coefficients: ``(T, 3, M)``, as for :func:`calibrated`.
         step_size: ISTA's, 0-d.
-        rate: share of the update that is taken; at 1 the length is the best one while supports stay.
+        rate: share of the update that is taken; 1 is the best length as long as supports stay the same.
         metric: H, as for :func:`calibrated`.
         codes: the code after each step, where they are known.
-        limit: how much coefficients may change at most, so that no signal counts for more than that, however loud: a
-            gain by this share of itself, a shift by this share of its size plus :math:`g \\lambda`, an inertia by this.
+        limit: bound of the change, which bounds the influence of a loud signal. A gain changes by at most this share
+            of itself, a shift by this share of its size plus :math:`g \\lambda`, an inertia by this number.
     """
     wide = torch.promote_types(coefficients.dtype, torch.float32)  # half precision has no solver, and overflows in sums
     tiny = torch.finfo(wide).tiny
@@ -189,15 +191,15 @@ def calibration_update(
         sign = new.sign()
         active = sign.abs()
         e = active * _descent(problem, new) - problem.lam * sign
-        # A threshold below 0 counts as 0, whatever its shift, where codes are signed.
+        # For signed codes a threshold below 0 is replaced by 0, so its shift has no effect.
         clipped = sign if problem.nonneg else sign * (_threshold(problem, step, new) > 0)
         features = [new, clipped]
         if z is not None:
             moved = active * (z if before is None else z - before)
             features = [new - active * z - _per_atom(step, new)[2] * moved, clipped, moved]
         with torch.autocast(new.device.type, enabled=False):
-            # Sums over samples and positions: (M, 3, 3) and (M, 3), or of two features. As they lie in memory, because
-            # copies and a product of matrices for each atom take longer.
+            # Sums over samples and positions: (M, 3, 3) and (M, 3), or 2 in place of 3. They are taken without copies,
+            # because copies and a product of matrices for each atom take longer.
             columns, axes = [f.to(wide) for f in (*features, e)], (0, *range(2, new.ndim))
             products = torch.stack([torch.stack([(a * b).sum(axes) for b in columns], 1) for a in columns], 1)
             gram, target = products[:, :-1, :-1], products[:, :-1, -1]
@@ -208,13 +210,13 @@ def calibration_update(
             solution, _ = torch.linalg.solve_ex(scaled, evidence * target)  # solve would wait for an accelerator
             change = evidence * solution
             shape = (-1, *(1,) * (new.ndim - 2))
-            parts = [c.view(shape) * f for c, f in zip(change.unbind(1), columns, strict=False)]
+            parts = [c.view(shape) * f for c, f in zip(change.unbind(1), columns[:-1], strict=True)]
             dz = sum(parts[1:], parts[0])
         signal = problem.masked(problem.operator.synthesis(dz.to(new.dtype), tuple(problem.x.shape[2:])))
         curvature = signal.to(wide).square().sum()
         if problem.quadratic:
             curvature = curvature + problem.quadratic * dz.square().sum()
-        # Where all is silent, there is no change and no curvature.
+        # Without active atoms there is no change and no curvature.
         change = rate * (change * target).sum() / curvature.clamp_min(tiny) * change
         share, beta, *further = change.unbind(1)
         gain, shift, _ = step.to(wide)

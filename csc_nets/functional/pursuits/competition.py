@@ -1,4 +1,4 @@
-"""Dynamics of a sparse prior: ISTA that starts with a convolution and ReLU, and the locally competitive algorithm."""
+"""Dynamics of a sparse prior: ISTA with a convolution and ReLU as its first step, and locally competitive algorithm."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ __all__ = ["LCA", "PriorISTA"]
 @register_pursuit("prior_ista")
 @dataclass(frozen=True, repr=False)
 class PriorISTA(Pursuit):
-    r"""ISTA whose first step from the zero code has size 1: a convolution with ReLU, exact for orthonormal atoms.
+    r"""ISTA with a first step of size 1 from the zero code: a convolution with ReLU, exact for orthonormal atoms.
 
     Args:
         count: number of steps.
@@ -36,7 +36,7 @@ class PriorISTA(Pursuit):
 
     @property
     def single_gain(self) -> float | None:  # type: ignore[override]
-        """The size of the first step where there is no other."""
+        """The size of the first step where it is the only one."""
         return None if self.count > 1 else self.step_size or 1.0
 
     def steps(self, problem: Problem) -> list[Step]:
@@ -45,7 +45,7 @@ class PriorISTA(Pursuit):
         return [first] if self.count == 1 else [first, *[self._further(problem)] * (self.count - 1)]
 
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
-        """The code ``(N, M, *S')``; from a warm start no step is the first."""
+        """The code ``(N, M, *S')``. From a warm start all steps are further ones."""
         if init is None:
             return run(problem, self.steps(problem))
         return run(problem, [self._further(problem)] * self.count, init)
@@ -68,7 +68,8 @@ class LCA(PriorISTA):
     .. math:: \tau \dot u = D^T x - u - (D^T D - I) z, \qquad z = \mathrm{prox}_\lambda(u)
 
     A step of length :math:`\eta = dt / \tau` is a row of gain 1 with memory :math:`1 - \eta`: u moves towards
-    :math:`z + D^T (x - D z)` and keeps the rest. ISTA forgets by how much a coefficient is below its threshold.
+    :math:`z + D^T (x - D z)` by the share :math:`\eta`. Unlike ISTA, u remembers how far a coefficient is below its
+    threshold.
 
     Args:
         count: number of steps, from rest (:math:`u = 0`) or from a warm start (u is the code plus its threshold).

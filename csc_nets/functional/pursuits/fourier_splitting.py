@@ -1,4 +1,4 @@
-r"""Douglas-Rachford splitting: convolutional sparse coding to convergence, with two FFT passes a step.
+r"""Douglas-Rachford splitting: solves convolutional sparse coding with two FFT passes a step.
 
 Derivation. The problem is the sum of two convex functions whose proximal maps are known,
 
@@ -24,18 +24,18 @@ The state here is :math:`u = \rho w`, in units of correlations, with the subgrad
 .. math:: q = (D \rho^{-1} D^T + 1)^{-1} (x - D \rho^{-1} (u - 2 p)), \qquad
           u \leftarrow u + \alpha \, (D^T q - p), \qquad z = \rho^{-1} (u - p),
 
-so that rho may change with p and z kept. What more it gives for free:
+so that rho may change while p and z stay. Two more results cost nothing:
 
-- :math:`q` is a residual, whose correlation with the atoms the step computes anyway: scaled until it is feasible it is
-  a dual point.
+- :math:`q` is a residual, and the step computes its correlations with the atoms. Scaled until it is feasible, q is a
+  dual point.
 - :math:`D \rho^{-1} u` and :math:`D \rho^{-1} p` follow from the difference :math:`D \rho^{-1} (u - 2 p)` by the same
   recursion in signal space, hence :math:`D z`. So the duality gap needs no transform (an error in
   :math:`D \rho^{-1} u` shrinks by :math:`|1 - \alpha / 2|` a step).
 
-Where no atom may lie (the end of the circle, see :mod:`csc_nets.functional.operators.fourier`), lam is infinite: p = u.
-Where nothing was observed (a mask; padding, into which atoms reach), D is :math:`m D` in all of this, and q solves
-:math:`(m D \rho^{-1} D^T m + 1) q = m(\ldots)` by conjugate gradients: in signal space, preconditioned by the Fourier
-inverse without m, started from the last q.
+At positions where no atom may lie (the end of the circle, see :mod:`csc_nets.functional.operators.fourier`), lam is
+infinite: p = u. If a part of the signal is not observed (a mask, or padding), :math:`m D` takes the place of D, and q
+solves :math:`(m D \rho^{-1} D^T m + 1) q = m(\ldots)` by conjugate gradients in signal space. They start from the last
+q and are preconditioned by the Fourier inverse without m.
 """
 
 import math
@@ -51,11 +51,11 @@ from csc_nets.functional.problem import Problem, dual_value
 
 __all__ = ["douglas_rachford", "split"]
 
-# rho is revised at these steps and never after: from there on it is plain Douglas-Rachford, which converges.
-# (With conjugate gradients its inverse is inexact: they are measured to be enough, and the certificate holds anyway.)
+# rho is revised at these steps and never later. From then on it is plain Douglas-Rachford, which converges. (With
+# conjugate gradients the inverse is inexact. This was measured to be enough, and the certificate holds in any case.)
 _REVISIONS = (3, 6, 12, 24, 48, 96, 192)
 _CHECK_EVERY = 5
-# The weights of two atoms differ at most by the square of this, before the power 2/3.
+# The weights of two atoms differ by at most the square of this, before the power 2/3.
 _SPREAD = 8.0
 
 
@@ -76,19 +76,19 @@ def douglas_rachford(
 ) -> Tensor:
     """Codes by Douglas-Rachford splitting in the Fourier domain, without gradient; see the top of this file.
 
-    Memory per signal: twice its code, and a cache's worth of work space (on an accelerator 2 GB in all).
+    Memory per signal: twice its code. The work space fits a processor's cache (on an accelerator it is 2 GB in all).
 
     Args:
         x: signals ``(N, C, *S)``, float32 or float64.
         dictionary: weights ``(M, C, *K)`` or a convolutional dictionary layer with zero padding, or with circular
-            padding on signals whose size is a multiple of the stride. Channels times strides are expensive: their
-            number squared is the work per frequency, and its cube that of the start.
+            padding on signals whose size is a multiple of the stride. Many channels and strides are expensive: the work
+            per frequency is the square of channels times strides, and the work at the start its cube.
         lam: sparsity weight, as for :func:`~csc_nets.functional.fista`.
         steps: largest number of steps.
         rho: weight of the splitting, > 0; None chooses it per sample, with one channel also per pair of atoms, and
             revises it a few times.
-        relax: relaxation alpha, between 0 and 2; None is 1.95, and 1.7 with a ridge. (Off the support, what D maps to
-            zero shrinks by 1 - alpha a step; without a ridge that disturbs nobody.)
+        relax: relaxation alpha, between 0 and 2; None is 1.95, and 1.7 with a ridge. (Off the support, the part that D
+            maps to zero shrinks by 1 - alpha a step. Without a ridge this part does not matter.)
         nonneg, ridge, init, mask: as for :func:`~csc_nets.functional.fista`.
         tol: stop when every sample has a duality gap of at most this times half its squared norm.
         trace: a list that receives the objective ``(N,)`` of every step.
@@ -173,7 +173,7 @@ class Splitting:
         if init is not None:
             init = init.expand(len(x), *init.shape[1:])
             init = init.clamp_min(0) if problem.nonneg else init
-            # A signal of zeros has no scale that a gap could be small against: its code is 0.
+            # A signal of zeros has no scale for a tolerance: its code is set to 0.
             init = init.where((self.energy > 0).view(-1, *(1,) * (x.ndim - 1)), 0)
             self._warm_start(init, waves.embed(problem.residual(init)))
         self.q = self._invert()
@@ -215,7 +215,7 @@ class Splitting:
         """
         energy = self.waves.gram.mean().to(ratio).clamp_min(torch.finfo(self.waves.gram.dtype).tiny)
         rho = 0.2 * ratio ** (2 / 3) * energy ** (1 / 3)
-        # Under a strong ridge the code is small whatever rho; from rho = ridge on, a few steps are enough.
+        # With a strong ridge the code is small for every rho; from rho = ridge on, a few steps are enough.
         return torch.where((ratio > 0) & ratio.isfinite(), rho, old).clamp_min(self.ridge)
 
     def _set_rho(self, rho: Tensor) -> None:
@@ -233,7 +233,7 @@ class Splitting:
         if self.waves.basis is None:
             own = (self.clipped / self.shrunk).sqrt()
             ratio = torch.where(own.isnan(), ratio, own.clamp(ratio / _SPREAD, ratio * _SPREAD))
-        # Of no code at all nothing follows: then as at first, lest a rho that suited a bad start stays.
+        # A code of zeros gives no ratio. The first rho is taken again, so that one from a bad start does not stay.
         new, dz = self._balanced_rho(ratio, self.first_rho), (self.du + self.s) / 2
         change = (new / self.rho.flatten(1)).to(self.rho)
         change = change.view(*change.shape, *self.rho.shape[2:])

@@ -6,8 +6,9 @@ r"""Proximal gradient steps to a certified accuracy: greedy FISTA.
 
 Source: Liang, Luo, Schoenlieb, `"Improving 'Fast Iterative Shrinkage-Thresholding Algorithm': Faster, Smarter, and
 Greedier" <https://arxiv.org/abs/1811.01430>`_, 2022, Algorithm 4: full momentum from the first step on, dropped where
-it points uphill, with steps longer than 1/L. The momentum of FISTA grows slowly after each restart; this one does not
-wait. A sample whose code moves further than the first step did has its step shortened, down to half of the safe one.
+it points uphill, with steps longer than 1/L. The momentum of FISTA grows slowly after each restart; this momentum is
+full at once. If a step moves a code much further than the first step did, the step size of that sample is shortened,
+down to half of the safe one.
 """
 
 import torch
@@ -17,13 +18,13 @@ from csc_nets.functional.problem import Problem
 
 __all__ = ["converge"]
 
-# Steps in units of the safe one, and their shortening, of a code that moves this many times as far as at first.
+# Step size over the safe one; the factor that shortens it; how much longer than the first a step is before that.
 _LENGTH, _SHORTER, _FAR = 1.4, 0.96, 4.0
-# Shortest step in units of the safe one, which may be of a bound that training has left behind.
+# Shortest step size over the safe one. It is below 1, because the bound may lag behind the atoms in training.
 _SHORTEST = 0.5
-# Entries of a code that a core's cache holds together with what a step makes of them.
+# Entries of a code that fit the cache of a core, together with the intermediate results of a step.
 _CACHE = 1 << 16
-# Looks at the gap come at least this often (a look costs what a step does), later at every eighth of all steps so far.
+# The gap is computed every this many steps, and later after an eighth of the steps so far: it costs as much as a step.
 _LOOK = 4
 
 
@@ -34,19 +35,19 @@ def converge(
     """A code with a duality gap of at most ``tol`` times half the squared norm of the signal, sample by sample.
 
     Args:
-        problem: what to solve, with one of the l1 norms as its penalty. A sample is left alone once it is solved.
+        problem: a problem with one of the l1 norms as its penalty. A sample stays as it is once it is solved.
         step_size: a safe one, at most 1/L.
         tol: tolerance, > 0.
         steps: largest number of steps.
         init: warm start ``(N, M, *S')``; None is zero.
 
     Returns:
-        The code ``(N, M, *S')``, its gap over half the squared norm of the signal ``(N,)``, float64, which is larger
-        than ``tol`` where the steps did not suffice, or not finite, and the number of steps.
+        The code ``(N, M, *S')``; its gap over half the squared norm of the signal, ``(N,)`` in float64, which is above
+        ``tol`` or not finite where the steps did not suffice; and the number of steps.
     """
     energy = problem.energy()
     residual = problem.masked(problem.x) if init is None else problem.residual(init)
-    correlation = problem.operator.analysis(residual).clone()  # to be written over, and it may be the signal
+    correlation = problem.operator.analysis(residual).clone()  # it is overwritten, and it may share the signal's memory
     y = torch.zeros_like(correlation) if init is None else torch.empty_like(correlation).copy_(init)
     z, one = y.clone(), (len(y), *(1,) * (y.ndim - 1))
     least = torch.as_tensor(step_size, dtype=z.dtype, device=z.device)
@@ -58,7 +59,7 @@ def converge(
             weight = lam[part] if lam.ndim == z.ndim and len(lam) > 1 else lam
             still = done[part] if some else None
             _step(problem, z[part], y[part], correlation[part], weight, eta[part], first[part], still, least)
-        z, correlation = correlation, z  # the new code was written where the correlations were
+        z, correlation = correlation, z  # the new code stands in the memory of the correlations
         if k == steps or k >= look + max(_LOOK, look // 8):
             gap = problem.duality_gap(z)
             lost, look = ~gap.isfinite(), k
@@ -106,7 +107,7 @@ def _step(
 
 
 def _parts(code: Tensor) -> list[slice]:
-    """Groups of samples that a step treats one after another, so that what it computes stays in the cache."""
+    """Groups of samples that a step treats one after another, so that its results stay in the cache."""
     if code.device.type != "cpu" or not code.numel():
         return [slice(None)]
     count = max(1, _CACHE * len(code) // code.numel())

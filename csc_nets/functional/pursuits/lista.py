@@ -50,7 +50,7 @@ class SupportSelection(Penalty):
 
     @property
     def nonneg(self) -> bool:  # type: ignore[override]
-        """As of the penalty."""
+        """As for the penalty."""
         return self.penalty.nonneg
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
@@ -64,12 +64,12 @@ class SupportSelection(Penalty):
         return torch.where((size >= least) & (size > t), v, self.penalty.prox(v, t))
 
     def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
-        """That of the penalty."""
+        """Value of the penalty."""
         return self.penalty.value(z, lam)
 
 
 class LearnedSteps(nn.Module, Pursuit):
-    """What the family has in common. A subclass says which of a step's parts are parameters.
+    """Base of the family. A subclass names the parts of a step that are parameters.
 
     Args:
         count: number of steps T.

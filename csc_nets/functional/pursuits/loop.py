@@ -17,7 +17,7 @@ Stop = Callable[[Tensor, Tensor], Tensor]
 
 
 class Record(Protocol):
-    """What is told of every step, for a gradient that needs more than the last code."""
+    """Receives codes and estimates of every step, for a gradient that needs more than the last code."""
 
     def add_code(self, z: Tensor) -> None:
         """The code after a step."""
@@ -43,14 +43,14 @@ def run(
         problem: what is being solved.
         rows: :class:`~csc_nets.functional.Step` each.
         init: warm start ``(N, M, *S')``; None is zero, whose first step costs one analysis and no synthesis.
-        stop: ``(new, old) -> (N,)`` booleans; a sample is frozen from where it is True, and the loop ends with the
-            last one.
+        stop: ``(new, old) -> (N,)`` booleans. A sample is frozen from the step on where it is True; the loop ends when
+            all samples are frozen.
         trace: called with every code, the first included.
         monotone: never accept a code of larger objective, and drop a sample's momentum where one was refused
             (O'Donoghue and Candes 2015, function scheme).
-        restart: where the last step of a sample points uphill, let it read the table from its first row again (the
-            same, gradient scheme). For tables of momentum that grows.
-        record: told of every code and estimate.
+        restart: a sample whose last step points uphill reads the table from its first row again (the same paper,
+            gradient scheme). This is for tables of growing momentum.
+        record: receives every code and estimate.
 
     Returns:
         The last code ``(N, M, *S')``.
@@ -64,7 +64,7 @@ def run(
     table = _Restarts(rows) if restart else None
     kernel_of, size = Kernels(problem), problem.size
     looks = restart or monotone or stop is not None
-    # Buffers are written over where nobody can look back at them: no gradient, no candidate that was refused.
+    # Buffers are overwritten where no gradient, trace or refused step can still read them.
     unseen = not (torch.is_grad_enabled() or restart)
     reuse = unseen and not looks and trace is None and record is None
     before: Tensor | None = init
@@ -73,7 +73,7 @@ def run(
     done: Tensor | None = None
     argument: Tensor | None = None
     if init is not None and rows[0].memory is not None:
-        # The argument of a prox whose value is the warm start is the code plus its threshold.
+        # The prox maps the warm start plus its threshold to the warm start.
         threshold = kernel_of.threshold(rows[0])[1]
         argument = init + threshold
         before = z = problem.penalty.prox(argument, threshold)
@@ -158,7 +158,7 @@ def stop_rule(problem: Problem, tol: float, criterion: str = "gap") -> Stop:
         tol: tolerance, > 0.
         criterion: ``"gap"``: duality gap at most ``tol`` times half the squared norm of the signal, a certificate
             which costs one synthesis and one analysis a step. ``"change"``: the code moved by at most ``tol`` times
-            its norm, which costs next to nothing and certifies nothing.
+            its norm. It costs almost nothing, and it is no certificate.
 
     Raises:
         ValueError: ``tol`` not above 0, an unknown criterion.
@@ -174,7 +174,7 @@ def stop_rule(problem: Problem, tol: float, criterion: str = "gap") -> Stop:
 
 
 def extrapolated(z: Tensor, before: Tensor | None, row: Step, owned: bool = False) -> tuple[Tensor, Tensor]:
-    """Where a row takes its gradient, and where it starts; ``owned``: nobody will look at ``before`` again."""
+    """The points where a row takes its gradient and where it starts; ``owned`` allows to overwrite ``before``."""
     if _alike(row):
         point = _lerp(before, z, row.ahead, owned)
         return point, point
@@ -194,7 +194,7 @@ def _lerp(before: Tensor | None, z: Tensor, weight: float | Tensor, owned: bool)
 
 
 def _alike(row: Step) -> bool:
-    """Whether a row starts where it takes its gradient."""
+    """Whether a row starts at the point where it takes its gradient."""
     if row.inertia is row.ahead:
         return True
     return not isinstance(row.inertia, Tensor) and not isinstance(row.ahead, Tensor) and row.inertia == row.ahead
@@ -209,7 +209,7 @@ def _extrapolates(row: Step) -> bool:
 
 
 def _fused_weight(kernel: FoldedStep | PlainStep, follower: Step | None) -> float:
-    """The weight by which a kernel may extrapolate to where the next row starts; 0 where it may not."""
+    """The weight with which a kernel extrapolates to the start of the next row; 0 where it cannot."""
     if follower is None or not kernel.fuses_extrapolation or isinstance(follower.ahead, Tensor) or not _alike(follower):
         return 0.0
     return follower.ahead
@@ -225,7 +225,7 @@ def _norm(t: Tensor) -> Tensor:
 
 
 class _Restarts:
-    """A table that each sample reads from its first row again when its step points uphill."""
+    """A table with a row index for each sample; the index returns to the first row when a step points uphill."""
 
     def __init__(self, rows: tuple[Step, ...]) -> None:
         self.rows = rows
@@ -237,10 +237,10 @@ class _Restarts:
         if self.at is None:
             return row
         ahead, inertia = self.weights[:, self.at]
-        return row._replace(ahead=ahead, inertia=ahead if all(map(_alike, self.rows)) else inertia)
+        return row.with_momentum(ahead, ahead if all(map(_alike, self.rows)) else inertia)
 
     def advance(self, k: int, point: Tensor, new: Tensor, z: Tensor) -> None:
-        """Looks at the step k from ``point`` to ``new``."""
+        """Moves the row indices after step k, which led from ``point`` to ``new``."""
         if self.at is None:
             table = torch.tensor([[r.ahead, r.inertia] for r in self.rows], dtype=torch.float64).to(new)
             self.weights = table.T.reshape(2, -1, *(1,) * (z.ndim - 1))

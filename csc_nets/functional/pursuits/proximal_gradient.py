@@ -38,12 +38,12 @@ class Threshold(Pursuit):
         return "Threshold()"
 
     def changed(self, **changes: Any) -> Pursuit:
-        """It is one step, whatever ``count`` says."""
+        """The pursuit itself: it is one step for every ``count``."""
         return super().changed(**{key: value for key, value in changes.items() if key != "count"})
 
     @classmethod
     def spelled(cls, steps: int | None, tol: float | None, **options: Any) -> "Threshold":
-        """It is one step, whatever ``steps`` says."""
+        """The pursuit: it is one step for every ``steps``."""
         if tol is not None:
             raise ValueError(f"pursuit='threshold' is one step, not a solution: it takes no tol, got {tol!r}")
         return super().spelled(None, None, **options)  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""Codes of signals over any dictionary, as functions: FISTA, ISTA, hard thresholding, and solutions to a tolerance."""
+"""Functions that code signals over any dictionary: FISTA, ISTA, hard thresholding, and solutions to a tolerance."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, is_number
 from csc_nets.functional.operators import Operator, as_operator
 from csc_nets.functional.operators.fourier import prefers_fourier
 from csc_nets.functional.operators.protocol import read
@@ -35,7 +35,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class _Map(Penalty):
-    """A penalty of which only the proximal map is known."""
+    """A penalty that is known by its proximal map alone."""
 
     proximal_map: Callable[[Tensor, float | Tensor], Tensor]
 
@@ -82,7 +82,7 @@ def fista(
         penalty: in place of the (non-negative) l1 norm; see :mod:`csc_nets.functional.penalties`.
         proximal_map: ``(v, threshold) -> z`` in place of its proximal map.
         step_size: 1/L; None estimates L.
-        init: warm start; None is zero, whose first step costs one analysis and no synthesis.
+        init: warm start; None is the zero code, from which the first step costs one analysis and no synthesis.
         mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
         tol: stop each sample at this tolerance; None takes all steps.
         criterion: what ``tol`` bounds, see :func:`stop_rule`.
@@ -98,7 +98,7 @@ def fista(
         ValueError: negative or NaN ``lam``, ``steps`` below 1, ``tol`` not above 0, an unknown criterion.
     """
     as_count(steps)
-    if isinstance(step_size, int | float) and not 0 < step_size < math.inf:
+    if is_number(step_size) and not 0 < step_size < math.inf:
         raise ValueError(f"step_size must be a finite number > 0, got {step_size!r}")
     chosen = as_penalty(penalty, nonneg or None) if proximal_map is None and penalty is not None else None
     if proximal_map is not None:
@@ -160,7 +160,7 @@ def iterative_hard_thresholding(
         step_size: 1 in both sources, which suits a dictionary near an isometry on sparse codes; None for 1/L.
         init: warm start; None is zero.
         mask: 1 where ``x`` is known; broadcasts against ``x``.
-        tol: stop a sample when its code moved by at most ``tol`` times its norm.
+        tol: stop a sample when a step changes its code by at most ``tol`` times its norm.
 
     Returns:
         Codes ``(N, M, *S')``.
@@ -212,14 +212,15 @@ def solve(
 ) -> Tensor:
     """Codes solved to a certified accuracy: objectives at most ``tol`` times half the squared norm above the least.
 
-    A duality gap proves it: with FISTA that of the code (:func:`duality_gap`), with Douglas-Rachford that of the code
-    and the dual point of the run, which is smaller. Without gradient; arguments as for :func:`fista`. A tolerance near
-    the precision of ``x`` (1e-6 in float32) needs float64.
+    A duality gap proves it. With FISTA it is the gap of the code (:func:`duality_gap`). With Douglas-Rachford it is the
+    gap between the code and the dual point of the run, which is smaller. The code has no gradient. Arguments as for
+    :func:`fista`. A tolerance near the precision of ``x`` (1e-6 in float32) needs float64.
 
     Args:
         method: ``"fista"``, greedy, for everything (:mod:`csc_nets.functional.pursuits.greedy`);
             ``"douglas_rachford"``, for convolutions with zero or circular padding, see
-            :func:`~csc_nets.functional.douglas_rachford`; ``"auto"`` takes the latter where it measured faster.
+            :func:`~csc_nets.functional.douglas_rachford`; ``"auto"`` takes Douglas-Rachford where it was measured to be
+            faster.
 
     Raises:
         ValueError: ``x`` is not finite where it was observed, or an argument is bad.
@@ -237,12 +238,12 @@ def solve(
             raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
         size = problem.masked(x).abs().flatten(1).amax(1)
         extreme = (size > 0) & ((size < 1e-9) | (size > 1e9))
-        if bool(extreme.any()):  # whose squares single precision would not hold
+        if bool(extreme.any()):  # single precision cannot hold their squares
             unit = torch.where(extreme, size, 1).double().log2().floor().exp2().view(-1, *(1,) * (x.ndim - 1))
             z = solve(
                 (x / unit).to(x.dtype),
                 dictionary,
-                # At most what the type holds: far above all correlations.
+                # At most the largest number of the type, which is far above all correlations.
                 (torch.as_tensor(problem.lam, dtype=torch.float64, device=x.device) / unit)
                 .clamp_max(torch.finfo(x.dtype).max)
                 .to(x.dtype),

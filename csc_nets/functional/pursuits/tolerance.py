@@ -1,4 +1,4 @@
-"""A pursuit that takes as many steps as a tolerance asks for: the forward pass of an equilibrium layer."""
+"""A pursuit that stops at a tolerance: the forward pass of an equilibrium layer."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,16 +21,16 @@ __all__ = ["ToTolerance"]
 class ToTolerance(Pursuit):
     """Greedy FISTA (:mod:`csc_nets.functional.pursuits.greedy`) until every sample is solved; without gradient.
 
-    For penalties other than the l1 norms it is FISTA, restarted where it points uphill, until the code stands still.
+    For penalties other than the l1 norms it runs FISTA with restarts until the code stops changing.
 
     Args:
         tol: duality gap over half the squared norm of the signal, > 0; without a dual, the change of the code over its
             norm.
-        most: steps at which it gives up.
+        most: largest number of steps.
 
     Raises:
-        RuntimeError: a sample did not get there; or a compiler or ``torch.func`` looks on, which would have to look at
-            codes to know when to stop.
+        RuntimeError: a sample did not reach the tolerance; or a compiler or ``torch.func`` runs the pursuit. The
+            values of the codes decide when to stop, and neither of them can read these.
     """
 
     tol: float = 1e-3

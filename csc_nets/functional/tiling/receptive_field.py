@@ -1,4 +1,4 @@
-"""Which samples of a signal decide a stretch of its code: the reach of a pursuit of a few steps."""
+"""The samples of a signal on which a part of its code depends: the receptive field of a pursuit of a few steps."""
 
 from typing import NamedTuple
 
@@ -8,9 +8,9 @@ __all__ = ["Window", "window"]
 
 
 class Window(NamedTuple):
-    """Samples ``[start, stop)`` of one axis to cut out, and how many positions of their code to ``skip``.
+    """Samples ``[start, stop)`` of one axis to cut out, and the number of positions of their code to ``skip``.
 
-    A circular window may begin before 0 and end behind the signal, where it goes on at the other end.
+    A circular window may begin before 0 or end behind the signal; it then continues at the other end.
     """
 
     start: int
@@ -21,17 +21,17 @@ class Window(NamedTuple):
 def window(geometry: ConvGeometry, axis: int, size: int, steps: int, first: int, last: int) -> Window:
     r"""The samples that decide the positions ``[first, last)`` of a code after some proximal gradient steps.
 
-    The window, coded on its own with the same geometry, has the code of the whole signal there. It begins at a multiple
-    of the stride, so that positions agree.
+    The window is coded on its own with the same geometry. At these positions its code is the code of the whole signal.
+    The window begins at a multiple of the stride, so that positions agree.
 
     Derivation: let an atom extend over :math:`E = d(k-1)+1` samples, position i begin at sample :math:`is - p`, and a
-    window be cut at its first sample. Step 1 is an analysis: wrong are the positions that see the padding,
-    :math:`i < c_1 = \lceil p/s \rceil`. When :math:`i < c` are wrong or missing, a synthesis spoils the samples before
-    :math:`(c-1)s + E - p`, and the next analysis the positions that begin before them, :math:`i < c + \lceil E/s\rceil
-    - 1`: T steps spoil :math:`c_1 + (T-1)(\lceil E/s\rceil - 1)`. At the other end the count is the same. Momentum,
-    thresholds, ridge and masks act on each position by itself and spread nothing. A border that is copied from the
-    signal (circular, reflected) is added back to it by the synthesis, which spoils those samples; and near the true end
-    of a reflected signal, positions depend on what is mirrored there.
+    window be cut at its first sample. Step 1 is an analysis. The positions that see the padding are wrong,
+    :math:`i < c_1 = \lceil p/s \rceil`. If the positions :math:`i < c` are wrong or missing, a synthesis makes the
+    samples before :math:`(c-1)s + E - p` wrong, and the next analysis the positions that begin before these,
+    :math:`i < c + \lceil E/s\rceil - 1`. So T steps make :math:`c_1 + (T-1)(\lceil E/s\rceil - 1)` positions wrong. At
+    the other end the count is the same. Momentum, thresholds, ridge and masks act on each position by itself. The
+    synthesis adds a border that was copied from the signal (circular, reflected) back to it, which makes those samples
+    wrong. Near the true end of a reflected signal, positions also depend on the mirrored samples.
 
     Args:
         geometry: of the dictionary.
@@ -70,7 +70,7 @@ def window(geometry: ConvGeometry, axis: int, size: int, steps: int, first: int,
     spread = -(-extent // stride) - 1
     folded = {"zeros": (0, 0), "reflect": (lo + (lo > 0), hi + (hi > 0)), "circular": (hi, lo)}[mode]
     near, far = first, last
-    if mode == "reflect":  # up to where a sample or its mirror image counts
+    if mode == "reflect":  # as far as a sample or its mirror image has an influence
         near = min(first, (size - 1 - hi + lo - extent) // stride + 1)
         far = max(last, 2 * lo // stride + 1)
     wrong = -(-(lo + max(0, folded[0] - spread * stride)) // stride) + (steps - 1) * spread

@@ -1,4 +1,4 @@
-"""The non-zeros of a code: what fits in memory, and in a file, where the code does not."""
+"""The non-zeros of a code, for codes that are too large for memory or for a file."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,8 @@ Where = tuple[slice, ...]
 class SparseCode:
     """A code ``(N, M, *S')`` as the positions and values of its non-zeros, tile by tile.
 
-    A non-zero takes 8 bytes in float32 (one int32 for its position in the tile), where torch's COO format takes 36: at
-    5 % density the code takes a tenth of the dense one.
+    A non-zero takes 8 bytes in float32 (one int32 for its position in the tile); torch's COO format takes 36. At 5 %
+    density the code takes a tenth of the memory of the dense one.
 
     Args:
         tiles: ``(where, index, value)`` each: the part of the code, positions int32 ``(n,)`` in it (int64 in a tile of
@@ -40,7 +40,7 @@ class SparseCode:
 
     @classmethod
     def of(cls, code: Tensor | Iterable[tuple[Where, Tensor]]) -> "SparseCode":
-        """The non-zeros of a dense code, or of one that comes in tiles, of which one is held at a time."""
+        """The non-zeros of a dense code, or of a code that comes in tiles; one tile is in memory at a time."""
         if isinstance(code, Tensor):
             code = [(tuple(slice(0, n) for n in code.shape), code)]
         return cls((_explicit(where, tile.shape), *_nonzeros(tile)) for where, tile in code)

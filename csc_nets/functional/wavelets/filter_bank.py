@@ -1,7 +1,7 @@
-r"""Filter banks of modulus cascades as frequency responses: what they cover, where they vanish, which side they are on.
+r"""Filter banks of modulus cascades as frequency responses, with their frame bounds, gap and leakage.
 
-Signals are real, and so are the responses, so that a filter :math:`\hat g(\omega)` and its mirror image
-:math:`\hat g(-\omega)` give the same modulus. A bank holds one of the two; both count, in every sum here.
+Signals and responses are real, so a filter :math:`\hat g(\omega)` and its mirror image :math:`\hat g(-\omega)` give the
+same modulus. A bank holds one of the two. Every sum here counts both.
 """
 
 import math
@@ -14,19 +14,19 @@ from torch import Tensor
 
 __all__ = ["FilterBank", "kymatio_bank", "wavelet_bank", "wavelet_bank_2d", "weyl_heisenberg_bank"]
 
-# What rounding leaves where a response is zero, relative to its largest value.
+# Rounding errors where a response is zero, relative to its largest value.
 ZERO = 1e-12
 
 
 @dataclass(frozen=True)
 class FilterBank:
-    r"""A low-pass, P high-pass filters and, unsaid, the mirror images of these.
+    r"""A low-pass and P high-pass filters. The mirror images of the high-pass filters are not stored.
 
     Attributes:
         low: frequency response of the low-pass, real and even ``(*S)``, zero frequency first, one or two
             axes.
-        high: those of the P other filters, real ``(P, *S)``.
-        labels: what each of them is, such as ``{"scale": 1, "angle": 3}``.
+        high: frequency responses of the P high-pass filters, real ``(P, *S)``.
+        labels: a description of each of them, such as ``{"scale": 1, "angle": 3}``.
         sampling_rate: samples per unit of length, so that frequencies are in cycles per unit.
     """
 
@@ -68,7 +68,7 @@ class FilterBank:
         return tuple(self.low.shape)
 
     def frequencies(self) -> Tensor:
-        """Cycles per unit of length along each axis, ``(dims, *S)`` in float64; that of Nyquist is negative."""
+        """Cycles per unit of length along each axis, ``(dims, *S)`` in float64; the Nyquist frequency is negative."""
         axes = [torch.fft.fftfreq(n, 1 / self.sampling_rate, dtype=torch.float64) for n in self.size]
         return torch.stack(torch.meshgrid(*axes, indexing="ij")).to(self.low.device)
 
@@ -78,7 +78,7 @@ class FilterBank:
         return radius
 
     def littlewood_paley(self) -> Tensor:
-        r"""What the filters and their mirror images make of the energy at each frequency, ``(*S)``.
+        r"""The factor by which the filters and their mirror images multiply the energy at each frequency, ``(*S)``.
 
         .. math:: |\hat\chi(\omega)|^2 + \sum_p |\hat g_p(\omega)|^2 + |\hat g_p(-\omega)|^2
 
@@ -106,9 +106,9 @@ class FilterBank:
 
     @property
     def gap(self) -> float:
-        """High-pass gap delta: the largest radius of the grid up to which all but the low-pass vanish.
+        """High-pass gap delta: the largest radius of the grid up to which all filters but the low-pass are zero.
 
-        That is the gap a bank was made with, rounded down to the grid. It is -inf if a filter passes constants.
+        It is the gap with which the bank was made, rounded down to the grid, and -inf if a filter passes constants.
         """
         radius = self.radius()
         passed = self.high.abs().amax(0)
@@ -120,8 +120,8 @@ class FilterBank:
         """Share of each filter's energy outside of the best half-line (1-D) or sector (2-D), ``(P,)``: 0 if analytic.
 
         Args:
-            opening: angle of the sector in radians; pi / 2 is an orthant in any rotation, as theory asks, pi a
-                half-plane. Without a meaning in 1-D. Zero frequency is in all of them, Nyquist on the better side.
+            opening: angle of the sector in radians: pi / 2 is an orthant in any rotation, which the theory needs, pi a
+                half-plane. It has no effect in 1-D. Zero frequency is in every sector, Nyquist on the better side.
         """
         power = self.high.double().square().flatten(1)
         power = power * (power > (ZERO * self.high.abs().max()) ** 2)
@@ -135,7 +135,7 @@ class FilterBank:
         return outside / power.sum(1)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "FilterBank":
-        """The bank elsewhere, or in another precision."""
+        """The bank on another device, or in another precision."""
         return replace(self, low=self.low.to(device, dtype), high=self.high.to(device, dtype))
 
 
@@ -152,12 +152,12 @@ def weyl_heisenberg_bank(size: int | Sequence[int], *, gap: float, sampling_rate
     around m lies in an orthant, turned by 45 degrees if one :math:`m_i` is 0, exactly if it keeps off the unit square
     around 0.
 
-    What would lie beyond Nyquist is cut off, and the bank divided by the root of its Littlewood-Paley sum, which is
-    not 1 at Nyquist only.
+    Parts beyond Nyquist are cut off, and the bank is divided by the root of its Littlewood-Paley sum, which differs
+    from 1 at Nyquist only.
 
     Args:
         size: samples of the signal, one int or one or two per axis.
-        gap: delta in cycles per unit, below Nyquist; what the bank has is this, rounded down to the grid.
+        gap: delta in cycles per unit, below Nyquist; the gap of the bank is this, rounded down to the grid.
         sampling_rate: samples per unit of length.
 
     Raises:
@@ -195,7 +195,7 @@ def wavelet_bank(size: int, *, gap: float, sampling_rate: float = 1.0, ratio: fl
 
     Args:
         size: samples of the signal.
-        gap: delta in cycles per unit; what the bank has is this, rounded down to the grid.
+        gap: delta in cycles per unit; the gap of the bank is this, rounded down to the grid.
         sampling_rate: samples per unit of length.
         ratio: r > 1 between the centres of neighbours.
 

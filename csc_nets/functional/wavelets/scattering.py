@@ -1,10 +1,10 @@
-r"""Modulus cascades of filter banks, and where the energy of a signal goes in them.
+r"""Modulus cascades of filter banks, and the energy of a signal layer by layer.
 
 .. math:: U[\emptyset] f = f, \qquad U[q, p] f = \sqrt2\, \bigl| U[q] f * g_p \bigr|, \qquad
           \Phi^n(f) = \{ U[q] f * \chi_{n + 1} : q \text{ of length } n \}
 
 on periodic signals, with the banks :math:`(\chi_n, \{g_p\}_n)` of layers n = 1, 2, ... A filter and its mirror image
-give the same modulus; :math:`\sqrt2` stands for the two, so that sums of squares count both.
+give the same modulus. The factor :math:`\sqrt2` makes sums of squares count both.
 """
 
 import math
@@ -38,16 +38,16 @@ class Scattering:
 
 @dataclass(frozen=True)
 class ScatteringEnergy:
-    r"""Where the energy of N signals went, ``sum(features) + propagated[:, -1] + sum(pruned) = total``.
+    r"""Energy of N signals, layer by layer: ``sum(features) + propagated[:, -1] + sum(pruned) = total``.
 
-    For a Parseval bank that is exact. In general it is the energy balance: with the frame bounds :math:`A_n, B_n` the
-    sum on the left lies between :math:`\prod \min(1, A_n)` and :math:`\prod \max(1, B_n)` times the total.
+    For a Parseval bank this is exact. In general, with the frame bounds :math:`A_n, B_n`, the sum on the left lies
+    between :math:`\prod \min(1, A_n)` and :math:`\prod \max(1, B_n)` times the total.
 
     Attributes:
         features: energy that leaves through the low-pass behind layer n, ``(N, depth)``.
         propagated: :math:`W_n`, energy of the layer of n-fold moduli, ``(N, depth + 1)``; :math:`W_0` is the total.
-            Of paths that were not pruned before: the true :math:`W_n` is above it by at most the sum of what was
-            pruned in the layers before, times the upper frame bounds.
+            Pruned paths are left out: the true :math:`W_n` is larger by at most the energy that was pruned in the
+            layers before, times the upper frame bounds.
         pruned: energy of the paths of length n that were not followed further, ``(N, depth + 1)``, 0 in the first
             and the last column.
     """
@@ -85,7 +85,7 @@ def scattering_features(
             frequencies of a filter differ by a multiple of 1 / s of the sampling rate, such as analytic filters of one
             axis with s = 2 (derivation: that is the spectrum of :math:`|f * g|^2`). Needs a bank per layer, for
             signals s times smaller each.
-        follow: from the labels of two filters in a row, whether such a path is taken; all are by default. For example
+        follow: decides from the labels of two successive filters whether the path is taken; None takes all. Example:
             ``lambda first, second: second["scale"] > first["scale"]``, frequency-decreasing paths.
 
     Raises:
@@ -171,7 +171,7 @@ def scattering_energy(
     high = [2 * bank.high.square().flatten(1).T for bank in layers]
 
     def descend(maps: Tensor, sample: Tensor, n: int) -> None:
-        """Counts what maps ``(K, *S)`` behind n moduli, parts of the signals ``sample (K,)``, give off and hand on."""
+        """Adds the energies of maps ``(K, *S)`` after n moduli, which belong to the signals ``sample (K,)``."""
         spectrum = _fft(maps, axes)
         power = torch.view_as_real(spectrum).square().sum(-1).flatten(1) / low[n].numel()
         result.features[:, n].index_add_(0, sample, power @ low[n])

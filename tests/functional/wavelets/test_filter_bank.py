@@ -152,7 +152,7 @@ def test_steerable():
     ring = (bank.radius() > bank.gap) & (2 * y.abs() < 1) & (2 * x.abs() < 1)
     radial = bank.high.square().sum(0) + bank.high.square().sum(0).flip((0, 1)).roll((1, 1), (0, 1))
     filters = (bank.high + bank.high.flip((1, 2)).roll((1, 1), (1, 2)))[:, ring].T
-    turned = (radial.sqrt() * torch.cos(torch.atan2(y, x) - 0.3).square())[ring, None]
+    turned = (radial.sqrt() * torch.cos(torch.atan2(y, x) - 0.3).square())[ring][:, None]
     residual = turned - filters @ torch.linalg.lstsq(filters, turned).solution
     assert residual.norm() < 1e-12 * turned.norm()
 
