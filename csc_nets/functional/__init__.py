@@ -28,6 +28,7 @@ from csc_nets.functional.penalties import (
     L0,
     L1,
     ElasticNet,
+    FreeL1,
     GroupL1,
     HardThreshold,
     NonnegativeL1,
@@ -54,6 +55,7 @@ from csc_nets.functional.pursuits import (
     LCA,
     LISTA,
     Calibrated,
+    NoiseAdaptiveLISTA,
     PriorISTA,
     Pursuit,
     Step,
@@ -89,6 +91,7 @@ from csc_nets.functional.wavelets.filter_bank import (
     weyl_heisenberg_bank,
 )
 from csc_nets.functional.wavelets.morlet import morlet_bank
+from csc_nets.functional.wavelets.noise_level import estimate_noise_level
 from csc_nets.functional.wavelets.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
 
 # Older names of the operator protocol.
@@ -109,12 +112,14 @@ __all__ = [
     "Convolution",
     "ElasticNet",
     "FilterBank",
+    "FreeL1",
     "Gradient",
     "GroupL1",
     "HardThreshold",
     "Implicit",
     "Lateral",
     "Matrix",
+    "NoiseAdaptiveLISTA",
     "NonnegativeL1",
     "OnePerBlock",
     "Operator",
@@ -153,6 +158,7 @@ __all__ = [
     "douglas_rachford",
     "duality_gap",
     "elastic_net_threshold",
+    "estimate_noise_level",
     "fista",
     "group_soft_threshold",
     "hard_threshold",
