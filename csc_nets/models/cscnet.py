@@ -126,10 +126,12 @@ class CSCNet(Denoiser):
         total = torch.zeros_like(x)
         for i in range(stride):
             pads = [(stride - j, across + j, stride - i, down + i) for j in range(stride)]
-            batch = torch.cat([F.pad(x, p, mode="reflect") for p in pads])
-            seen = None if mask is None else torch.cat([F.pad(mask.to(x), p, mode="reflect") for p in pads])
+            batch = torch.stack([F.pad(x, p, mode="reflect") for p in pads]).flatten(0, 1)
+            seen = None
+            if mask is not None:
+                seen = torch.stack([F.pad(mask.to(x), p, mode="reflect") for p in pads]).flatten(0, 1)
             clean = checkpoint_stage(shifted, batch, seen) if recompute else shifted(batch, seen)
-            for j, part in enumerate(clean.chunk(stride)):
+            for j, part in enumerate(clean.unflatten(0, (stride, -1))):
                 top, left = stride - i, stride - j
                 total = total + part[..., top : top + height, left : left + width]
         return total / stride**2

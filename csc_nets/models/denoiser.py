@@ -62,7 +62,7 @@ class Denoiser(StagedEncoder):
     def level(self, x: Tensor, sigma: float | Tensor | None, mask: Tensor | None = None) -> float | Tensor:
         """The noise level, a number or ``(N, 1, 1, 1)``."""
         if sigma is None:
-            sigma = estimate_noise_level(x, mask)
+            return estimate_noise_level(x, mask).view(-1, 1, 1, 1)
         if not isinstance(sigma, Tensor):
             if isinstance(sigma, bool) or not 0 <= sigma < math.inf:
                 raise ValueError(f"{self._label}: sigma must be a finite number >= 0, got {sigma!r}")
