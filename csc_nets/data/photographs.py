@@ -170,7 +170,9 @@ class PhotographDataModule(ImageDataModule):
             images = photographs["train"]
             labels = torch.zeros(len(images), dtype=torch.long)
             parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
-            photographs |= {part: [images[i] for i in index] for part, index in zip(("train", "val"), parts, strict=True)}
+            photographs |= {
+                part: [images[i] for i in index] for part, index in zip(("train", "val"), parts, strict=True)
+            }
         return {"test": photographs["val"]} | photographs
 
     def _read(self, folder: Path) -> list[Tensor]:

@@ -212,7 +212,9 @@ class DenoisingTask(Task):
     def _return(self, reason: str) -> None:
         self._returns += 1
         if self._returns > _MOST_RETURNS:
-            raise FloatingPointError(f"{reason}, after {_MOST_RETURNS} returns to earlier weights: try a smaller task.lr")
+            raise FloatingPointError(
+                f"{reason}, after {_MOST_RETURNS} returns to earlier weights: try a smaller task.lr"
+            )
         optimizer: Any = self.optimizers()
         rates = [group["lr"] for group in optimizer.optimizer.param_groups]
         self.model.load_state_dict(self._best["model"])

@@ -33,6 +33,9 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None) -> Tensor:
     by wavelet shrinkage", 1994, section 3.1. All positions count, not every second one as in a wavelet transform: that
     halves the variance. Images of less than seven pixels a side are filtered with Haar's wavelet.
 
+    Texture as fine as a pixel counts as noise. Of scikit-learn's photographs with noise of 25 grey levels the one with
+    the tiled roof is estimated at 28, the other at 25; with noise of 5 at 8 and 5.4.
+
     The estimate is a constant to automatic differentiation.
 
     Args:
