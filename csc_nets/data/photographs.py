@@ -125,19 +125,17 @@ class PhotographDataModule(ImageDataModule):
         self.crops, self.val_fraction, self.split_seed = crops, val_fraction, split_seed
 
     def load(self, split: str) -> dict[str, Split]:
-        photographs = self._embedded() if self.root is None else self._from_files(self.root)
-        loaded: dict[str, Split] = {}
-        for part, images in photographs.items():
-            if part != "train":
-                loaded[part] = FileSplit(WholeImages(images), WholeImages(images), len(images))
-                continue
-            small = next((image for image in images if min(image.shape[1:]) < self.image_size), None)
-            if small is not None:
-                least = min(small.shape[1:])
-                self._require(False, "image_size", self.image_size, f"at most {least}, the side of a photograph")
-            training = RandomCrops(images, self.image_size, self.crops)
-            loaded[part] = FileSplit(training, training, len(training))
-        return loaded
+        photographs = self._embedded() if self.root is None else self._from_files(self.root, split)
+        return {part: self._served(part, images) for part, images in photographs.items()}
+
+    def _served(self, part: str, images: list[Tensor]) -> FileSplit:
+        if part != "train":
+            return FileSplit(WholeImages(images), WholeImages(images), len(images))
+        least = min(min(image.shape[1:]) for image in images)
+        allowed = f"at most {least}, the side of a photograph"
+        self._require(self.image_size <= least, "image_size", self.image_size, allowed)
+        training = RandomCrops(images, self.image_size, self.crops)
+        return FileSplit(training, training, len(training))
 
     def test_images(self, count: int) -> Tensor:
         """Central parts ``(N, C, H, W)`` of the first test photographs, as large as the smallest allows."""
@@ -160,20 +158,17 @@ class PhotographDataModule(ImageDataModule):
         images = [pil_to_tensor(picture) for picture in pictures]
         return {part: [image[..., first:last] for image in images] for part, (first, last) in _BANDS.items()}
 
-    def _from_files(self, root: Path) -> dict[str, list[Tensor]]:
-        photographs = {
-            part: self._read(root / folder)
-            for part, folder in self.folders.items()
-            if part == "train" or (root / folder).is_dir()
-        }
-        if "val" not in photographs:
-            images = photographs["train"]
-            labels = torch.zeros(len(images), dtype=torch.long)
-            parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
-            photographs |= {
-                part: [images[i] for i in index] for part, index in zip(("train", "val"), parts, strict=True)
-            }
-        return {"test": photographs["val"]} | photographs
+    def _from_files(self, root: Path, split: str) -> dict[str, list[Tensor]]:
+        """The photographs of a split, and those of others that are not to be had without."""
+        has = {part: (root / folder).is_dir() for part, folder in self.folders.items()}
+        if split == "test" and not has["test"]:
+            return {"test": self._from_files(root, "val")["val"]}
+        if has["val"] or split == "test":
+            return {split: self._read(root / self.folders[split])}
+        images = self._read(root / self.folders["train"])
+        labels = torch.zeros(len(images), dtype=torch.long)
+        parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
+        return {part: [images[i] for i in index] for part, index in zip(("train", "val"), parts, strict=True)}
 
     def _read(self, folder: Path) -> list[Tensor]:
         if not folder.is_dir():

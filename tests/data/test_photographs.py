@@ -64,6 +64,19 @@ def test_the_embedded_photographs_share_no_pixel():
     assert images.dtype == torch.float32 and images.min() >= 0 and images.max() <= 1
 
 
+def test_a_folder_to_test_on_needs_no_training_images(folder):
+    data = create_datamodule("photographs", root=folder / "test", test=".")
+    data.setup("test")
+    assert len(list(data.test_dataloader())) == 2
+
+
+def test_without_a_folder_for_it_the_test_is_on_validation_images(folder):
+    data = create_datamodule("photographs", root=folder, test="none", val="test", image_size=16)
+    data.setup()
+    val, test = (data.split(part).evaluation.images for part in ("val", "test"))
+    assert len(val) == len(test) == 2 and len(data.split("train").training.images) == 4
+
+
 def test_what_cannot_be_served_is_refused_in_one_line(folder, tmp_path):
     with pytest.raises(ValueError, match="image_size must be at most 32, the side of a photograph, got 33"):
         create_datamodule("photographs", root=folder, image_size=33, val_fraction=0.5).train_dataloader()
