@@ -3,8 +3,8 @@
     python benchmarks/denoising.py [--quick] [--json FILE] [--threads N] [--device cuda]
     python benchmarks/denoising.py --run RUN [--folder FOLDER]
 
-With ``--run``, the quality of a trained network instead: PSNR at noise of 15, 25 and 50 grey levels on the photographs of a
-folder, or on the embedded test strips, beside a Gaussian blur and a soft-thresholded wavelet transform (Haar, three
+With ``--run``, the quality of a trained network instead: PSNR at noise of 15, 25 and 50 grey levels on photographs
+of a folder, or on the embedded test strips, beside a Gaussian blur and a soft-thresholded Haar transform (three
 scales, all shifts), each with its best setting for the mean over the images.
 """
 
@@ -115,8 +115,8 @@ def quality(run: str, folder: Path | None) -> None:
             return torch.cat(values).mean().item()
 
         blurred = max(score(lambda y, w=w: blur(y, w)) for w in (0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.2, 1.5))
-        shrunk = max(score(lambda y, c=c: haar(y, c * sigma)) for c in (0.8, 1.0, 1.2, 1.5, 1.8, 2.2))
-        columns = [score(lambda y: y), blurred, shrunk, score(lambda y: model(y, sigma)), score(model)]
+        shrunk = max(score(lambda y, t=c * sigma: haar(y, t)) for c in (0.8, 1.0, 1.2, 1.5, 1.8, 2.2))
+        columns = [score(lambda y: y), blurred, shrunk, score(lambda y, s=sigma: model(y, s)), score(model)]
         print(f"| {level} | " + " | ".join(f"{value:.2f}" for value in columns) + " |")
 
 

@@ -15,8 +15,8 @@ class DnCNN(Denoiser):
 
     Zhang, Zuo, Chen, Meng, Zhang, `Beyond a Gaussian Denoiser: Residual Learning of Deep CNN for Image Denoising
     <https://arxiv.org/abs/1608.03981>`_. The first convolution has a bias and a ReLU, the last one a bias. Those
-    between have batch norm and a ReLU. A network is trained for one range of noise levels; ``sigma`` is accepted and does not
-    count. Missing pixels are read as 0.
+    between have batch norm and a ReLU. A network is trained for one range of noise levels; ``sigma`` is accepted and
+    does not count. Missing pixels are read as 0.
 
     Args:
         in_chans: channels of the image.
