@@ -28,6 +28,7 @@ from csc_nets.functional.penalties import (
     L0,
     L1,
     ElasticNet,
+    FreeL1,
     GroupL1,
     HardThreshold,
     NonnegativeL1,
@@ -56,6 +57,7 @@ from csc_nets.functional.pursuits import (
     LISTA,
     LISTACP,
     Calibrated,
+    NoiseAdaptiveLISTA,
     PriorISTA,
     Pursuit,
     Step,
@@ -94,6 +96,7 @@ from csc_nets.functional.wavelets.filter_bank import (
     weyl_heisenberg_bank,
 )
 from csc_nets.functional.wavelets.morlet import morlet_bank
+from csc_nets.functional.wavelets.noise_level import estimate_noise_level
 from csc_nets.functional.wavelets.scattering import Scattering, ScatteringEnergy, scattering_energy, scattering_features
 
 # Older names of the operator protocol.
@@ -116,12 +119,14 @@ __all__ = [
     "Convolution",
     "ElasticNet",
     "FilterBank",
+    "FreeL1",
     "Gradient",
     "GroupL1",
     "HardThreshold",
     "Implicit",
     "Lateral",
     "Matrix",
+    "NoiseAdaptiveLISTA",
     "NonnegativeL1",
     "OnePerBlock",
     "Operator",
@@ -163,6 +168,7 @@ __all__ = [
     "douglas_rachford",
     "duality_gap",
     "elastic_net_threshold",
+    "estimate_noise_level",
     "fista",
     "group_soft_threshold",
     "hard_threshold",

@@ -20,6 +20,7 @@ __all__ = [
     "L0",
     "L1",
     "ElasticNet",
+    "FreeL1",
     "GroupL1",
     "HardThreshold",
     "NonnegativeL1",
@@ -136,6 +137,22 @@ class L1(Penalty):
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
         """The weighted largest modulus."""
         return _largest_ratio(correlation.abs(), lam)
+
+
+@register_penalty("free_l1")
+@dataclass(frozen=True)
+class FreeL1(L1):
+    r"""The l1 norm for learned thresholds of any sign: :math:`\max(v - t, 0) - \max(-v - t, 0)`.
+
+    For :math:`t \ge 0` it is the soft threshold. A negative threshold lengthens: it adds :math:`|t|` to the modulus
+    of large entries and doubles small ones, so the map stays continuous and odd. CSCNet learns such thresholds.
+    """
+
+    kernel = None  # type: ignore[assignment]  # the fast kernels take no negative threshold
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """The shrinkage."""
+        return torch.relu(v - t) - torch.relu(-v - t)
 
 
 @register_penalty("nonnegative_l1")

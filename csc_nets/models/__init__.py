@@ -1,9 +1,13 @@
 """Networks of the zoo, and the registry that builds them by name."""
 
+from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
+from csc_nets.models.cscnet import CSCNet
+from csc_nets.models.denoiser import Denoiser
+from csc_nets.models.dncnn import DnCNN
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
@@ -16,14 +20,19 @@ from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
 __all__ = [
     "MLCSC",
+    "CDLNet",
     "CSCAutoencoder",
     "CSCClosedLoop",
     "CSCDictionary",
+    "CSCNet",
     "CSCSmall",
     "ClosedLoop",
     "ConvClosedLoop",
     "DeepCNN",
+    "Denoiser",
+    "DnCNN",
     "FeatureExtractor",
+    "GDLNet",
     "ImageClassifier",
     "InvertibleCNN",
     "ResNet",

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["checkpoint_stage"]
 
 
-def checkpoint_stage(stage: nn.Module, x: Tensor) -> Tensor:
-    """Runs ``stage(x)`` without keeping its activations: the backward pass computes them a second time.
+def checkpoint_stage(stage: nn.Module, *inputs: Any) -> Tensor:
+    """Runs ``stage(*inputs)`` without keeping its activations: the backward pass computes them a second time.
 
     Batch norm moves its running statistics and a dictionary its power iteration in every training forward. The second
     computation therefore runs on a copy of the buffers as they were before the first one: it repeats the first exactly,
@@ -22,23 +22,23 @@ def checkpoint_stage(stage: nn.Module, x: Tensor) -> Tensor:
 
     Args:
         stage: the module to run.
-        x: its input.
+        *inputs: its arguments.
 
     Returns:
-        ``stage(x)``.
+        ``stage(*inputs)``.
     """
     if torch.compiler.is_compiling():
-        output: Tensor = stage(x)
+        output: Tensor = stage(*inputs)
         return output
     before = {name: buffer.clone() for name, buffer in stage.named_buffers()}
     seen = False
 
-    def run(x: Tensor) -> Any:
+    def run(*inputs: Any) -> Any:
         nonlocal seen
         if seen:
-            return functional_call(stage, {name: buffer.clone() for name, buffer in before.items()}, (x,))
+            return functional_call(stage, {name: buffer.clone() for name, buffer in before.items()}, inputs)
         seen = True
-        return stage(x)
+        return stage(*inputs)
 
-    kept: Tensor = checkpoint(run, x, use_reentrant=False)
+    kept: Tensor = checkpoint(run, *inputs, use_reentrant=False)
     return kept

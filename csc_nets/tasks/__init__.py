@@ -3,6 +3,7 @@
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.classification import ClassificationTask
 from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_codes
+from csc_nets.tasks.denoising import DenoisingTask
 from csc_nets.tasks.dictionary_learning import DictionaryLearningTask
 from csc_nets.tasks.optimization import parameter_groups
 from csc_nets.tasks.registry import create_task, list_tasks, register_task
@@ -13,6 +14,7 @@ __all__ = [
     "AutoencodingTask",
     "ClassificationTask",
     "CodeStatistics",
+    "DenoisingTask",
     "DictionaryLearningTask",
     "Task",
     "TranscriptionTask",

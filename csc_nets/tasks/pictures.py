@@ -11,8 +11,9 @@ from torch.nn.functional import interpolate
 from torchvision.utils import make_grid, save_image
 
 from csc_nets.layers.effective import effective_atoms
-from csc_nets.models import ClosedLoop, InvertibleCNN
+from csc_nets.models import ClosedLoop, Denoiser, InvertibleCNN
 from csc_nets.tasks.code_statistics import csc_layers
+from csc_nets.tasks.denoising_pictures import save_denoising
 
 __all__ = ["atom_grids", "save_pictures"]
 
@@ -33,7 +34,8 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
       first to the last, makes of it, and ``interpolations.png``, the images on the great circle between the features of
       one image and of the next.
 
-    A network without CSC layers leaves out what it lacks.
+    A network without CSC layers leaves out what it lacks. A :class:`~csc_nets.models.Denoiser` has its atoms and
+    ``denoising.png``, see :func:`~csc_nets.tasks.denoising_pictures.save_denoising`.
 
     Args:
         model: network in eval mode.
@@ -41,6 +43,12 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
         denormalize: from normalised images to pixels in [0, 1].
         folder: is created where it does not exist.
     """
+    if isinstance(model, Denoiser):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, grid in atom_grids(model).items():
+            save_image(grid, folder / f"{name}.png")
+        save_denoising(model, denormalize(images), folder / "denoising.png")
+        return
     first = next(iter(csc_layers(model).values()), None)
     seen: list[tuple[Tensor, Tensor]] = []
     hook = first.register_forward_hook(lambda layer, args, code: seen.append((args[0], code))) if first else None

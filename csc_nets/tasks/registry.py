@@ -34,8 +34,8 @@ def register_task(task: Any = None, *, name: str | None = None) -> Any:
 
     Example::
 
-        @register_task(name="denoising")
-        class DenoisingTask(AutoencodingTask):
+        @register_task(name="fixed_noise")
+        class FixedNoiseTask(AutoencodingTask):
             def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
                 images, _ = batch
                 noisy = images + 0.1 * torch.randn_like(images)

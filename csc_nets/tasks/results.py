@@ -15,6 +15,7 @@ _TABLE = {
     "test/acc": ("test accuracy", "{:.2%}"),
     "test/objective": ("test objective", "{:.4g}"),
     "test/psnr": ("test PSNR", "{:.2f} dB"),
+    "test/gain": ("gain over noisy", "{:.2f} dB"),
     "test/ssim": ("test SSIM", "{:.4f}"),
     "test/alignment": ("feature alignment", "{:.4f}"),
     "test/density": ("code density", "{:.2%}"),

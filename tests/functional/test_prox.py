@@ -138,3 +138,26 @@ def test_switches_say_where_the_entry_of_a_block_goes():
     assert one_per_block(v, 1, switches=torch.tensor([[[0, 3]]])).tolist() == [[[1, 0, 0, 0]]]
     with pytest.raises(ValueError, match="'known', 'fixed' or positions, got 'unknown'"):
         one_per_block(v, switches="unknown")
+
+
+@pytest.mark.parametrize("shape", [(), (3, 1, 1), (2, 1, 1, 1), (2, 3, 1, 1)])
+def test_the_soft_threshold_has_the_gradient_of_its_formula(shape):
+    v = torch.randn(2, 3, 4, 4, dtype=torch.float64, requires_grad=True)
+    t = (0.2 + 0.5 * torch.rand(shape, dtype=torch.float64)).requires_grad_()
+    assert torch.autograd.gradcheck(soft_threshold, (v, t))
+    assert torch.autograd.gradgradcheck(soft_threshold, (v, t))
+    cotangent = torch.randn_like(v)
+    ours = torch.autograd.grad(soft_threshold(v, t), (v, t), cotangent)
+    theirs = torch.autograd.grad(v - torch.clamp(v, -t, t), (v, t), cotangent)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_gradient_of_a_threshold_below_zero_is_that_of_clamp():
+    v = torch.randn(2, 3, 5, requires_grad=True)
+    t = torch.tensor([[-0.3], [0.0], [0.4]], requires_grad=True)
+    cotangent = torch.randn_like(v)
+    ours = torch.autograd.grad(soft_threshold(v, t), (v, t), cotangent)
+    theirs = torch.autograd.grad(v - torch.clamp(v, -t, t), (v, t), cotangent)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)

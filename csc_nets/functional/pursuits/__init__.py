@@ -8,6 +8,7 @@ from csc_nets.functional.pursuits.competition import LCA, PriorISTA
 from csc_nets.functional.pursuits.fourier_splitting import douglas_rachford
 from csc_nets.functional.pursuits.lista import ALISTA, LISTA, LISTACP, StepLISTA, TiLISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
+from csc_nets.functional.pursuits.noise_adaptive import NoiseAdaptiveLISTA
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold
 from csc_nets.functional.pursuits.solvers import (
     duality_gap,
@@ -30,6 +31,7 @@ __all__ = [
     "LISTA",
     "LISTACP",
     "Calibrated",
+    "NoiseAdaptiveLISTA",
     "PriorISTA",
     "Pursuit",
     "Step",

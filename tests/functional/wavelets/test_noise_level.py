@@ -1,0 +1,55 @@
+"""The noise level of an image, on noise that is known."""
+
+import pytest
+import torch
+
+from csc_nets.functional import estimate_noise_level
+from csc_nets.functional.wavelets.noise_level import _BIOR44
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.1, 0.2])
+def test_pure_noise(sigma):
+    x = 0.4 + sigma * torch.randn(4, 3, 128, 128)
+    torch.testing.assert_close(estimate_noise_level(x), torch.full((4,), sigma), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("sigma", [5, 15, 25, 50])
+def test_photographs(sigma):
+    from sklearn.datasets import load_sample_images
+
+    x = torch.stack([torch.from_numpy(i.copy()).permute(2, 0, 1) for i in load_sample_images().images]) / 255
+    level = 255 * estimate_noise_level(x + sigma / 255 * torch.randn_like(x))
+    # The roof of the first photograph is finer than the band: it counts as noise of some ten grey levels.
+    assert (level > 0.97 * sigma).all() and (level[0].square() - sigma**2).sqrt() < 16
+    assert level[1].item() == pytest.approx(sigma, rel=0.1 if sigma == 5 else 0.04)
+
+
+def test_what_the_filter_does_not_see():
+    ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64) + torch.linspace(0, 2, 64).view(1, 1, 64, 1)
+    assert estimate_noise_level(ramp).item() < 1e-6
+    assert abs(sum(_BIOR44)) < 1e-10
+    assert abs(sum(k * k * h for k, h in zip(range(-3, 4), _BIOR44, strict=True))) < 1e-9  # four vanishing moments
+
+
+def test_images_are_alone_and_scale_with_their_noise():
+    x = torch.randn(3, 1, 40, 40) * torch.tensor([0.1, 1.0, 10.0]).view(3, 1, 1, 1)
+    levels = estimate_noise_level(x)
+    torch.testing.assert_close(levels[1:2], estimate_noise_level(x[1:2]))
+    torch.testing.assert_close(estimate_noise_level(7 * x), 7 * levels)
+
+
+def test_missing_pixels_do_not_count():
+    x = 0.1 * torch.randn(2, 1, 96, 96)
+    mask = torch.ones(96, 96)
+    torch.testing.assert_close(estimate_noise_level(x, mask), estimate_noise_level(x))
+    mask[20:60, 30:50] = 0
+    level = estimate_noise_level(torch.where(mask == 0, torch.nan, x), mask)
+    torch.testing.assert_close(level, torch.full((2,), 0.1), rtol=0.05, atol=0)
+    with pytest.raises(ValueError, match="give sigma"):
+        estimate_noise_level(x, torch.arange(96) % 2)
+
+
+def test_small_images():
+    assert estimate_noise_level(torch.randn(1, 1, 2, 5)).isfinite().all()
+    with pytest.raises(ValueError, match=r"2 x 2 pixels at least, got \(1, 1, 1, 5\)"):
+        estimate_noise_level(torch.randn(1, 1, 1, 5))
