@@ -2,6 +2,7 @@
 
 import copy
 import io
+import sys
 
 import pytest
 import torch
@@ -167,6 +168,24 @@ def test_configuration_names_what_a_user_replaces(name, narrow):
     assert cfg["first_conv"] in modules
     if "classifier" in cfg:
         assert modules[cfg["classifier"]] is model.get_classifier()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_forward_calls_what_autoattack_takes_for_a_gradient(name, training, narrow, images):
+    """AutoAttack warns of a "dynamic defense" where a forward calls a function of one of these names."""
+    model, x, seen = narrow(name).train(training), images(), []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_name in ("grad", "backward", "_make_grads"):
+            seen.append(frame.f_code.co_filename)
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        model(x)
+    finally:
+        sys.settrace(before)
+    assert not seen
 
 
 @pytest.mark.gpu
