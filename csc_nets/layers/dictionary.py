@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, Convolution, Matrix, largest_eigenpair, power_step, unit_norm
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import full_precision, is_transformed
 from csc_nets.functional.operators.convolution import synthesize
 from csc_nets.functional.operators.geometry import atom_norm
 
@@ -137,7 +137,7 @@ class Dictionary(nn.Module):
         """
         if not self.training:
             return
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             direction, value = power_step(lambda u: self._probe(u, weight.detach()), self.direction)
         # All-zero or broken atoms leave no direction to go on from: keep the last one.
         self.direction.copy_(torch.where(value > 0, direction, self.direction))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import LCA, PriorISTA, as_weight
-from csc_nets.functional.checks import errors_of
+from csc_nets.functional.checks import errors_of, full_precision
 from csc_nets.layers.coding import CSC, Positive
 from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
@@ -273,7 +273,7 @@ class SparsePriorConv2d(CSC2d):
         where its trace is M).
         """
         bank = self.atoms.flatten(1)
-        with torch.autocast(bank.device.type, enabled=False):
+        with full_precision(bank):
             gram = bank @ bank.T
         return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).square().sum()
 

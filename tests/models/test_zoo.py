@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from csc_nets.layers import CSC2d, Dictionary2d, SparsePriorConv2d
 from csc_nets.models import ClosedLoop, FeatureExtractor, ImageClassifier, create_model, list_models
@@ -168,6 +169,17 @@ def test_configuration_names_what_a_user_replaces(name, narrow):
     assert cfg["first_conv"] in modules
     if "classifier" in cfg:
         assert modules[cfg["classifier"]] is model.get_classifier()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_runs_on_an_accelerator_whose_tensors_have_no_values(name, training, narrow):
+    model = narrow(name).train(training)
+    size = model.input_size if name == "scattering" else 16  # it makes other filters on the CPU
+    with FakeTensorMode() as mode, torch.no_grad():
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        state = {key: mode.from_tensor(tensor).to("cuda") for key, tensor in tensors}
+        y = torch.func.functional_call(model, state, (torch.empty(2, 3, size, size, device="cuda"),))
+    assert y.device.type == "cuda"
 
 
 @pytest.mark.parametrize("training", [True, False])

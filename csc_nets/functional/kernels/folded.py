@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csc_nets.functional.checks import autocast_dtype
 from csc_nets.functional.kernels import shrink
 from csc_nets.functional.penalties import Penalty
 
@@ -129,8 +130,8 @@ def _rounded(operator: Any) -> Any:
     """The operator with the weights that autocast makes, once: it would make a copy, and keep it, for every
     convolution."""
     weight = operator.weight
-    device = weight.device.type
-    if weight.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+    rounded = autocast_dtype(weight)
+    if weight.dtype != torch.float32 or rounded is None:
         return operator
-    change: Callable[[Tensor], Tensor] = lambda w: w.to(torch.get_autocast_dtype(device))  # noqa: E731
+    change: Callable[[Tensor], Tensor] = lambda w: w.to(rounded)  # noqa: E731
     return operator.map(change)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, autocast_dtype, full_precision
 from csc_nets.functional.operators import ConvGeometry
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
@@ -120,7 +120,7 @@ class Calibrated(nn.Module, Pursuit):
         """The filter H that whitens residuals."""
         operator: Any = problem.operator
         weight: Tensor = operator.weight
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             filters = whitening(weight, problem.lipschitz().detach())
         mode = "circular" if operator.geometry.padding_mode == "circular" else "zeros"
         geometry = ConvGeometry.create(weight.ndim - 2, tuple(filters.shape[2:]), padding="same", padding_mode=mode)
@@ -164,10 +164,8 @@ class Calibrated(nn.Module, Pursuit):
             return t[:count] if t.ndim == problem.x.ndim and len(t) > 1 else t
 
         def rounded(weight: Tensor) -> Tensor:
-            weight, device = weight.detach(), weight.device.type
-            if torch.is_autocast_enabled(device) and weight.dtype == torch.float32:
-                return weight.to(torch.get_autocast_dtype(device))  # once, not for every convolution
-            return weight
+            dtype = autocast_dtype(weight) if weight.dtype == torch.float32 else None
+            return weight.detach().to(dtype or weight.dtype)  # once, not for every convolution
 
         lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
         mask = None if problem.mask is None else few(problem.mask)
