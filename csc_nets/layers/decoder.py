@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -57,6 +57,13 @@ class DeconvDecoder(nn.Module):
             for code, out, k, s, p in zip(channels[:-1], channels[1:], *settings.values(), strict=True)
         )
         self.norms = nn.ModuleList(_NORM[dims](c) if norm else nn.Identity() for c in channels[:-1])
+        self.reset_gains()
+
+    def reset_parameters(self) -> None:
+        """Draws fresh atoms, and starts the batch norms afresh."""
+        for module in (*self.dictionaries, *self.norms):
+            if not isinstance(module, nn.Identity):
+                cast(Any, module).reset_parameters()
         self.reset_gains()
 
     def reset_gains(self) -> None:

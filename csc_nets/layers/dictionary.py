@@ -12,6 +12,7 @@ from csc_nets.functional import ConvGeometry, Convolution, Matrix, largest_eigen
 from csc_nets.functional.checks import full_precision, is_transformed
 from csc_nets.functional.operators.convolution import synthesize
 from csc_nets.functional.operators.geometry import atom_norm
+from csc_nets.layers.saving import Savable
 
 __all__ = [
     "ConvDictionary",
@@ -58,7 +59,7 @@ class UnitNorm(nn.Module):
         return weight.clone()  # training must not write into the tensor that a user assigned
 
 
-class Dictionary(nn.Module):
+class Dictionary(Savable):
     """Atoms, their spectral bound and its upkeep. Subclasses give analysis and synthesis for given weights."""
 
     weight: Tensor

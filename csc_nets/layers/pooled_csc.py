@@ -112,6 +112,10 @@ class PooledCSC2d(nn.Module):
         )
         self.window, self.density, self.steps, self.sign, self.step_size = window, density, steps, sign, step_size
 
+    def reset_parameters(self) -> None:
+        """Draws fresh filters."""
+        self.dictionary.reset_parameters()
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _ALLOWED:
             check, allowed = _ALLOWED[name]

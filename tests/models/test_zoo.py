@@ -182,6 +182,17 @@ def test_runs_on_an_accelerator_whose_tensors_have_no_values(name, training, nar
     assert y.device.type == "cuda"
 
 
+def test_the_whole_module_is_written_and_read(name, narrow, images):
+    model, x = narrow(name), images()
+    model.train()(x)
+    stream = io.BytesIO()
+    torch.save(model, stream)
+    stream.seek(0)
+    again = torch.load(stream, weights_only=False)
+    assert repr(again) == repr(model) and list(again.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(again.eval()(x), model.eval()(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_no_forward_calls_what_autoattack_takes_for_a_gradient(name, training, narrow, images):
     """AutoAttack warns of a "dynamic defense" where a forward calls a function of one of these names."""

@@ -85,9 +85,15 @@ class Calibrated(nn.Module, Pursuit):
         if hasattr(self, "coefficients"):
             return attached
         coefficients = dictionary.lipschitz.new_zeros(self.count, 3, dictionary.out_channels)
-        coefficients[:, 0] = 1
         attached.register_buffer("coefficients", coefficients)
+        attached.restart(dictionary)
         return attached
+
+    @torch.no_grad()
+    def restart(self, dictionary: Any) -> None:
+        """The steps are ISTA's again."""
+        self.coefficients.zero_()
+        self.coefficients[:, 0] = 1
 
     def changed(self, **changes: Any) -> "Calibrated":
         """A copy that takes another ``count`` of steps: fewer, or the calibrated ones and then ISTA's."""

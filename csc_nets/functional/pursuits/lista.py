@@ -48,6 +48,15 @@ class LISTA(nn.Module, Pursuit):
         attached.register_buffer("gain", torch.as_tensor(SAFETY / dictionary.lipschitz).clone())
         return attached
 
+    @torch.no_grad()
+    def restart(self, dictionary: Any) -> None:
+        """Filters are the atoms again, and thresholds those of ISTA."""
+        for filters in (*self.analysers, *self.synthesisers):
+            filters.copy_(dictionary.weight)
+        for shift in self.shifts:
+            shift.zero_()
+        self.gain.copy_(SAFETY / dictionary.lipschitz)
+
     def changed(self, **changes: Any) -> "LISTA":
         """Refuses another number of steps: the learned ones are for these."""
         if changes.get("tol") is not None or changes.get("count", self.count) != self.count:
