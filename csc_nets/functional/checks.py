@@ -24,9 +24,10 @@ def autocast_dtype(like: torch.Tensor) -> torch.dtype | None:
 
 
 def is_transformed() -> bool:
-    """Whether a compiler traces, or ``torch.func`` or forward-mode differentiation looks on."""
+    """Whether a compiler or ``torch.jit`` traces, or ``torch.func`` or forward-mode differentiation looks on."""
     return (
         torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
         or torch._C._are_functorch_transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
     )

@@ -59,7 +59,7 @@ def unpool(values: Tensor, switches: Tensor, size: Sequence[int]) -> Tensor:
         ``(N, M, *S)``.
     """
     flat = values.new_zeros(*values.shape[:2], torch.Size(size).numel())
-    return flat.scatter(2, switches.flatten(2), values.flatten(2)).unflatten(2, tuple(size))
+    return flat.scatter(2, switches.flatten(2), values.flatten(2)).view(*values.shape[:2], *size)
 
 
 def fixed_switches(v: Tensor, window: int | Sequence[int] | None = None) -> Tensor:

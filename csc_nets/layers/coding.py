@@ -23,6 +23,7 @@ from csc_nets.functional.checks import as_count, errors_of
 from csc_nets.functional.operators.protocol import read, track
 from csc_nets.functional.penalties import check_ridge
 from csc_nets.layers.coder import CodedStep
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.options import CodingOptions, Parts, default_gradient, renamed_gradient
 from csc_nets.layers.saving import Savable
 
@@ -299,6 +300,7 @@ class CSC(Savable):
             raise ValueError(f"{self._get_name()}: {self.pursuit!r} has nothing to calibrate")
         calibrate(self.problem(x, mask=mask), updates)
 
+    @leaf
     def forward(
         self,
         x: Tensor,

@@ -7,6 +7,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.leaf import leaf
 
 __all__ = ["DeconvDecoder"]
 
@@ -79,6 +80,7 @@ class DeconvDecoder(nn.Module):
             gain = math.sqrt(dictionary.in_channels * math.prod(dictionary.geometry.stride) / dictionary.out_channels)
             nn.init.constant_(norm.get_parameter("weight"), gain)
 
+    @leaf
     def forward(self, z: Tensor, output_size: Sequence[int] | None = None, start: int = 0) -> Tensor:
         """Decodes a code.
 

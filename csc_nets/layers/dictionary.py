@@ -52,8 +52,7 @@ class UnitNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         # A trace that is saved holds no Python.
-        plain = is_transformed() or torch.jit.is_tracing()
-        return unit_norm(weight) if plain else _UnitNorm.apply(weight)
+        return unit_norm(weight) if is_transformed() else _UnitNorm.apply(weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight.clone()  # training must not write into the tensor that a user assigned
@@ -103,13 +102,20 @@ class Dictionary(Savable):
 
     def read(self) -> Any:
         """The dictionary with its atoms read once, as an operator."""
+        self._renew()
         return self._operator(self.weight)
 
     def track(self) -> Any:
         """:meth:`read` for a forward pass: in training the bound follows the atoms by one step."""
+        self._renew()
         weight = self.weight
         self.update_lipschitz(weight)
         return self._operator(weight)
+
+    def _renew(self) -> None:
+        """Calls hooks that make the weight anew, as of ``torch.nn.utils.prune``: a dictionary is read, not called."""
+        for hook in self._forward_pre_hooks.values():
+            hook(self, ())
 
     def _operator(self, weight: Tensor) -> Any:
         raise NotImplementedError
@@ -258,7 +264,8 @@ class ConvDictionary(Dictionary):
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         overlap = self.geometry.overlap(signal_size)
-        return super().bound(signal_size) if overlap == 1 else super().bound(signal_size) * overlap
+        fits = isinstance(overlap, int) and overlap == 1
+        return super().bound(signal_size) if fits else super().bound(signal_size) * overlap
 
     def _operator(self, weight: Tensor) -> Convolution:
         return Convolution(weight, self.geometry, self.bound)

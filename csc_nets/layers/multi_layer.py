@@ -29,6 +29,7 @@ from csc_nets.functional.pursuits.coupled import CoupledProblem
 from csc_nets.functional.pursuits.proximal_gradient import extrapolations
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.saving import Savable
 
 __all__ = ["MultiLayerCSC"]
@@ -233,6 +234,7 @@ class MultiLayerCSC(Savable):
             as_weight(value, ndim or 2, "MultiLayerCSC: lam")
         return values
 
+    @leaf
     def forward(self, x: Tensor, *, lam: Lam | None = None) -> Tensor:
         """Deepest code ``(N, M_K, *S_K)`` of signals ``x (N, C, *S)``; ``lam`` in place of the layer's own."""
         return self.codes(x, lam=lam)[-1]

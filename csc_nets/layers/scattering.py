@@ -117,6 +117,7 @@ class Scattering2d(nn.Module):
             filters[f"wavelets_{i}"] = _halves(wavelets[i], 2**i)
         return filters
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         """Coefficients ``(N, C * paths, H', W')`` of images ``(N, C, H, W)``."""
         if x.ndim != 4 or not x.is_floating_point():

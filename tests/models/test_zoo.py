@@ -182,6 +182,29 @@ def test_runs_on_an_accelerator_whose_tensors_have_no_values(name, training, nar
     assert y.device.type == "cuda"
 
 
+def test_a_graph_of_torch_fx_keeps_coded_layers_whole(name, narrow, images):
+    model, x = narrow(name).eval(), images()
+    if not isinstance(model, ImageClassifier):
+        model = narrow(name, features_only=True).eval()
+    graph = torch.fx.symbolic_trace(model)
+    for ours, theirs in zip(_several(graph(x)), _several(model(x)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def _several(outputs):
+    return outputs if isinstance(outputs, list | tuple) else [outputs]
+
+
+def test_torchvision_takes_features(name, narrow, images):
+    feature_extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="torchvision")
+    model, x = narrow(name).eval(), images()
+    if not isinstance(model, ImageClassifier) or len(model.stages) < 2:
+        return
+    extractor = feature_extraction.create_feature_extractor(model, {"stages.1": "map"})
+    (expected,) = model.forward_intermediates(x, [1], intermediates_only=True)
+    assert torch.equal(extractor(x)["map"], expected)
+
+
 def test_the_whole_module_is_written_and_read(name, narrow, images):
     model, x = narrow(name), images()
     model.train()(x)

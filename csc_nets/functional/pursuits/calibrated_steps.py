@@ -129,7 +129,9 @@ class Calibrated(nn.Module, Pursuit):
         with full_precision(weight):
             filters = whitening(weight, problem.lipschitz().detach())
         mode = "circular" if operator.geometry.padding_mode == "circular" else "zeros"
-        geometry = ConvGeometry.create(weight.ndim - 2, tuple(filters.shape[2:]), padding="same", padding_mode=mode)
+        geometry = ConvGeometry.create(
+            weight.ndim - 2, tuple(map(int, filters.shape[2:])), padding="same", padding_mode=mode
+        )
 
         def whitened(residual: Tensor) -> Tensor:
             geometry.code_size(residual.shape[2:])  # refuses a signal too small for its circular border
