@@ -2,17 +2,44 @@
 
 import operator
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeGuard
 
 import torch
 
-__all__ = ["as_count", "check_tol", "errors_of", "is_functional", "is_number", "is_transformed"]
+__all__ = [
+    "as_count",
+    "autocast_dtype",
+    "check_tol",
+    "errors_of",
+    "full_precision",
+    "is_functional",
+    "is_number",
+    "is_transformed",
+]
+
+
+def full_precision(like: torch.Tensor) -> AbstractContextManager[Any]:
+    """Without autocast on the device of a tensor. Some devices, such as meta, have no autocast."""
+    device = like.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def autocast_dtype(like: torch.Tensor) -> torch.dtype | None:
+    """The type that autocast rounds to on the device of a tensor; None where it is off."""
+    device = like.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return torch.get_autocast_dtype(device) if on else None
 
 
 def is_transformed() -> bool:
-    """Whether a compiler traces the code, or ``torch.func`` or forward-mode differentiation transforms it."""
-    return torch.compiler.is_compiling() or is_functional() or torch.autograd.forward_ad._current_level >= 0
+    """Whether a compiler or ``torch.jit`` traces the code, or ``torch.func`` or forward mode transforms it."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or is_functional()
+        or torch.autograd.forward_ad._current_level >= 0
+    )
 
 
 def is_functional() -> bool:

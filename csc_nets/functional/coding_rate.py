@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import full_precision, is_transformed
 
 __all__ = [
     "class_coding_rate",
@@ -253,7 +253,7 @@ def _exact(features: Tensor, eps: float, compute: Callable[[Tensor], Tensor]) ->
     if features.device.type == "cpu" and not is_transformed() and features.numel():
         largest = features.detach().to(own).square().sum(-1).amax().item() * features.shape[-1] / eps
         wide = own if largest < 1024 else wide
-    with torch.autocast(features.device.type, enabled=False):
+    with full_precision(features):
         return compute(features.to(wide)).to(own)
 
 

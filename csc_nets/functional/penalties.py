@@ -336,7 +336,8 @@ class OnePerBlock(_Constraint):
         blocks = v.shape[1]
         for n in v.shape[2:]:
             blocks *= 1 if self.window is None else -(-n // self.window)
-        return max(1, round(self.share * blocks))
+        # torch.jit traces sizes as tensors, and keeps this number for all.
+        return max(1, round(self.share * (int(blocks) if isinstance(blocks, Tensor) else blocks)))
 
 
 def check_ridge(ridge: float) -> float:

@@ -23,22 +23,34 @@ from csc_nets.functional.checks import as_count, errors_of
 from csc_nets.functional.operators.protocol import read, track
 from csc_nets.functional.penalties import check_ridge
 from csc_nets.layers.coder import CodedStep
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.options import CodingOptions, Parts, default_gradient, renamed_gradient
+from csc_nets.layers.saving import Savable
 
 __all__ = ["CSC", "Positive"]
 
 
-class Positive(nn.Module):
-    """Parametrization by a softplus, for a learned sparsity weight."""
+class Positive(Savable):
+    """Parametrization by a softplus, for a learned sparsity weight.
+
+    Args:
+        scalar: the weight has no axes. The trained tensor then has one, ``(1,)``.
+    """
+
+    def __init__(self, scalar: bool = False) -> None:
+        super().__init__()
+        self.scalar = scalar
 
     def forward(self, raw: Tensor) -> Tensor:
-        return nn.functional.softplus(raw)
+        value = nn.functional.softplus(raw)
+        return value.view(()) if self.scalar else value
 
     def right_inverse(self, value: Tensor) -> Tensor:
-        return value + torch.log(-torch.expm1(-value))
+        raw = value + torch.log(-torch.expm1(-value))
+        return raw.view(1) if self.scalar else raw
 
 
-class CSC(nn.Module):
+class CSC(Savable):
     r"""Sparse coding over any dictionary: an operator, a penalty, a pursuit and the way it is differentiated.
 
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda R(z) + \tfrac{\mu}{2} \|z\|^2
@@ -86,13 +98,26 @@ class CSC(nn.Module):
             self._penalty, self._gradient, self._ridge = parts.penalty, parts.gradient, parts.ridge
             self._take(parts.pursuit, parts.penalty, parts.gradient)
         value = self._as_lam(parts.lam)
+        self._first_lam = parts.lam.detach().cpu().clone() if isinstance(parts.lam, Tensor) else parts.lam
         if parts.learn_lam:
-            if not bool((value > 0).all()):
+            if not _is_positive(parts.lam):
                 raise ValueError(f"{name}: a learned lam must start above 0, got {parts.lam!r}")
             self.lam = nn.Parameter(value)
-            parametrize.register_parametrization(self, "lam", Positive())
+            parametrize.register_parametrization(self, "lam", Positive(scalar=value.ndim == 0))
         else:
             self.register_buffer("lam", value)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws fresh atoms, and puts ``lam`` and what the pursuit learns back to their start.
+
+        A layer that was built on the meta device needs it after ``to_empty``.
+        """
+        reset = getattr(self.dictionary, "reset_parameters", None)
+        if reset is not None:
+            reset()
+        self.lam = self._first_lam  # type: ignore[assignment]
+        self.pursuit.restart(self.dictionary)
 
     def _take(self, pursuit: Pursuit, penalty: Penalty, gradient: Gradient | None) -> None:
         """Takes parts that go together; refuses all if they do not."""
@@ -212,7 +237,7 @@ class CSC(nn.Module):
         as_weight(lam, 2, f"{name}: lam")
         like = self._like()
         value = torch.as_tensor(lam, dtype=like.dtype, device=like.device).detach().clone()
-        if parametrize.is_parametrized(self, "lam") and not bool((value > 0).all()):
+        if parametrize.is_parametrized(self, "lam") and not _is_positive(lam):
             raise ValueError(f"{name}: a learned lam must be above 0, got {lam!r}")
         # One number for a layer with a weight per atom is that number for every atom.
         now = getattr(self, "lam", None)
@@ -279,6 +304,7 @@ class CSC(nn.Module):
             raise ValueError(f"{self._get_name()}: {self.pursuit!r} has nothing to calibrate")
         calibrate(self.problem(x, mask=mask), updates)
 
+    @leaf
     def forward(
         self,
         x: Tensor,
@@ -337,3 +363,7 @@ class CSC(nn.Module):
         text += "" if self.penalty == usual else f", penalty={self.penalty!r}"
         text += f", ridge={self.ridge}" if self.ridge else ""
         return text + ("" if self.gradient == default_gradient(self.pursuit) else f", gradient={self.gradient!r}")
+
+
+def _is_positive(lam: float | Tensor) -> bool:
+    return bool((lam > 0).all()) if isinstance(lam, Tensor) and not lam.is_meta else isinstance(lam, Tensor) or lam > 0

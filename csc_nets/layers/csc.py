@@ -8,6 +8,7 @@ from torch import Tensor
 
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.options import CodingOptions
 
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "ConvCSC"]
@@ -72,6 +73,7 @@ class ConvCSC(CSC):
         )
         super().__init__(dictionary, **options)
 
+    @leaf
     def forward(
         self,
         x: Tensor,

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.leaf import leaf
 
 __all__ = ["DeconvDecoder"]
 
@@ -59,6 +60,13 @@ class DeconvDecoder(nn.Module):
         self.norms = nn.ModuleList(_NORM[dims](c) if norm else nn.Identity() for c in channels[:-1])
         self.reset_gains()
 
+    def reset_parameters(self) -> None:
+        """Draws fresh atoms, and starts the batch norms afresh."""
+        for module in (*self.dictionaries, *self.norms):
+            if not isinstance(module, nn.Identity):
+                cast(Any, module).reset_parameters()
+        self.reset_gains()
+
     def reset_gains(self) -> None:
         """Starts each batch norm at the gain with which synthesis keeps the variance of its code.
 
@@ -72,6 +80,7 @@ class DeconvDecoder(nn.Module):
             gain = math.sqrt(dictionary.in_channels * math.prod(dictionary.geometry.stride) / dictionary.out_channels)
             nn.init.constant_(norm.get_parameter("weight"), gain)
 
+    @leaf
     def forward(self, z: Tensor, output_size: Sequence[int] | None = None, start: int = 0) -> Tensor:
         """Decodes a code.
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ConvGeometry, Convolution, Matrix, largest_eigenpair, power_step, unit_norm
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import full_precision, is_transformed
 from csc_nets.functional.operators.convolution import synthesize
 from csc_nets.functional.operators.geometry import atom_norm
+from csc_nets.layers.saving import Savable
 
 __all__ = [
     "ConvDictionary",
@@ -51,14 +52,13 @@ class UnitNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         # A trace that is saved holds no Python.
-        plain = is_transformed() or torch.jit.is_tracing()
-        return unit_norm(weight) if plain else _UnitNorm.apply(weight)
+        return unit_norm(weight) if is_transformed() else _UnitNorm.apply(weight)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight.clone()  # training must not write into the tensor that a user assigned
 
 
-class Dictionary(nn.Module):
+class Dictionary(Savable):
     """Atoms, their spectral bound and its upkeep. Subclasses give analysis and synthesis for given weights."""
 
     weight: Tensor
@@ -102,13 +102,20 @@ class Dictionary(nn.Module):
 
     def read(self) -> Any:
         """The dictionary with its atoms read once, as an operator."""
+        self._renew()
         return self._operator(self.weight)
 
     def track(self) -> Any:
         """:meth:`read` for a forward pass: in training the bound follows the atoms by one step."""
+        self._renew()
         weight = self.weight
         self.update_lipschitz(weight)
         return self._operator(weight)
+
+    def _renew(self) -> None:
+        """Calls hooks that make the weight anew, as of ``torch.nn.utils.prune``: a dictionary is read, not called."""
+        for hook in self._forward_pre_hooks.values():
+            hook(self, ())
 
     def _operator(self, weight: Tensor) -> Any:
         raise NotImplementedError
@@ -137,7 +144,7 @@ class Dictionary(nn.Module):
         """
         if not self.training:
             return
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             direction, value = power_step(lambda u: self._probe(u, weight.detach()), self.direction)
         # All-zero or broken atoms leave no direction to go on from: keep the last one.
         self.direction.copy_(torch.where(value > 0, direction, self.direction))
@@ -257,7 +264,8 @@ class ConvDictionary(Dictionary):
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         overlap = self.geometry.overlap(signal_size)
-        return super().bound(signal_size) if overlap == 1 else super().bound(signal_size) * overlap
+        fits = isinstance(overlap, int) and overlap == 1
+        return super().bound(signal_size) if fits else super().bound(signal_size) * overlap
 
     def _operator(self, weight: Tensor) -> Convolution:
         return Convolution(weight, self.geometry, self.bound)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import Cascade, ConvGeometry, unit_norm
+from csc_nets.functional.checks import full_precision
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
@@ -102,7 +103,7 @@ class EffectiveDictionary2d(Dictionary2d):
 
     def _products(self) -> Tensor:
         # In full precision, as plain atoms are: half would be kept as the filters of every step.
-        with torch.autocast(self.lipschitz.device.type, enabled=False):
+        with full_precision(self.lipschitz):
             return effective_atoms(list(self.dictionaries))  # type: ignore[arg-type]
 
     def reset_parameters(self) -> None:
@@ -129,7 +130,7 @@ class EffectiveDictionary2d(Dictionary2d):
         other pursuits may use on its own, makes one power step.
         """
         if self.training:
-            with torch.autocast(weight.device.type, enabled=False):
+            with full_precision(weight):
                 self._keep_bounds(weight)
                 for factor in self.dictionaries:
                     factor.update_lipschitz(factor.weight)  # type: ignore[operator]

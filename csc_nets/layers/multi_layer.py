@@ -30,6 +30,8 @@ from csc_nets.functional.pursuits.coupled import CoupledProblem
 from csc_nets.functional.pursuits.proximal_gradient import extrapolations
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary
+from csc_nets.layers.leaf import leaf
+from csc_nets.layers.saving import Savable
 
 __all__ = ["MultiLayerCSC"]
 
@@ -40,7 +42,7 @@ PURSUITS = (*LAYERED, *TOGETHER, "all_free")
 Lam = float | Tensor | Sequence[float | Tensor]
 
 
-class MultiLayerCSC(nn.Module):
+class MultiLayerCSC(Savable):
     r"""Codes of the multi-layer convolutional sparse coding model
 
     .. math:: x = D_1 \Gamma_1, \quad \Gamma_1 = D_2 \Gamma_2, \quad \ldots, \quad \Gamma_{K-1} = D_K \Gamma_K,
@@ -127,7 +129,7 @@ class MultiLayerCSC(nn.Module):
             raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={pursuit!r}")
         if bias and prox != "nonneg":
             raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
-        axes = {d.direction.ndim if isinstance(d, Dictionary) else None for d in dictionaries}
+        axes = {_axes(d) if isinstance(d, Dictionary) else None for d in dictionaries}
         if len(axes) != 1 or None in axes:
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
             raise ValueError(f"MultiLayerCSC: dictionaries must be layers of one number of axes, got {names or 'none'}")
@@ -156,14 +158,33 @@ class MultiLayerCSC(nn.Module):
         # One bias a layer, and one more for each further set of dictionaries.
         widths = [d.out_channels for d in dictionaries] * (1 + len(self.sets))
         self.biases = nn.ParameterList(dictionaries[0].lipschitz.new_zeros(width) for width in widths if bias)
-        for i, (value, size) in enumerate(zip(self._per_layer(lam), sizes, strict=True)):
+        weights = self._per_layer(lam)
+        self._first_lam = [w.detach().cpu().clone() if isinstance(w, Tensor) else w for w in weights]
+        self._first_step_sizes = sizes
+        for i, (value, size) in enumerate(zip(weights, sizes, strict=True)):
             like = dictionaries[i].lipschitz
             self.register_buffer(f"lam_{i}", _like(value, like))
             start = None if size is None else _like(size, like)
             if learn_step and start is not None:
-                self.register_parameter(f"step_size_{i}", nn.Parameter(start))
+                self.register_parameter(f"step_size_{i}", nn.Parameter(start.view(1)))
             else:
                 self.register_buffer(f"step_size_{i}", start)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws fresh atoms, and puts weights, step sizes and biases back to their start, as after ``to_empty``."""
+        for dictionary in (
+            *self.dictionaries,
+            *self.feedforward,
+            *(d for i in range(len(self.sets)) for d in self._set(i + 1)),
+        ):
+            dictionary.reset_parameters()
+        for bias in self.biases:
+            bias.zero_()
+        self.lam = self._first_lam
+        for i, size in enumerate(self._first_step_sizes):
+            if size is not None:
+                getattr(self, f"step_size_{i}").fill_(size)
 
     @property
     def pursuit(self) -> str:
@@ -217,6 +238,7 @@ class MultiLayerCSC(nn.Module):
             as_weight(value, ndim or 2, "MultiLayerCSC: lam")
         return values
 
+    @leaf
     def forward(self, x: Tensor, *, lam: Lam | None = None) -> Tensor:
         """Deepest code ``(N, M_K, *S_K)`` of signals ``x (N, C, *S)``; ``lam`` in place of the layer's own."""
         return self.codes(x, lam=lam)[-1]
@@ -235,10 +257,11 @@ class MultiLayerCSC(nn.Module):
             ValueError: wrong number of axes or channels, a signal that is too small, a bad ``lam``.
         """
         first = self.dictionaries[0]
-        if x.ndim != first.direction.ndim or x.shape[1] != first.in_channels:
+        axes = _axes(first)
+        if x.ndim != axes or x.shape[1] != first.in_channels:
             raise ValueError(
-                f"MultiLayerCSC: expected signals (N, {first.in_channels}{', ...' * (first.direction.ndim > 2)}) with "
-                f"{first.direction.ndim} axes, got {tuple(x.shape)}"
+                f"MultiLayerCSC: expected signals (N, {first.in_channels}{', ...' * (axes > 2)}) with {axes} axes, "
+                f"got {tuple(x.shape)}"
             )
         self.dictionary.sizes(x.shape[2:])  # refuses a signal that is too small
         weights = self.lam if lam is None else self._per_layer(lam, x.ndim)
@@ -257,7 +280,7 @@ class MultiLayerCSC(nn.Module):
         """Step size of layer ``i``."""
         given: Tensor | None = getattr(self, f"step_size_{i}")
         if given is not None:
-            return given
+            return given.view(())
         if self.pursuit == "layered_thresholding":
             return torch.ones_like(self.dictionaries[i].lipschitz)
         bound: Tensor = operator.bound(signal_size)
@@ -360,7 +383,7 @@ class MultiLayerCSC(nn.Module):
                 eta: Any = getattr(self, f"step_size_{i}")
                 if eta is None:
                     eta = 1.0 if self.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
-                eta = torch.as_tensor(eta).double().cpu()
+                eta = torch.as_tensor(eta).double().cpu().view(())
                 if len(self.biases):
                     threshold = threshold - self.biases[entry * depth + i].double().cpu() / eta
                 if self.pursuit in TOGETHER:  # the gradient passes the steps of the layers below
@@ -395,6 +418,11 @@ class MultiLayerCSC(nn.Module):
         )
         layers = "".join(f"\n  ({i}): {d!r}" for i, d in enumerate(self.dictionaries))
         return f"MultiLayerCSC(lam=({lam}), {self.extra_repr()}{layers}\n)"
+
+
+def _axes(dictionary: Dictionary) -> int:
+    """Axes of its signals."""
+    return 2 + getattr(getattr(dictionary, "geometry", None), "dims", 0)
 
 
 def _like(value: float | Tensor, other: Tensor) -> Tensor:

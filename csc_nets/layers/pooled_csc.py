@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from csc_nets.functional import ISTA, Convolution, OnePerBlock, Problem, absolute_pool, run, top_k, unpool
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary2d
+from csc_nets.layers.leaf import leaf
 
 __all__ = ["PooledCSC2d"]
 
@@ -112,6 +113,10 @@ class PooledCSC2d(nn.Module):
         )
         self.window, self.density, self.steps, self.sign, self.step_size = window, density, steps, sign, step_size
 
+    def reset_parameters(self) -> None:
+        """Draws fresh filters."""
+        self.dictionary.reset_parameters()
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in _ALLOWED:
             check, allowed = _ALLOWED[name]
@@ -156,6 +161,7 @@ class PooledCSC2d(nn.Module):
         r""":math:`\tfrac12 \|x - D z\|^2` of codes before pooling, as of :meth:`code`, per sample ``(N,)``."""
         return (x - self._pair(self.dictionary).synthesis(z, x.shape[2:])).square().flatten(1).sum(1) / 2
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         """Pooled codes of signals ``(N, C, H, W)``."""
         return self.pooled(x)[0]

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csc_nets.functional import morlet_bank, wavelet_bank_2d
+from csc_nets.functional.checks import full_precision
+from csc_nets.layers.leaf import leaf
 
 __all__ = ["Scattering2d"]
 
@@ -114,6 +116,7 @@ class Scattering2d(nn.Module):
             filters[f"wavelets_{i}"] = _halves(wavelets[i], 2**i)
         return filters
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         """Coefficients ``(N, C * paths, H', W')`` of images ``(N, C, H, W)``."""
         if x.ndim != 4 or not x.is_floating_point():
@@ -129,7 +132,7 @@ class Scattering2d(nn.Module):
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         filters = {name: value.to(x.device, dtype) for name, value in filters.items()}
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x):
             images = F.pad(x.to(dtype), (left, right, top, bottom), mode="reflect").flatten(0, 1)
             if x.device.type != "cpu" or torch.compiler.is_compiling():
                 output = self._transform(images, filters)

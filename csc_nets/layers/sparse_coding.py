@@ -10,6 +10,7 @@ from csc_nets.functional.operators.protocol import track
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import DenseDictionary
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.options import CodingOptions
 
 __all__ = ["SparseCoding"]
@@ -40,6 +41,7 @@ class SparseCoding(CSC):
     ) -> None:
         super().__init__(DenseDictionary(in_features, atoms, device, dtype), **options)
 
+    @leaf
     def forward(
         self,
         x: Tensor,

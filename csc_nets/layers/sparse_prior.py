@@ -3,13 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import LCA, PriorISTA, as_weight
-from csc_nets.functional.checks import errors_of, is_number
+from csc_nets.functional.checks import errors_of, full_precision, is_number
 from csc_nets.layers.coding import CSC, Positive
 from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
@@ -33,7 +34,7 @@ class RateTimesVariance(Positive):
         super().__init__()
         if learn:
             self.sigma = nn.Parameter(sigma)
-            parametrize.register_parametrization(self, "sigma", Positive())
+            parametrize.register_parametrization(self, "sigma", Positive(scalar=True))
         else:
             self.register_buffer("sigma", sigma)
 
@@ -153,11 +154,23 @@ class SparsePriorConv2d(CSC2d):
         with errors_of(name):
             pursuit = DYNAMICS[dynamics](steps, step_size)
         CSC.__init__(self, dictionary, lam=rate, pursuit=pursuit)
+        self._first_sigma = float(sigma)
         variance = RateTimesVariance(torch.as_tensor(sigma).to(self.lam, copy=True), learn_sigma)
         thresholds = (self.lam * variance.sigma.detach().square()).expand(out_channels).clone()
         del self.lam
         self.lam = nn.Parameter(thresholds)
         parametrize.register_parametrization(self, "lam", variance)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draws fresh atoms, and puts the rates and :math:`\sigma` back to their start."""
+        self.dictionary.reset_parameters()
+        sigma: Any = torch.full_like(self.sigma, self._first_sigma)
+        if parametrize.is_parametrized(self._variance, "sigma"):
+            self._variance.sigma = sigma
+        else:
+            self._variance.sigma.copy_(sigma)
+        self.lam = self._first_lam * self._first_sigma**2  # type: ignore[assignment]
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, sigma: float = 1.0, *, clamp: float | None = None) -> "SparsePriorConv2d":
@@ -273,7 +286,7 @@ class SparsePriorConv2d(CSC2d):
         where its trace is M).
         """
         bank = self.atoms.flatten(1)
-        with torch.autocast(bank.device.type, enabled=False):
+        with full_precision(bank):
             gram = bank @ bank.T
         return (gram - torch.eye(len(gram), dtype=gram.dtype, device=gram.device)).square().sum()
 

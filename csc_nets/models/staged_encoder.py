@@ -137,7 +137,7 @@ class StagedEncoder(nn.Module):
 
     def _run(self, x: Tensor, depth: int, kept: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         """Output of the first ``depth`` stages, and those of the stages ``kept``."""
-        if x.ndim != 4 or x.shape[1] != self.in_chans:
+        if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1] != self.in_chans):  # torch.fx has no sizes
             name = self.model_name or type(self).__name__
             raise ValueError(f"{name}: expected images (N, {self.in_chans}, H, W), got {tuple(x.shape)}")
         outputs: list[Tensor] = []

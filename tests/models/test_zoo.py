@@ -2,10 +2,12 @@
 
 import copy
 import io
+import sys
 
 import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from csc_nets.layers import CSC2d, Dictionary2d, SparsePriorConv2d
 from csc_nets.models import ClosedLoop, FeatureExtractor, ImageClassifier, create_model, list_models
@@ -167,6 +169,69 @@ def test_configuration_names_what_a_user_replaces(name, narrow):
     assert cfg["first_conv"] in modules
     if "classifier" in cfg:
         assert modules[cfg["classifier"]] is model.get_classifier()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_runs_on_an_accelerator_whose_tensors_have_no_values(name, training, narrow):
+    model = narrow(name).train(training)
+    size = model.input_size if name == "scattering" else 16  # it makes other filters on the CPU
+    with FakeTensorMode() as mode, torch.no_grad():
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        state = {key: mode.from_tensor(tensor).to("cuda") for key, tensor in tensors}
+        y = torch.func.functional_call(model, state, (torch.empty(2, 3, size, size, device="cuda"),))
+    assert y.device.type == "cuda"
+
+
+def test_a_graph_of_torch_fx_keeps_coded_layers_whole(name, narrow, images):
+    model, x = narrow(name).eval(), images()
+    if not isinstance(model, ImageClassifier):
+        model = narrow(name, features_only=True).eval()
+    graph = torch.fx.symbolic_trace(model)
+    for ours, theirs in zip(_several(graph(x)), _several(model(x)), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def _several(outputs):
+    return outputs if isinstance(outputs, list | tuple) else [outputs]
+
+
+def test_torchvision_takes_features(name, narrow, images):
+    feature_extraction = pytest.importorskip("torchvision.models.feature_extraction", reason="torchvision")
+    model, x = narrow(name).eval(), images()
+    if not isinstance(model, ImageClassifier) or len(model.stages) < 2:
+        return
+    extractor = feature_extraction.create_feature_extractor(model, {"stages.1": "map"})
+    (expected,) = model.forward_intermediates(x, [1], intermediates_only=True)
+    assert torch.equal(extractor(x)["map"], expected)
+
+
+def test_the_whole_module_is_written_and_read(name, narrow, images):
+    model, x = narrow(name), images()
+    model.train()(x)
+    stream = io.BytesIO()
+    torch.save(model, stream)
+    stream.seek(0)
+    again = torch.load(stream, weights_only=False)
+    assert repr(again) == repr(model) and list(again.state_dict()) == list(model.state_dict())
+    torch.testing.assert_close(again.eval()(x), model.eval()(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_no_forward_calls_what_autoattack_takes_for_a_gradient(name, training, narrow, images):
+    """AutoAttack warns of a "dynamic defense" where a forward calls a function of one of these names."""
+    model, x, seen = narrow(name).train(training), images(), []
+
+    def note(frame, event, argument):
+        if event == "call" and frame.f_code.co_name in ("grad", "backward", "_make_grads"):
+            seen.append(frame.f_code.co_filename)
+
+    before = sys.gettrace()
+    sys.settrace(note)
+    try:
+        model(x)
+    finally:
+        sys.settrace(before)
+    assert not seen
 
 
 @pytest.mark.gpu

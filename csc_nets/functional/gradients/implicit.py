@@ -37,7 +37,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import full_precision, is_transformed
 from csc_nets.functional.gradients.base import Gradient, register_gradient
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty
@@ -78,7 +78,7 @@ class Implicit(Gradient):
         if pursuit.count is not None and (not torch.is_grad_enabled() or is_transformed()):
             return pursuit.run(problem, init)
         problem = _in_full_precision(problem)
-        with torch.autocast(problem.x.device.type, enabled=False):
+        with full_precision(problem.x):
             with torch.no_grad():
                 z = pursuit.run(problem, None if init is None else init.to(problem.x.dtype))
                 if pursuit.count is not None:
@@ -155,7 +155,7 @@ class _Linearised:
             return None
         if torch.is_grad_enabled():
             raise RuntimeError("gradient='implicit' has no second derivatives: use gradient='unroll'")
-        with torch.autocast(c.device.type, enabled=False):
+        with full_precision(c):
             if self.problem.penalty.separable and not c.is_complex():
                 return self._on_support(c)
             return self._least_squares(c)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import autocast_dtype, full_precision, is_transformed
 from csc_nets.functional.gradients.base import Gradient, register_gradient
 from csc_nets.functional.kernels import Kernels
 from csc_nets.functional.penalties import Penalty
@@ -178,9 +178,8 @@ class _Recompute(torch.autograd.Function):
         problem = _with(problem, x, weight, lam)
         record = _Record(problem, rows, init)
         z = run(problem, rows, init, record=record)
-        device = x.device.type
         ctx.problem, ctx.rows, ctx.lam = _emptied(problem), rows, None if isinstance(lam, Tensor) else lam
-        ctx.precision = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        ctx.precision = autocast_dtype(x)
         ctx.save_for_backward(x, weight, lam if ctx.lam is None else None, init, *record.codes, *record.estimates)
         return z
 
@@ -189,7 +188,7 @@ class _Recompute(torch.autograd.Function):
         x, weight, lam, init, *kept = ctx.saved_tensors
         lam = lam if ctx.lam is None else ctx.lam
         wants, problem = ctx.needs_input_grad[2:], _with(ctx.problem, x, weight, lam)
-        with torch.autocast(x.device.type, ctx.precision, enabled=ctx.precision is not None):
+        with full_precision(x) if ctx.precision is None else torch.autocast(x.device.type, ctx.precision):
             if torch.is_grad_enabled():  # for a second derivative
                 inputs = (x, weight, lam, init)
                 wanted = [t for t, wants_it in zip(inputs, wants, strict=True) if wants_it]

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csc_nets.functional.checks import autocast_dtype
 from csc_nets.functional.kernels import shrink
 from csc_nets.functional.operators.protocol import FilterOperator
 from csc_nets.functional.penalties import Penalty
@@ -154,7 +155,7 @@ def _rounded(operator: FilterOperator) -> FilterOperator:
     """The operator with its weights rounded as autocast does it; autocast itself would make and keep a copy for every
     convolution."""
     weight = operator.weight
-    device = weight.device.type
-    if weight.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+    rounded = autocast_dtype(weight)
+    if weight.dtype != torch.float32 or rounded is None:
         return operator
-    return operator.map(lambda weight: weight.to(torch.get_autocast_dtype(device)))
+    return operator.map(lambda weight: weight.to(rounded))

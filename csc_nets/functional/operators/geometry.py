@@ -168,9 +168,18 @@ class ConvGeometry:
         size = self.checked_size(z.shape[2:], output_size)
         if self.is_matrix(size):
             return (z.flatten(1) @ weight.flatten(1)).unflatten(1, weight.shape[1:])
-        bare, _ = self.bare(size)
+        bare, whole = self.bare(size)
         pads, skipped = bare.native_padding, self._skipped(size, z.shape[2:])
-        signal = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, skipped, 1, self.dilation)
+        symbolic = any(type(n) is not int for n in skipped)
+        # A saved graph keeps this argument as numbers. With sizes that are free it makes all samples, and the last ones
+        # are cut off.
+        added = [s - 1 for s in self.stride] if symbolic else skipped
+        signal = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, added, 1, self.dilation)
+        if symbolic:
+            for axis, (n, s) in enumerate(zip(whole, self.stride, strict=True), start=2):
+                # Not a view: a graph would ask of every size whether it is contiguous.
+                kept = torch.arange(n, device=signal.device)
+                signal = signal if s == 1 else signal.index_select(axis, kept)
         return signal if bare is self else self.fold(signal)
 
     def checked_size(self, code_size: Sequence[int], output_size: Sequence[int] | None) -> tuple[int, ...]:
@@ -299,7 +308,11 @@ class ConvGeometry:
         """
         if self.padding_mode != "circular":
             return 1
-        return 2 ** sum(n % s != 0 for n, s in zip(signal_size, self.stride, strict=True))
+        factor = 1
+        for n, s in zip(signal_size, self.stride, strict=True):
+            # Without a comparison, so that a saved graph knows it for sizes that are free.
+            factor *= 1 if s == 1 else 1 + (n % s + s - 1) // s
+        return factor
 
     def probe(self) -> tuple["ConvGeometry", tuple[int, ...]]:
         r"""A geometry and a signal size on which :math:`\|D\|^2` stands for that of signals of every size.

@@ -53,6 +53,9 @@ class Pursuit(Part):
         """The pursuit for a layer with this dictionary. One with parameters returns a copy that has them."""
         return self
 
+    def restart(self, dictionary: Any) -> None:
+        """Puts what :meth:`attach` made back to where it starts for a dictionary; most pursuits have nothing."""
+
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
         """The code ``(N, M, *S')`` of a problem, from a warm start or from zero."""
         stop = None if self.tol is None else stop_rule(problem, self.tol)

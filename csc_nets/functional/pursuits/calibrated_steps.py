@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.checks import as_count, is_functional
+from csc_nets.functional.checks import as_count, autocast_dtype, full_precision, is_functional
 from csc_nets.functional.operators import ConvGeometry
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import Problem
@@ -86,9 +86,15 @@ class Calibrated(nn.Module, Pursuit):
         if hasattr(self, "coefficients"):
             return attached
         coefficients = dictionary.lipschitz.new_zeros(self.count, 3, dictionary.out_channels)
-        coefficients[:, 0] = 1
         attached.register_buffer("coefficients", coefficients)
+        attached.restart(dictionary)
         return attached
+
+    @torch.no_grad()
+    def restart(self, dictionary: Any) -> None:
+        """The steps are ISTA's again."""
+        self.coefficients.zero_()
+        self.coefficients[:, 0] = 1
 
     def changed(self, **changes: Any) -> "Calibrated":
         """A copy with another ``count`` of steps: fewer of the calibrated ones, or these and then steps of ISTA."""
@@ -121,10 +127,12 @@ class Calibrated(nn.Module, Pursuit):
         """The filter H that whitens residuals."""
         operator: Any = problem.operator
         weight: Tensor = operator.weight
-        with torch.autocast(weight.device.type, enabled=False):
+        with full_precision(weight):
             filters = whitening(weight, problem.lipschitz().detach())
         mode = "circular" if operator.geometry.padding_mode == "circular" else "zeros"
-        geometry = ConvGeometry.create(weight.ndim - 2, tuple(filters.shape[2:]), padding="same", padding_mode=mode)
+        geometry = ConvGeometry.create(
+            weight.ndim - 2, tuple(map(int, filters.shape[2:])), padding="same", padding_mode=mode
+        )
 
         def whitened(residual: Tensor) -> Tensor:
             geometry.code_size(residual.shape[2:])  # refuses a signal too small for its circular border
@@ -165,10 +173,8 @@ class Calibrated(nn.Module, Pursuit):
             return t[:count] if t.ndim == problem.x.ndim and len(t) > 1 else t
 
         def rounded(weight: Tensor) -> Tensor:
-            weight, device = weight.detach(), weight.device.type
-            if torch.is_autocast_enabled(device) and weight.dtype == torch.float32:
-                return weight.to(torch.get_autocast_dtype(device))  # once instead of in every convolution
-            return weight
+            dtype = autocast_dtype(weight) if weight.dtype == torch.float32 else None
+            return weight.detach().to(dtype or weight.dtype)  # once instead of in every convolution
 
         lam = few(problem.lam) if isinstance(problem.lam, Tensor) else problem.lam
         mask = None if problem.mask is None else few(problem.mask)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, full_precision
 from csc_nets.functional.operators import Operator, Preconditioned, as_operator
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.problem import SAFETY, Problem
@@ -197,7 +197,7 @@ def calibration_update(
         if z is not None:
             moved = active * (z if before is None else z - before)
             features = [new - active * z - _per_atom(step, new)[2] * moved, clipped, moved]
-        with torch.autocast(new.device.type, enabled=False):
+        with full_precision(new):
             # Sums over samples and positions: (M, 3, 3) and (M, 3), or 2 in place of 3. They are taken without copies,
             # because copies and a product of matrices for each atom take longer.
             columns, axes = [f.to(wide) for f in (*features, e)], (0, *range(2, new.ndim))

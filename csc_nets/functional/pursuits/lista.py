@@ -98,25 +98,35 @@ class LearnedSteps(nn.Module, Pursuit):
 
     def attach(self, dictionary: Any) -> "LearnedSteps":
         """A copy with parameters for this dictionary; a copy with its own where it has them already."""
-        attached, count = copy.deepcopy(self), self.count or 1
+        attached = copy.deepcopy(self)
         if hasattr(self, "gains"):
             return attached
-        weight = dictionary.weight.detach()
-        tensors = {
-            "gains": torch.as_tensor(SAFETY / dictionary.lipschitz).expand(count).clone(),
-            "shifts": weight.new_zeros(count, len(weight)),
-            **self.filters(weight, getattr(dictionary, "geometry", None)),
-        }
-        for name, tensor in tensors.items():
+        for name, tensor in self.starts(dictionary).items():
             if name in self.learns:
                 attached.register_parameter(name, nn.Parameter(tensor))
             elif name in ("gains", "analysers"):
                 attached.register_buffer(name, tensor)
         return attached
 
+    def starts(self, dictionary: Any) -> dict[str, Tensor]:
+        """Gains, shifts and filters at the start, for this dictionary."""
+        weight, count = dictionary.weight.detach(), self.count or 1
+        return {
+            "gains": torch.as_tensor(SAFETY / dictionary.lipschitz).expand(count).clone(),
+            "shifts": weight.new_zeros(count, len(weight)),
+            **self.filters(weight, getattr(dictionary, "geometry", None)),
+        }
+
     def filters(self, weight: Tensor, geometry: Any) -> dict[str, Tensor]:
         """Filters at the start, for atoms ``(M, ...)``."""
         return {}
+
+    @torch.no_grad()
+    def restart(self, dictionary: Any) -> None:
+        """The steps are those of the start again."""
+        for name, tensor in self.starts(dictionary).items():
+            if hasattr(self, name):
+                getattr(self, name).copy_(tensor)
 
     def changed(self, **changes: Any) -> "LearnedSteps":
         """Refuses another number of steps: the learned ones are for these."""
