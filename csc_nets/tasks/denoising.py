@@ -34,10 +34,10 @@ class DenoisingTask(Task):
     finite, the network and the optimiser return to the state of the best validation, and the learning rate shrinks by
     ``shrink``. This is the recipe of CDLNet, arXiv 2112.00913.
 
-    Logs ``train/loss``; ``val/psnr`` in dB, a mean over ``val_noise`` and all images; for a test run ``test/psnr``,
-    ``test/ssim`` and ``test/gain`` (dB over the noisy image), means over ``test_noise``, and these with the noise level
-    behind the name, such as ``test/psnr_25``. Outputs are not clipped. The noise of an image is the same in every
-    validation and test.
+    Logs ``train/loss``; ``val/psnr`` in dB and ``val/ssim``, means over ``val_noise`` and all images; for a test run
+    ``test/psnr``, ``test/ssim`` and ``test/gain`` (dB over the noisy image), means over ``test_noise``. Each number
+    also stands alone for each noise level, such as ``test/psnr_25``. Outputs are not clipped. The noise of an image is
+    the same in every validation and test.
 
     Args:
         model: network that is called as ``model(images, sigma=...)``, see :class:`csc_nets.models.Denoiser`.
@@ -142,24 +142,29 @@ class DenoisingTask(Task):
         return lambda step: self._rate * planned(step)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """PSNR."""
-        images = self.pixels(batch[0])
-        values = [psnr(self._denoised(images, level, batch_idx)[1], images) for level in self.val_noise]
-        self.log("val/psnr", torch.stack(values).mean(), prog_bar=True, sync_dist=True, batch_size=len(images))
+        """PSNR and structural similarity."""
+        self._log_quality("val", batch[0], batch_idx, self.val_noise, ("psnr", "ssim"))
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """PSNR, structural similarity, and the gain over the noisy image."""
-        images = self.pixels(batch[0])
-        numbers: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "gain": []}
-        for level in self.test_noise:
+        self._log_quality("test", batch[0], batch_idx, self.test_noise, ("psnr", "ssim", "gain"))
+
+    def _log_quality(
+        self, stage: str, batch: Tensor, batch_idx: int, levels: Sequence[float], wanted: Sequence[str]
+    ) -> None:
+        images = self.pixels(batch)
+        rows = []
+        for level in levels:
             noisy, clean = self._denoised(images, level, batch_idx)
             quality = psnr(clean, images)
             row = {"psnr": quality, "ssim": ssim(clean, images), "gain": quality - psnr(noisy, images)}
-            for name, value in row.items():
-                numbers[name].append(value.mean())
-                self.log(f"test/{name}_{level:g}", value.mean(), sync_dist=True, batch_size=len(images))
-        for name, values in numbers.items():
-            self.log(f"test/{name}", torch.stack(values).mean(), sync_dist=True, batch_size=len(images))
+            rows.append({name: row[name].mean() for name in wanted})
+        options: dict[str, Any] = {"sync_dist": True, "batch_size": len(images)}
+        for name in wanted:
+            shown = (stage, name) == ("val", "psnr")
+            self.log(f"{stage}/{name}", torch.stack([row[name] for row in rows]).mean(), prog_bar=shown, **options)
+            for level, row in zip(levels, rows, strict=True):
+                self.log(f"{stage}/{name}_{level:g}", row[name], **options)
 
     def on_train_start(self) -> None:
         """What to return to before the first validation."""
