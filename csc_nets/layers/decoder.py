@@ -95,7 +95,7 @@ class DeconvDecoder(nn.Module):
         """
         if not 0 <= start < len(self.dictionaries):
             raise ValueError(f"DeconvDecoder: start must name one of {len(self.dictionaries)} stages, got {start}")
-        dictionaries = cast(list[ConvDictionary], list(self.dictionaries)[start:])
+        dictionaries: list[Any] = list(self.dictionaries)[start:]
         sizes: list[Sequence[int] | None] = [output_size]
         for dictionary in reversed(dictionaries[1:]):
             inner = sizes[0]

