@@ -159,6 +159,19 @@ def test_an_autoencoder_is_trained_by_its_own_task(tmp_path):
     assert (tmp_path / "run" / "pictures" / "reconstructions.png").is_file()
 
 
+def test_a_denoiser_is_trained_shown_and_tested_on_a_folder(tmp_path):
+    chosen = ["experiment=photographs_cdlnet", "model.steps=2", "model.atoms=4", "data.crops=4", "data.image_size=16"]
+    quick = ["callbacks.progress_bar=false", "trainer.max_epochs=2", "task.test_noise=[25]"]
+    results = cli.train(config(*chosen, *quick, f"run_dir={tmp_path / 'run'}"))
+    assert {"test/psnr_25", "test/ssim", "test/gain", "val/best"} <= set(results)
+    assert (tmp_path / "run" / "pictures" / "denoising.png").is_file()
+    (tmp_path / "mine").mkdir()
+    Image.new("L", (40, 30), 90).save(tmp_path / "mine" / "flat.png")
+    place = [f"run={tmp_path / 'run'}", f"+data.root={tmp_path / 'mine'}", "+data.test=."]
+    flat = cli.evaluate(config(*place, name="evaluate"))
+    assert flat["test/psnr_25"] != results["test/psnr_25"]
+
+
 def test_a_killed_run_ends_as_if_nothing_had_happened(tmp_path):
     training = [*TINY, "trainer.max_epochs=4", "data.batch_size=8", "callbacks.ema_decay=0.9", "task.mixup_alpha=0.2"]
     whole = program("train.py", *training, f"run_dir={tmp_path / 'whole'}", cwd=tmp_path)
