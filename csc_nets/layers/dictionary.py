@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 from csc_nets.functional import ConvGeometry, Convolution, Matrix, largest_eigenpair, power_step, unit_norm
 from csc_nets.functional.checks import full_precision, is_transformed
@@ -113,9 +113,10 @@ class Dictionary(Savable):
         return self._operator(weight)
 
     def _renew(self) -> None:
-        """Calls hooks that make the weight anew, as of ``torch.nn.utils.prune``: a dictionary is read, not called."""
+        """Lets ``torch.nn.utils.prune`` make the weight anew, which it does before a call: a dictionary is read."""
         for hook in self._forward_pre_hooks.values():
-            hook(self, ())
+            if isinstance(hook, prune.BasePruningMethod):
+                hook(self, ())
 
     def _operator(self, weight: Tensor) -> Any:
         raise NotImplementedError

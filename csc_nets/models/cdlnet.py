@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from csc_nets.functional import NoiseAdaptiveLISTA, estimate_noise_level
 from csc_nets.functional.pursuits.noise_adaptive import PlainFilters
 from csc_nets.layers import CSC
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.learned_filters import FilterDictionary2d, GaborFilters
 from csc_nets.models.checkpointing import checkpoint_stage
 from csc_nets.models.denoiser import Denoiser
@@ -43,6 +44,7 @@ class PaddedCoder(nn.Module):
         super().__init__()
         self.coder, self.stride = coder, stride
 
+    @leaf
     def forward(self, x: Tensor, level: float | Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if level is None:
             level = estimate_noise_level(x, mask).view(-1, 1, 1, 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from csc_nets.functional import FreeL1, NoiseAdaptiveLISTA
 from csc_nets.functional.pursuits.noise_adaptive import PlainFilters
 from csc_nets.layers import CSC
+from csc_nets.layers.leaf import leaf
 from csc_nets.layers.learned_filters import FilterDictionary2d
 from csc_nets.models.checkpointing import checkpoint_stage
 from csc_nets.models.denoiser import Denoiser
@@ -30,6 +31,7 @@ class ShiftCoder(nn.Module):
         super().__init__()
         self.coder, self.kernel_size, self.stride = coder, kernel_size, stride
 
+    @leaf
     def forward(self, x: Tensor) -> Tensor:
         total = [self.stride * (-(-n // self.stride) - 1) + self.kernel_size - n for n in reversed(x.shape[2:])]
         return self.coder(F.pad(x, [m for n in total for m in (n // 2, n - n // 2)], mode="reflect"))  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ from csc_nets.data import ImageDataModule, create_datamodule, list_datasets
 
 
 def test_names():
-    small = {"digits", "sample_images", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10"}
+    small = {"digits", "sample_images", "mnist", "fashion_mnist", "cifar10", "cifar100", "svhn", "stl10", "photographs"}
     assert list_datasets() == sorted(small | {"imagenet", "image_folder"})
 
 
@@ -20,7 +20,7 @@ def test_unknown_name_lists_the_known_ones_and_the_close_one():
         create_datamodule("xyz")
 
 
-@pytest.mark.parametrize("name", sorted(set(list_datasets()) - {"imagenet", "image_folder"}))
+@pytest.mark.parametrize("name", sorted(set(list_datasets()) - {"imagenet", "image_folder", "photographs"}))
 def test_facts_are_there_before_any_file_is_read(name, tmp_path):
     options = {} if name in ("digits", "sample_images") else {"root": tmp_path}
     data = create_datamodule(name, **options)

@@ -74,6 +74,7 @@ def test_a_checkpoint_with_a_part_that_is_not_known_says_what_to_import(own, tmp
 
 def test_layers_are_copied_and_compiled_as_one_graph(choice):
     ((_, part),) = choice.items()
+    torch.compiler.reset()  # graphs of other tests count for the limit
     x = torch.randn(2, 2, 8, 8)
     for layer in (CSC2d(2, 6, 3, padding=1, **choice).eval(), SparseCoding(8, 12, **choice).eval()):
         twin = copy.deepcopy(layer)

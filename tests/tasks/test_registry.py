@@ -7,7 +7,7 @@ from csc_nets.tasks.registry import accepts
 
 
 def test_names():
-    assert list_tasks() == ["autoencoding", "classification", "dictionary_learning", "transcription"]
+    assert list_tasks() == ["autoencoding", "classification", "denoising", "dictionary_learning", "transcription"]
 
 
 def test_an_unknown_name_comes_with_the_nearest_one():

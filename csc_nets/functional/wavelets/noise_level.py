@@ -9,7 +9,7 @@ from csc_nets.functional.checks import is_transformed
 __all__ = ["estimate_noise_level"]
 
 # High-pass analysis filter of the wavelet "bior4.4" (Cohen, Daubechies, Feauveau 1992, the 9/7 pair of JPEG 2000).
-_BIOR44 = (
+BIOR44 = (
     -0.06453888262869706,
     0.04068941760916406,
     0.41809227322161724,
@@ -54,7 +54,7 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None) -> Tensor:
         raise ValueError(f"images must be (N, C, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}")
     with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
         x = images.detach().to(torch.promote_types(images.dtype, torch.float32))
-        taps = _BIOR44 if min(x.shape[2:]) >= len(_BIOR44) else _HAAR
+        taps = BIOR44 if min(x.shape[2:]) >= len(BIOR44) else _HAAR
         line = x.new_tensor(taps)
         line = line / line.norm()
         observed = None if mask is None else (mask != 0).to(x).expand_as(x)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from csc_nets.functional import estimate_noise_level
-from csc_nets.functional.wavelets.noise_level import _BIOR44
+from csc_nets.functional.wavelets.noise_level import BIOR44
 
 
 @pytest.mark.parametrize("sigma", [0.02, 0.1, 0.2])
@@ -27,8 +27,8 @@ def test_photographs(sigma):
 def test_what_the_filter_does_not_see():
     ramp = torch.linspace(0, 1, 64).view(1, 1, 1, 64) + torch.linspace(0, 2, 64).view(1, 1, 64, 1)
     assert estimate_noise_level(ramp).item() < 1e-6
-    assert abs(sum(_BIOR44)) < 1e-10
-    assert abs(sum(k * k * h for k, h in zip(range(-3, 4), _BIOR44, strict=True))) < 1e-9  # four vanishing moments
+    assert abs(sum(BIOR44)) < 1e-10
+    assert abs(sum(k * k * h for k, h in zip(range(-3, 4), BIOR44, strict=True))) < 1e-9  # four vanishing moments
 
 
 def test_images_are_alone_and_scale_with_their_noise():
