@@ -24,7 +24,7 @@ FILES = {
     for name, lines, text in re.findall(r"`(\w+\.py)`, (\d+) lines:\n\n```python\n(.*?)```", PAGE, re.S)
 }
 COMMANDS = re.findall(r"^python ((?:train|evaluate)\.py plugins=.*)$", PAGE, re.M)
-QUICK = ["trainer.max_epochs=1", "callbacks.progress_bar=false", "pictures=false"]
+QUICK = ["callbacks.progress_bar=false", "pictures=false"]
 
 
 def run(*command, cwd, **environment):
@@ -32,8 +32,9 @@ def run(*command, cwd, **environment):
     paths = os.pathsep.join(filter(None, [str(ROOT), environment.pop("PYTHONPATH", "")]))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment, "PYTHONPATH": paths}
     script, *arguments = command
+    start = [script] if script == "-c" else [str(ROOT / script)]
     done = subprocess.run(
-        [sys.executable, str(ROOT / script), *arguments], cwd=cwd, env=environment, capture_output=True, text=True
+        [sys.executable, *start, *arguments], cwd=cwd, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -48,11 +49,11 @@ def folder(tmp_path_factory):
     return folder
 
 
-def documented(folder, file):
+def documented(folder, file, epochs=1):
     """The folder of a run that the page's first commands about a plugin make and evaluate, with quick settings."""
     training, *_ = (c.split() for c in COMMANDS if c.startswith(f"train.py plugins=[{file}]"))
     small = [] if "model=plain" in training else ["model.widths=[4,8]"]
-    run(*training, *QUICK, *small, f"run_dir={file}-run", cwd=folder)
+    run(*training, *QUICK, *small, f"trainer.max_epochs={epochs}", f"run_dir={file}-run", cwd=folder)
     (evaluation,) = (c.split() for c in COMMANDS if c.startswith(f"evaluate.py plugins=[{file}]"))
     run(*(f"run={file}-run" if choice.startswith("run=") else choice for choice in evaluation), cwd=folder)
     return folder / f"{file}-run"
@@ -88,8 +89,8 @@ def test_a_data_set_is_trained_on(folder):
 
 
 def test_a_task_trains(folder):
-    run = documented(folder, "margin.py")
-    assert 0 <= json.loads((run / "metrics.json").read_text())["test/acc"] <= 1
+    run = documented(folder, "margin.py", epochs=5)
+    assert json.loads((run / "metrics.json").read_text())["test/acc"] >= 0.3
 
 
 PARTS = {
@@ -103,17 +104,19 @@ PARTS = {
 @pytest.mark.parametrize("file", PARTS)
 def test_a_part_of_the_layers_trains(folder, file):
     """tests/newcomers looks at the numbers."""
-    run, (role, name) = documented(folder, file), PARTS[file]
-    assert 0 <= json.loads((run / "metrics.json").read_text())["test/acc"] <= 1
-    assert yaml.safe_load((run / "config.yaml").read_text())["model"][role] == name
-    with pytest.raises(ValueError, match=rf"{role} must be one of .*import_plugins"):
-        load(run)
+    folder_of_run, (role, name) = documented(folder, file, epochs=3), PARTS[file]
+    assert json.loads((folder_of_run / "metrics.json").read_text())["test/acc"] >= 0.2
+    assert yaml.safe_load((folder_of_run / "config.yaml").read_text())["model"][role] == name
+    # In a process of its own: in this one another test may have imported the part.
+    code = "import sys, csc_nets; csc_nets.load(sys.argv[1])"
+    with pytest.raises(AssertionError, match=rf"{role} must be one of .*import_plugins"):
+        run("-c", code, str(folder_of_run), cwd=folder)
 
 
 def test_a_part_with_arguments(folder):
     """As a shell reads the command: quotation marks keep braces and commas."""
     (command,) = (shlex.split(c) for c in COMMANDS if "{" in c)
-    run(*command, *QUICK, "model.widths=[4,8]", "debug=fast", "run_dir=arguments-run", cwd=folder)
+    run(*command, *QUICK, "trainer.max_epochs=1", "model.widths=[4,8]", "debug=fast", "run_dir=arguments-run", cwd=folder)
     saved = read_checkpoint(folder / "arguments-run" / "checkpoints" / "best.ckpt")["hyper_parameters"]["model_args"]
     assert saved["pursuit"] == {"name": "heavy_ball", "beta": 0.8} and saved["steps"] == 4
     run("evaluate.py", "run=arguments-run", "plugins=heavy_ball.py", "steps=6", cwd=folder)
