@@ -9,7 +9,6 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import (
     Callback,
-    EMAWeightAveraging,
     Timer,
     TQDMProgressBar,
 )
@@ -23,6 +22,7 @@ from csc_nets.tasks.run_folder import RunFolder, free_names
 from csc_nets.tasks.stopping import AgreedStop
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.training_pictures import TrainingPictures
+from csc_nets.tasks.weight_averaging import AveragedWeights
 
 __all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
 
@@ -127,7 +127,7 @@ def build_callbacks(
     if ema_decay is not None:
         if not 0 <= ema_decay < 1:
             raise ValueError(f"callbacks.ema_decay must be in [0, 1), got {ema_decay}")
-        chosen.append(EMAWeightAveraging(decay=ema_decay))
+        chosen.append(AveragedWeights(ema_decay))
     if patience is not None:
         if patience < 1:
             raise ValueError(f"callbacks.patience must be >= 1, got {patience}")
