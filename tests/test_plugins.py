@@ -116,7 +116,8 @@ def test_a_part_of_the_layers_trains(folder, file):
 def test_a_part_with_arguments(folder):
     """As a shell reads the command: quotation marks keep braces and commas."""
     (command,) = (shlex.split(c) for c in COMMANDS if "{" in c)
-    run(*command, *QUICK, "trainer.max_epochs=1", "model.widths=[4,8]", "debug=fast", "run_dir=arguments-run", cwd=folder)
+    quick = [*QUICK, "trainer.max_epochs=1", "model.widths=[4,8]", "debug=fast"]
+    run(*command, *quick, "run_dir=arguments-run", cwd=folder)
     saved = read_checkpoint(folder / "arguments-run" / "checkpoints" / "best.ckpt")["hyper_parameters"]["model_args"]
     assert saved["pursuit"] == {"name": "heavy_ball", "beta": 0.8} and saved["steps"] == 4
     run("evaluate.py", "run=arguments-run", "plugins=heavy_ball.py", "steps=6", cwd=folder)
