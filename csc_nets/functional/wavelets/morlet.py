@@ -8,7 +8,7 @@ from torch import Tensor
 
 __all__ = ["morlet_bank"]
 
-PERIODS = 2  # of the spectrum to each side that reach into the sampled one
+REACH = 8  # standard deviations at which a Gaussian has ended
 
 
 def morlet_bank(size: Sequence[int], scales: int, angles: int) -> tuple[list[Tensor], Tensor]:
@@ -48,7 +48,7 @@ def morlet_bank(size: Sequence[int], scales: int, angles: int) -> tuple[list[Ten
         sigma, centre = 0.8 * 2**j, 0.75 * math.pi / 2**j
         turned = []
         for i in range(angles):
-            theta = (angles - angles // 2 - 1 - i) * math.pi / angles
+            theta = (int(angles / 2 - 1) - i) * math.pi / angles
             carrier = (centre * math.cos(theta), centre * math.sin(theta))
             bump, envelope = (_gaussian(size, sigma, slant, theta, at) for at in (carrier, (0.0, 0.0)))
             turned.append(bump - bump[0, 0] / envelope[0, 0] * envelope)
@@ -60,7 +60,10 @@ def _gaussian(size: Sequence[int], sigma: float, slant: float, theta: float, cen
     """Sum over the periods of a Gaussian at a frequency, 1 at its peak; narrow along ``theta``."""
     total = torch.zeros(*size, dtype=torch.float64)
     rows, columns = (2 * math.pi * torch.fft.fftfreq(n, dtype=torch.float64) for n in size)
-    turns = [2 * math.pi * k for k in range(-PERIODS, PERIODS + 1)]
+    # Periods to each side that reach into the sampled one. The sampled frequencies and the centre lie up to 1.75 pi
+    # apart.
+    periods = max(2, math.ceil((REACH * max(1.0, slant) / sigma + 1.75 * math.pi) / (2 * math.pi)) - 1)
+    turns = [2 * math.pi * k for k in range(-periods, periods + 1)]
     for vertical in turns:
         for horizontal in turns:
             y, x = (rows + vertical - centre[0])[:, None], (columns + horizontal - centre[1])[None]
