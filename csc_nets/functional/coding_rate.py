@@ -122,9 +122,12 @@ def ctrl_multi(
     Args:
         features: of the data, ``(n, d)``.
         transcribed: of what the decoder makes of them, in the same order, ``(n, d)``.
-        labels: class of each, integers ``(n,)``. A class that is not there adds nothing.
+        labels: class of each, integers ``(n,)`` from 0 on. A class that is not there adds nothing.
         eps: precision.
         weights: of the three terms.
+
+    Raises:
+        ValueError: a label below 0, which stands for no class elsewhere; features or labels of another form.
     """
     terms = ctrl_terms(features, transcribed, labels, eps)
     return weights[0] * terms["reduction"] + weights[1] * terms["reduction_hat"] + weights[2] * terms["distance"]
@@ -155,6 +158,10 @@ def ctrl_terms(
     if transcribed.shape != features.shape or features.ndim != 2:
         seen = f"{tuple(features.shape)} and {tuple(transcribed.shape)}"
         raise ValueError(f"features and transcribed must be of one shape (n, d), got {seen}")
+
+    # The sizes of the classes are read anyway, whatever the device. -1 and -100 are what others call no class.
+    if labels is not None and labels.numel() and not is_transformed() and not labels.is_meta and int(labels.min()) < 0:
+        raise ValueError(f"labels must be classes from 0 on, got {int(labels.min())}: leave out what has no class")
 
     def terms(both: Tensor) -> Tensor:
         if labels is None:
@@ -266,6 +273,6 @@ def _checked(features: Any, eps: float, labels: Tensor | None = None) -> Tensor:
     if labels is not None:
         if features.ndim != 2:
             raise ValueError(f"features with labels must be (n, d), got {tuple(features.shape)}")
-        if labels.shape != features.shape[:1] or labels.is_floating_point():
+        if labels.shape != features.shape[:1] or labels.is_floating_point() or labels.is_complex():
             raise ValueError(f"labels must be integers ({len(features)},), got {labels.dtype} {tuple(labels.shape)}")
     return features

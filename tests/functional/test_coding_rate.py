@@ -196,3 +196,14 @@ def test_a_gpu_gives_what_a_cpu_gives():
     z, z_hat, labels = sphere(60, 16).float(), sphere(60, 16, seed=1).float(), torch.arange(60) % 7
     for function in (ctrl_binary, lambda a, b: ctrl_multi(a, b, labels.to(a.device))):
         torch.testing.assert_close(function(z.cuda(), z_hat.cuda()).cpu(), function(z, z_hat), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [[0, -1, 1, -1], [-100, 0, 0, 1]])
+def test_a_label_that_is_no_class_is_refused(labels):
+    z, labels = torch.nn.functional.normalize(torch.randn(4, 3), dim=1), torch.tensor(labels)
+    for call in (lambda: ctrl_multi(z, z, labels), lambda: ctrl_terms(z, z, labels)):
+        with pytest.raises(ValueError, match=f"labels must be classes from 0 on, got {int(labels.min())}"):
+            call()
+    with pytest.raises(ValueError, match=r"labels must be integers \(4,\), got torch\.complex64"):
+        ctrl_multi(z, z, labels.to(torch.complex64))
+    assert ctrl_multi(z, z, labels.clamp_min(0)).isfinite()
