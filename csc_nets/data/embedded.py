@@ -24,11 +24,11 @@ def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
     """
     from sklearn.datasets import load_digits  # here, because it takes a second to import
 
-    facts, source = FACTS["digits"], load_digits()
+    source = load_digits()
     images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(source.target).long()
     train, val, test = ((images[i], labels[i]) for i in stratified_split(labels, [0.2, 0.2], split_seed))
-    settings = {"class_names": facts.class_names, "mean": facts.mean, "std": facts.std, "name": "digits"}
+    settings = {"class_names": FACTS["digits"].class_names, "name": "digits", **_statistics(train[0])}
     return TensorDataModule(*train, val=val, test=test, **settings | options)
 
 
@@ -50,7 +50,7 @@ def sample_images(*, image_size: int = 32, stride: int | None = None, **options:
     """
     from sklearn.datasets import load_sample_images
 
-    facts, bands = FACTS["sample_images"], {"train": (0, 448), "val": (448, 544), "test": (544, 640)}
+    bands = {"train": (0, 448), "val": (448, 544), "test": (544, 640)}
     stride = max(image_size // 2, 1) if stride is None else stride
     if not 1 <= image_size <= 96:
         raise ValueError(f"sample_images: image_size must be a whole number from 1 to 96, got {image_size}")
@@ -63,7 +63,8 @@ def sample_images(*, image_size: int = 32, stride: int | None = None, **options:
         name: _patches(photographs[..., first:last], image_size, stride if name == "train" else image_size)
         for name, (first, last) in bands.items()
     }
-    settings = {"class_names": facts.class_names, "mean": facts.mean, "std": facts.std, "name": "sample_images"}
+    names = FACTS["sample_images"].class_names
+    settings = {"class_names": names, "name": "sample_images", **_statistics(parts["train"][0])}
     return TensorDataModule(*parts["train"], val=parts["val"], test=parts["test"], **settings | options)
 
 
@@ -72,3 +73,10 @@ def _patches(photographs: Tensor, size: int, stride: int) -> tuple[Tensor, Tenso
     count = grid.shape[2] * grid.shape[3]
     patches = grid.permute(0, 2, 3, 1, 4, 5).reshape(-1, grid.shape[1], size, size)
     return patches, torch.arange(len(photographs)).repeat_interleave(count)
+
+
+def _statistics(images: Tensor) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of each channel of training images, with white at 1."""
+    pixels = images.double() / 255
+    mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
+    return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}
