@@ -23,7 +23,8 @@ class AutoencodingTask(Task):
 
     - ``test/loss``,
     - ``test/psnr`` (dB) and ``test/ssim``: of images brought back to the range [0, 1] and clipped there, a mean over
-      images (SSIM of images under 16 pixels uses a Gaussian of 0.5 in place of 1.5 pixels),
+      images (SSIM of images under 16 pixels uses a Gaussian of 0.5 in place of 1.5 pixels). SSIM is that of
+      torchmetrics, with mirrored borders; ``test/ssim_interior`` that of the paper, of windows within the image,
     - ``test/density``, the share of non-zero code coefficients, a mean over test images and CSC layers,
     - ``test/reconstruction_error``, ``||x - x_hat||^2 / ||x||^2`` of the whole network, a mean over test images.
 
@@ -72,6 +73,7 @@ class AutoencodingTask(Task):
         self.log("test/loss", mse_loss(x_hat, images), sync_dist=True)
         self.log("test/psnr", self.psnr(x_hat, images), sync_dist=True)
         self.log("test/ssim", self.ssim(x_hat, images), sync_dist=True)
+        self.log("test/ssim_interior", self.ssim(x_hat, images, interior=True), sync_dist=True)
         self.log("test/reconstruction_error", error.mean(), sync_dist=True)
         if codes:
             self.log("test/density", torch.stack([c.density for c in codes]).mean(), sync_dist=True)
@@ -80,9 +82,9 @@ class AutoencodingTask(Task):
         """Mean over images of the peak signal-to-noise ratio, in dB, of pixels in [0, 1]."""
         return psnr(self.pixels(x_hat), self.pixels(x)).mean()
 
-    def ssim(self, x_hat: Tensor, x: Tensor) -> Tensor:
+    def ssim(self, x_hat: Tensor, x: Tensor, *, interior: bool = False) -> Tensor:
         """Mean over images of the structural similarity of pixels in [0, 1]."""
-        return ssim(self.pixels(x_hat), self.pixels(x)).mean()
+        return ssim(self.pixels(x_hat), self.pixels(x), interior=interior).mean()
 
     def pixels(self, images: Tensor) -> Tensor:
         """Undoes the normalisation: pixels in [0, 1]."""

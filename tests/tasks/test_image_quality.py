@@ -23,3 +23,25 @@ def test_means_are_those_of_torchmetrics():
     y = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
     torch.testing.assert_close(psnr(y, x).mean(), peak_signal_noise_ratio(y, x, data_range=1.0, dim=(1, 2, 3)))
     torch.testing.assert_close(ssim(y, x).mean(), structural_similarity_index_measure(y, x, data_range=1.0))
+
+
+@pytest.mark.parametrize(("size", "sigma", "radius"), [(24, 1.5, 5), (12, 0.5, 2)])
+def test_the_interior_mean_is_that_of_the_paper(size, sigma, radius):
+    """Equations 13 to 16 of Wang et al. by hand, over the windows that lie in the image."""
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, size, size + 3)
+    y = (x + 0.1 * torch.randn_like(x)).clamp(0, 1)
+    places = torch.arange(-radius, radius + 1.0)
+    line = torch.exp(-places.square() / (2 * sigma**2))
+    window = (torch.outer(line, line) / line.sum() ** 2)[None, None]
+
+    def mean(image):
+        return torch.nn.functional.conv2d(image.flatten(0, 1)[:, None], window)
+
+    mx, my = mean(x), mean(y)
+    vx, vy, cov = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    both = (2 * mx * my + 1e-4) * (2 * cov + 9e-4) / ((mx**2 + my**2 + 1e-4) * (vx + vy + 9e-4))
+    expected = both.view(2, -1).mean(1)
+    torch.testing.assert_close(ssim(y, x, interior=True), expected, rtol=1e-4, atol=1e-5)
+    assert (ssim(y, x) - expected).abs().max() > 1e-4  # mirrored borders are something else
+    torch.testing.assert_close(ssim(x, x, interior=True), torch.ones(2))
