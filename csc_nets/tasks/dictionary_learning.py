@@ -141,13 +141,24 @@ class DictionaryLearningTask(AutoencodingTask):
             # A code can make up for a move of the atom only where there are other positions to go to.
             room = all(n > 2 * ((e - 1) // s) for n, e, s in zip(size, atoms.shape[2:], stride, strict=True))
             if room and i == len(model.dictionaries) - 1:
-                weight.copy_(move(weight, moves_to_centre(dictionary.weight, g.stride)))
+                moves = moves_to_centre(dictionary.weight, g.stride)
+                weight.copy_(move(weight, moves))
+                for moment in self._moments(weight):
+                    moment.copy_(move(moment, moves))
             copies = redundant(unit_norm(atoms), stride if room else atoms.shape[2:], mass, self.reseed_similar)
             idle = torch.cat([rarely_used(mass, self.reseed_below), copies]).unique()
             if len(idle):
                 fresh = self.trainer.strategy.broadcast(residual_atoms(model.dictionaries, residual, i, len(idle)))
                 weight[idle[: len(fresh)]] = fresh
+                for moment in self._moments(weight):  # they are of the atoms that were there
+                    moment[idle[: len(fresh)]] = 0
         model.project(self._progress())
+
+    def _moments(self, weight: Tensor) -> list[Tensor]:
+        """What the optimiser remembers of the gradients of a tensor, entry by entry."""
+        found: Any = self.optimizers(use_pl_optimizer=False)
+        states = [o.state.get(weight, {}) for o in (found if isinstance(found, list) else [found])]
+        return [v for state in states for v in state.values() if isinstance(v, Tensor) and v.shape == weight.shape]
 
     def on_validation_start(self) -> None:
         """The step size for the atoms of evaluation, which are sparser than those of training for a while."""

@@ -193,6 +193,33 @@ def test_an_idle_atom_gets_a_new_start_in_the_first_half_only():
     assert distance(reseed_every=5) < 1e-3  # of 7 steps the fifth is in the second half
 
 
+@pytest.mark.parametrize(("optimizer", "names"), [("adamw", ["exp_avg", "exp_avg_sq"]), ("sgd", ["momentum_buffer"])])
+def test_the_optimiser_forgets_atoms_that_get_a_new_start_and_moves_with_those_that_move(optimizer, names):
+    model = model_of("csc_dictionary", {"widths": [5], "kernel_size": 5, "lam": 0.05})
+    task = DictionaryLearningTask(model, lr=1e-3, optimizer=optimizer, reseed_every=0, reseed_similar=1.0)
+    seen = {}
+
+    class Look(L.Callback):
+        def on_train_end(self, trainer, module):
+            weight = model.dictionaries[0].get_parameter("parametrizations.weight.original")
+            state = module.optimizers(use_pl_optimizer=False).state[weight]
+            with torch.no_grad():
+                weight[0] = 0
+                weight[0, :, :3, :3] = torch.rand(3, 3) + 1  # whose place is one further
+            before = {name: state[name].clone() for name in names}
+            module.mass_0.copy_(torch.tensor([5.0, 0.0, 4.0, 3.0, 0.0]))
+            module.reseed()
+            seen.update({name: (before[name], state[name].clone()) for name in names})
+
+    fit(task, data_of(torch.randn(40, 1, 12, 12)), callbacks=[Look()])
+    assert set(seen) == set(names)
+    for before, after in seen.values():
+        assert not after[[1, 4]].any() and before[[1, 4]].any()
+        assert torch.equal(after[0, :, 1:, 1:], before[0, :, :-1, :-1]) and not after[0, :, 0].any()
+        kept = [i for i in (2, 3) if torch.equal(after[i], before[i]) or not torch.equal(after[i], before[i] * 0)]
+        assert kept == [2, 3]
+
+
 class Album(Logger):
     def __init__(self):
         super().__init__()
