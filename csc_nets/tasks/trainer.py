@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import (
     Callback,
     EarlyStopping,
@@ -15,7 +16,9 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
+from csc_nets.layers.dictionary import Dictionary
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.run_folder import RunFolder
 from csc_nets.tasks.task import Task
@@ -83,7 +86,7 @@ def build_callbacks(
     if ema_decay is not None:
         if not 0 <= ema_decay < 1:
             raise ValueError(f"callbacks.ema_decay must be in [0, 1), got {ema_decay}")
-        chosen.append(EMAWeightAveraging(decay=ema_decay))
+        chosen.append(AveragedWeights(ema_decay))
     if patience is not None:
         if patience < 1:
             raise ValueError(f"callbacks.patience must be >= 1, got {patience}")
@@ -113,6 +116,45 @@ def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:
         wandb = WandbLogger(name=label, id=label.replace("=", "-"), save_dir=run_dir, resume="allow", **options)
         return [MetricsCSV(run_dir), wandb]
     raise ValueError(f"logger must be 'csv', 'wandb' or 'none', got {name!r}")
+
+
+class AveragedWeights(EMAWeightAveraging):
+    """Exponential moving average of the weights. It validates, is saved, and is what training ends with.
+
+    Buffers are no weights. The statistics of batch norms and the numbers of dictionaries start far from what they come
+    to, and are averages themselves: an average of them from their start would test at chance after a short run. They
+    are those of the network that is trained; bounds of dictionaries are computed for the averaged atoms.
+
+    Args:
+        decay: share of the average that stays in a step; less at first, :math:`(1 + n) / (10 + n)` after n steps, so
+            that the start is forgotten.
+    """
+
+    def __init__(self, decay: float) -> None:
+        super().__init__(decay=decay, use_buffers=False)
+
+        def average(old: Tensor, new: Tensor, count: Any) -> Tensor:
+            count = float(count)
+            return torch.lerp(old, new, 1 - min(decay, (1 + count) / (10 + count)))
+
+        self._kwargs["avg_fn"] = average
+
+    def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._renew_bounds()
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self._renew_bounds()  # the checkpoint is written next
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._renew_bounds()
+        super().on_train_end(trainer, pl_module)
+
+    def _renew_bounds(self) -> None:
+        for module in self._average_model.modules() if self._average_model is not None else ():
+            if isinstance(module, Dictionary):
+                module.refresh()
 
 
 class MovableCheckpoint(ModelCheckpoint):

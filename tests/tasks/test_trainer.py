@@ -4,11 +4,15 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
+from csc_nets import load
+from csc_nets.data import create_datamodule
+from csc_nets.layers import Dictionary2d
 from csc_nets.models import create_model
 from csc_nets.tasks import ClassificationTask
 from csc_nets.tasks.metrics_csv import MetricsCSV
-from csc_nets.tasks.trainer import MovableCheckpoint, build_loggers, build_trainer
+from csc_nets.tasks.trainer import AveragedWeights, MovableCheckpoint, build_loggers, build_trainer
 
 CALLBACKS = {"ema_decay": None, "patience": None, "progress_bar": False}
 
@@ -32,7 +36,7 @@ def test_callbacks_are_added_only_when_asked_for(tmp_path):
         return {type(c).__name__ for c in trainer(tmp_path, callbacks=options).callbacks}
 
     found = kinds(ema_decay=0.9, patience=3, pictures_every=2) - kinds()
-    assert found == {"EMAWeightAveraging", "EarlyStopping", "TrainingPictures"}
+    assert found == {"AveragedWeights", "EarlyStopping", "TrainingPictures"}
 
 
 def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path):
@@ -86,3 +90,43 @@ for logger in build_loggers(Path({str(tmp_path)!r}), name="wandb", project="p", 
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, timeout=120)
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
     assert (tmp_path / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.999])
+def test_the_average_of_a_short_run_is_as_good_as_the_run(tmp_path, decay):
+    data = create_datamodule("digits", batch_size=64)
+    accuracy = {}
+    for chosen in (None, decay):
+        torch.manual_seed(0)
+        network = ClassificationTask(create_model("csc_small", in_chans=1, widths=[16, 32]), lr=0.1)
+        arguments = {"max_epochs": 6, "accelerator": "cpu", "enable_model_summary": False}
+        options = {**CALLBACKS, "ema_decay": chosen}
+        run = build_trainer(tmp_path / str(chosen), network, arguments, options, {"name": "none"})
+        run.fit(network, data)
+        accuracy[chosen] = run.test(network, data, verbose=False)[0]["test/acc"]
+    assert accuracy[decay] > 0.85 and accuracy[decay] > accuracy[None] - 0.03  # at chance 0.1
+    # Bounds are those of the averaged atoms, also in the checkpoint; statistics are those of the run.
+    for layer in (network.model, load(tmp_path / str(decay) / "checkpoints" / "last.ckpt")):
+        for dictionary in (m for m in layer.modules() if isinstance(m, Dictionary2d)):
+            kept = dictionary.lipschitz.clone()
+            dictionary.refresh()
+            torch.testing.assert_close(kept, dictionary.lipschitz)
+
+
+def test_the_average_copies_buffers_and_forgets_its_start():
+    average = AveragedWeights(0.999)
+    live = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    average._average_model = model = AveragedModel(live, use_buffers=average._use_buffers, **average._kwargs)
+    weights = []
+    for k in range(20):
+        with torch.no_grad():
+            live[0].weight.fill_(float(k))
+            live[1].running_mean.fill_(float(k))
+        model.update_parameters(live)
+        weights.append(model.module[0].weight[0, 0].item())
+        assert torch.equal(model.module[1].running_mean, live[1].running_mean)
+    expected = 0.0
+    for n, k in enumerate(range(1, 20), start=1):
+        share = min(0.999, (1 + n) / (10 + n))
+        expected = share * expected + (1 - share) * k
+    assert weights[-1] == pytest.approx(expected, rel=1e-4) and weights[-1] > 10
