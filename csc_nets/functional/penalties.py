@@ -36,6 +36,7 @@ class Penalty(Part):
     Attributes:
         nonneg: codes are non-negative.
         separable: the prox acts on each entry by itself, so that its derivative is a diagonal matrix.
+        local: each position of the prox is decided by that position alone, so that signals can be coded in tiles.
         ridge: weight of half the squared norm that belongs to the penalty; 0 for most.
         kernel: ``"nonneg"`` or ``"soft"`` where the prox is ``relu(v - t)`` or the soft threshold, which have fast
             kernels; None for others.
@@ -43,6 +44,7 @@ class Penalty(Part):
 
     nonneg: bool = False
     separable: bool = False
+    local: bool = False
     ridge: float = 0.0
     kernel: str | None = None
 
@@ -64,6 +66,10 @@ class Penalty(Part):
         Dual feasible points are those of gauge 1 at most: duality gaps and ``lam_max`` are made of it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no dual, so no duality gap and no lam_max")
+
+    def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
+        """Where entries of a code ``z`` cost nothing, booleans of its shape; None for a penalty without such places."""
+        return None
 
     @property
     def has_dual(self) -> bool:
@@ -114,6 +120,7 @@ class L1(Penalty):
     r"""The l1 norm, :math:`\sum_i |z_i|`; of complex codes the sum of their moduli."""
 
     separable = True
+    local = True
     kernel = "soft"
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
@@ -134,6 +141,10 @@ class L1(Penalty):
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
         """The weighted largest modulus."""
         return _largest_ratio(correlation.abs(), lam)
+
+    def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
+        """Where the weight is 0."""
+        return (torch.as_tensor(lam, device=z.device) == 0).expand(z.shape)
 
 
 @register_penalty("nonnegative_l1")
@@ -195,6 +206,7 @@ class GroupL1(Penalty):
     """
 
     group_size: int | None = None
+    local = True
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """Shrinks each group's norm. A threshold per atom counts by the first atom of its group."""
@@ -207,6 +219,12 @@ class GroupL1(Penalty):
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
         """The weighted largest norm of a group."""
         return _largest_ratio(self._norms(correlation), self._per_group(lam, correlation))
+
+    def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
+        """Where the weight of the group is 0."""
+        groups = self._norms(z)
+        free = (torch.as_tensor(self._per_group(lam, z), device=z.device) == 0).expand(groups.shape)
+        return free.repeat_interleave(z.shape[1] // groups.shape[1], 1)
 
     def _norms(self, z: Tensor) -> Tensor:
         size = self.group_size or z.shape[1]
@@ -226,6 +244,7 @@ class L0(Penalty):
     r"""The number of non-zeros. Not convex: a pursuit finds a code that no step improves (Blumensath, Davies 2008)."""
 
     separable = True
+    local = True
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         r"""Keeps :math:`|v| > \sqrt{2 t}`."""
@@ -246,6 +265,7 @@ class HardThreshold(Penalty):
     """
 
     separable = True
+    local = True
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """Keeps :math:`|v| > t`."""

@@ -30,7 +30,6 @@ errs, with :math:`|K|` samples in an atom and :math:`s` the least singular value
 error has no bound: entries of c are missing or in excess.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,9 +38,10 @@ from torch import Tensor
 
 from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.gradients.base import Gradient, register_gradient
+from csc_nets.functional.operators.least_squares import least_solution
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty
-from csc_nets.functional.problem import Problem
+from csc_nets.functional.problem import Problem, refuse_broken
 from csc_nets.functional.pursuits.step import Pursuit
 
 __all__ = ["CONVERGED", "Implicit", "least_solution"]
@@ -131,6 +131,7 @@ def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
         gap = torch.where(gap == 0, 0, gap / norm)
     left = ~(gap <= tol)
     if bool(left.any()):
+        refuse_broken(problem, gap)
         raise RuntimeError(
             f"{int(left.sum())} of {len(z)} codes are no solutions after {pursuit.count} steps: {measure} up to "
             f"{float(gap[left].amax()):.1e}, allowed {tol:.1e}. Raise steps or tol, or use gradient='recompute'"
@@ -239,50 +240,6 @@ class _Linearised:
         right, scale = flat(adjoint(c)), torch.ones((), dtype=c.abs().dtype, device=c.device)
         rows, _ = least_solution(apply, right, scale, torch.finfo(scale.dtype).eps ** 0.75, 4 * self.steps)
         return code(rows)
-
-
-def least_solution(
-    apply: Callable[[Tensor], Tensor], b: Tensor, scale: Tensor, tol: float, steps: int
-) -> tuple[Tensor, Tensor]:
-    r"""The solution of least norm of :math:`A u = b` per sample, for a positive semi-definite A.
-
-    Conjugate residuals: of the Krylov space they take the vector of least residual, so that an equation that cannot be
-    fulfilled is solved in the sense of least squares, where conjugate gradients would diverge. What then remains is in
-    the null space, and taking its direction out of u leaves the least solution (Liu, Milzarek, Roosta, "Obtaining
-    pseudo-inverse solutions with MINRES", 2023, the lifting step).
-
-    Args:
-        apply: :math:`u \mapsto A u`, row by row.
-        b: ``(N, n)``.
-        scale: of the eigenvalues of A, 0-d; those 6e-6 (float32; 2e-12 in float64) of it count as 0.
-        tol: the norm of the residual in units of that of b at which a row is done.
-        steps: applications of A, at most.
-
-    Returns:
-        u ``(N, n)``, and the norm of the residual over that of b, ``(N,)``.
-    """
-    dot = lambda s, t: torch.linalg.vecdot(s, t)[:, None]  # noqa: E731
-    null = torch.finfo(b.dtype).eps ** 0.75 * scale
-    u, r, p = torch.zeros_like(b), b.clone(), b.clone()
-    image = apply(r)
-    size = norm = dot(b, b)
-    rho, singular = dot(r, image), (norm > 0) & (dot(image, image) <= null**2 * norm)
-    done = singular | (norm == 0)
-    for k in range(steps):
-        if k % 4 == 0 and bool(done.all()):
-            break
-        length = torch.where(done, 0, rho / dot(image, image))
-        u.addcmul_(length, p)
-        r.addcmul_(length, image, value=-1)
-        of_r = apply(r)
-        before, rho, norm = rho, dot(r, of_r), dot(r, r)
-        singular = (norm > tol**2 * size) & (dot(of_r, of_r) <= null**2 * norm)
-        done = done | singular | (norm <= tol**2 * size)
-        share = torch.where(done, 0, rho / before)
-        p.mul_(share).add_(r)
-        image = image.mul_(share).add_(of_r)
-    u = torch.where(singular, u - dot(u, r) / norm * r, u)
-    return u, torch.where(size > 0, norm / size, 0).sqrt().flatten()
 
 
 def _support(rows: Tensor) -> tuple[Tensor, Tensor]:
