@@ -20,6 +20,7 @@ from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
+from csc_nets.data.embedded import with_statistics
 from csc_nets.evaluation import save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
@@ -77,6 +78,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(Path(resume or config["run_dir"]).absolute())
     if resume:
         config = _config_of_run(folder, plugins)
+    else:  # so that a run says by which statistics its images were normalised
+        config["data"] = with_statistics(config["data"], "train")
     config["plugins"] = plugins
     data, task = build(config)
     if config["compile"]:
@@ -295,7 +298,7 @@ def _config_of_run(folder: RunFolder, plugins: list[str]) -> dict[str, Any]:
     if trained and not plugins:
         needed = f"plugins=[{','.join(trained)}]"
         raise ValueError(f"this run was trained with {needed}; add {needed} to the command")
-    return config
+    return {**config, "data": with_statistics(config["data"], "all")}
 
 
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:

@@ -1,5 +1,6 @@
 """The two image sets that come with scikit-learn and need no download."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from csc_nets.data.tensors import TensorDataModule
 
 
 @register_dataset
-def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
+def digits(*, split_seed: int = 0, statistics: str = "train", **options: Any) -> TensorDataModule:
     """The 1,797 handwritten 8x8 digits of scikit-learn, split 60/20/20 in every class.
 
     Source: E. Alpaydin and C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI repository (1998), test part.
@@ -20,6 +21,8 @@ def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
 
     Args:
         split_seed: Decides which images are validated and tested on; keep it fixed when runs are compared.
+        statistics: ``"train"`` normalises by the training images; ``"all"`` by all images, as runs did whose
+            ``config.yaml`` does not say.
         options: See `ImageDataModule`.
     """
     from sklearn.datasets import load_digits  # here, because it takes a second to import
@@ -28,12 +31,18 @@ def digits(*, split_seed: int = 0, **options: Any) -> TensorDataModule:
     images = (torch.from_numpy(source.images) * (255 / 16)).round().to(torch.uint8)[:, None]
     labels = torch.from_numpy(source.target).long()
     train, val, test = ((images[i], labels[i]) for i in stratified_split(labels, [0.2, 0.2], split_seed))
-    settings = {"class_names": FACTS["digits"].class_names, "name": "digits", **_statistics(train[0])}
+    settings = {
+        "class_names": FACTS["digits"].class_names,
+        "name": "digits",
+        **_statistics("digits", train[0], statistics),
+    }
     return TensorDataModule(*train, val=val, test=test, **settings | options)
 
 
 @register_dataset
-def sample_images(*, image_size: int = 32, stride: int | None = None, **options: Any) -> TensorDataModule:
+def sample_images(
+    *, image_size: int = 32, stride: int | None = None, statistics: str = "train", **options: Any
+) -> TensorDataModule:
     """Patches of scikit-learn's two colour photographs (427 x 640), for autoencoding; the label is the photograph.
 
     Training patches come from the left 448 columns, validation patches from the next 96 and test patches from the
@@ -43,6 +52,7 @@ def sample_images(*, image_size: int = 32, stride: int | None = None, **options:
         image_size: Side of a patch in pixels, 1 to 96.
         stride: Distance of neighbouring training patches; None for half a patch. Validation and test patches do not
             overlap.
+        statistics: As for `digits`.
         options: See `ImageDataModule`.
 
     Raises:
@@ -64,7 +74,8 @@ def sample_images(*, image_size: int = 32, stride: int | None = None, **options:
         for name, (first, last) in bands.items()
     }
     names = FACTS["sample_images"].class_names
-    settings = {"class_names": names, "name": "sample_images", **_statistics(parts["train"][0])}
+    numbers = _statistics("sample_images", parts["train"][0], statistics)
+    settings = {"class_names": names, "name": "sample_images", **numbers}
     return TensorDataModule(*parts["train"], val=parts["val"], test=parts["test"], **settings | options)
 
 
@@ -75,8 +86,24 @@ def _patches(photographs: Tensor, size: int, stride: int) -> tuple[Tensor, Tenso
     return patches, torch.arange(len(photographs)).repeat_interleave(count)
 
 
-def _statistics(images: Tensor) -> dict[str, tuple[float, ...]]:
-    """Mean and standard deviation of each channel of training images, with white at 1."""
-    pixels = images.double() / 255
+# Statistics of all images of a set, by which runs were normalised before they were those of the training images.
+_OF_ALL = {
+    "digits": ((0.3053,), (0.3760,)),
+    "sample_images": ((0.4238, 0.4300, 0.3769), (0.3576, 0.2850, 0.3134)),
+}
+
+
+def with_statistics(data: Mapping[str, Any], statistics: str) -> dict[str, Any]:
+    """Options of a data set in a configuration that says which statistics are meant, where it did not."""
+    return {"statistics": statistics, **data} if data["name"] in _OF_ALL else dict(data)
+
+
+def _statistics(name: str, training: Tensor, which: str) -> dict[str, tuple[float, ...]]:
+    """Mean and standard deviation of each channel, with white at 1."""
+    if which not in ("train", "all"):
+        raise ValueError(f"{name}: statistics must be 'train' or 'all', got {which!r}")
+    if which == "all":
+        return dict(zip(("mean", "std"), _OF_ALL[name], strict=True))
+    pixels = training.double() / 255
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
     return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}

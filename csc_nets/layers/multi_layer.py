@@ -276,7 +276,7 @@ class MultiLayerCSC(nn.Module):
         return values
 
     def _weights(self, lam: Lam, x: Tensor, single: bool = False) -> list[float | Tensor]:
-        """One checked weight for each code of ``x``; weights per sample are welcome."""
+        """One checked weight for each code; weights per sample are welcome."""
         pairs = zip(self._for_each(lam), self._shapes(x), strict=True)
         return [check_lam("MultiLayerCSC", value, x, shape, single) for value, shape in pairs]
 
@@ -286,7 +286,6 @@ class MultiLayerCSC(nn.Module):
         return [(x.shape[0], d.out_channels, *size) for d, size in zip(self.dictionaries, sizes, strict=True)]
 
     def _batch(self, x: Tensor) -> tuple[Tensor, bool]:
-        """Checked signals with a batch axis, and whether they are one signal that came without."""
         channels, axes = self.dictionaries[0].in_channels, self.dictionaries[0].direction.ndim
         if isinstance(x, Tensor) and (x.ndim not in (axes - 1, axes) or x.shape[1 - axes] != channels):
             raise ValueError(

@@ -3,6 +3,7 @@ import torch
 from sklearn.datasets import load_digits, load_sample_images
 
 from csc_nets.data import digits, sample_images
+from csc_nets.data.embedded import with_statistics
 from csc_nets.data.facts import FACTS
 
 
@@ -79,3 +80,14 @@ def test_statistics_are_of_the_training_images_alone(build, options):
     if not options:
         facts = FACTS[data.name]
         assert facts.mean == tuple(round(m, 4) for m in data.mean) and facts.std == tuple(round(s, 4) for s in data.std)
+
+
+def test_runs_of_before_keep_the_statistics_of_all_images():
+    data = digits(statistics="all")
+    assert (data.mean, data.std) == ((0.3053,), (0.376,))
+    assert with_statistics({"name": "digits", "batch_size": 8}, "all")["statistics"] == "all"
+    assert with_statistics({"name": "digits", "statistics": "train"}, "all")["statistics"] == "train"
+    assert with_statistics({"name": "mnist"}, "all") == {"name": "mnist"}
+    for build in (digits, sample_images):
+        with pytest.raises(ValueError, match=f"{build.__name__}: statistics must be 'train' or 'all', got 'test'"):
+            build(statistics="test")
