@@ -18,6 +18,7 @@ from torch import nn
 
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
+from csc_nets.data.embedded import with_statistics
 from csc_nets.evaluation import save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
@@ -69,6 +70,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = _config_of_run(folder, plugins)
+    else:  # so that a run says by which statistics its images were normalised
+        config["data"] = with_statistics(config["data"], "train")
     config["plugins"] = plugins
     config["logger"] = own_logger(config["logger"], folder.path, resume)
     data, task = build(config)
@@ -294,7 +297,7 @@ def _config_of_run(folder: RunFolder, plugins: list[str]) -> dict[str, Any]:
     if trained and not plugins:
         needed = f"plugins=[{','.join(trained)}]"
         raise ValueError(f"this run was trained with {needed}; add {needed} to the command")
-    return config
+    return {**config, "data": with_statistics(config["data"], "all")}
 
 
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:

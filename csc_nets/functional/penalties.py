@@ -38,6 +38,7 @@ class Penalty(Part):
     Attributes:
         nonneg: codes are non-negative.
         separable: the prox acts on each entry by itself, so that its derivative is a diagonal matrix.
+        local: each position of the prox is decided by that position alone, so that signals can be coded in tiles.
         ridge: weight of half the squared norm that belongs to the penalty; 0 for most.
         kernel: ``"nonneg"`` or ``"soft"`` where the prox is ``relu(v - t)`` or the soft threshold, which have fast
             kernels; None for others.
@@ -45,6 +46,7 @@ class Penalty(Part):
 
     nonneg: bool = False
     separable: bool = False
+    local: bool = False
     ridge: float = 0.0
     kernel: str | None = None
 
@@ -66,6 +68,10 @@ class Penalty(Part):
         A dual point is feasible where its gauge is at most 1. Duality gaps and ``lam_max`` are computed from it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no dual, so no duality gap and no lam_max")
+
+    def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
+        """Where entries of a code ``z`` cost nothing, booleans of its shape; None for a penalty without such places."""
+        return None
 
     @property
     def has_dual(self) -> bool:
@@ -117,6 +123,7 @@ class L1(Penalty):
     r"""The l1 norm, :math:`\sum_i |z_i|`; of complex codes the sum of their moduli."""
 
     separable = True
+    local = True
     kernel = "soft"
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
@@ -137,6 +144,10 @@ class L1(Penalty):
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
         """The weighted largest modulus."""
         return _largest_ratio(correlation.abs(), lam)
+
+    def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
+        """Where the weight is 0."""
+        return (torch.as_tensor(lam, device=z.device) == 0).expand(z.shape)
 
 
 @register_penalty("free_l1")
@@ -214,6 +225,7 @@ class GroupL1(Penalty):
     """
 
     group_size: int | None = None
+    local = True
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """Shrinks each group's norm. A threshold per atom counts by the first atom of its group."""
@@ -226,6 +238,12 @@ class GroupL1(Penalty):
     def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
         """The weighted largest norm of a group."""
         return _largest_ratio(self._norms(correlation), self._per_group(lam, correlation))
+
+    def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
+        """Where the weight of the group is 0."""
+        groups = self._norms(z)
+        free = (torch.as_tensor(self._per_group(lam, z), device=z.device) == 0).expand(groups.shape)
+        return free.repeat_interleave(z.shape[1] // groups.shape[1], 1)
 
     def _norms(self, z: Tensor) -> Tensor:
         size = self.group_size or z.shape[1]
@@ -247,6 +265,7 @@ class L0(Penalty):
     r"""The number of non-zeros. Not convex: a pursuit finds a code that no step improves (Blumensath, Davies 2008)."""
 
     separable = True
+    local = True
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         r"""Keeps :math:`|v| > \sqrt{2 t}`."""
@@ -267,6 +286,7 @@ class HardThreshold(Penalty):
     """
 
     separable = True
+    local = True
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """Keeps :math:`|v| > t`."""

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional.checks import is_number, is_transformed
+from csc_nets.functional.operators.least_squares import explained
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty, as_penalty, check_ridge
 
-__all__ = ["SAFETY", "Problem", "align", "as_weight", "dual_value"]
+__all__ = ["SAFETY", "Problem", "align", "as_weight", "dual_value", "observed", "refuse_broken"]
 
 # Step size times Lipschitz constant. An estimate of the constant may be too small: by 10 % for a single wave in two
 # dimensions (see ConvGeometry.probe).
@@ -61,6 +62,13 @@ def align(lam: Tensor, ndim: int, name: str = "lam") -> Tensor:
     return lam
 
 
+def observed(mask: Tensor) -> Tensor:
+    """A mask as booleans: True where a signal was observed. 0 and NaN say that it was not."""
+    if mask.is_floating_point():
+        return (mask != 0) & (mask == mask)
+    return mask if mask.dtype == torch.bool else mask != 0
+
+
 @dataclass(frozen=True)
 class Problem:
     """One sparse coding problem: signals, a dictionary, a penalty and its weights.
@@ -71,8 +79,8 @@ class Problem:
         lam: as for :func:`as_weight`.
         ridge: weight mu of half the squared l2 norm, beside that of the penalty.
         nonneg: codes are non-negative: the penalty is the sum of a non-negative code.
-        mask: 0 where ``x`` is missing (it may hold anything there, NaN too) and anything else where it was observed;
-            broadcasts against ``x``.
+        mask: 0 or NaN where ``x`` is missing (it may hold anything there, NaN too) and anything else where it was
+            observed; broadcasts against ``x``. Kept as booleans.
         penalty: R; None for the l1 norm.
         step: step size of a pursuit; None for 0.9 over the bound of the squared norm.
         check: check ``lam``; a layer has checked its own already.
@@ -94,6 +102,8 @@ class Problem:
     def __post_init__(self) -> None:
         if self.x.ndim < 2:
             raise ValueError(f"signals must be (N, F) or (N, C, *S), got shape {tuple(self.x.shape)}")
+        if self.mask is not None:
+            object.__setattr__(self, "mask", observed(self.mask))
         penalty = self.penalty or as_penalty(None, self.nonneg)
         if self.x.is_complex() and penalty.nonneg:
             raise ValueError(f"complex signals have complex codes, without a sign: take nonneg=False, got {penalty!r}")
@@ -173,21 +183,84 @@ class Problem:
         :math:`c = D^T r - \mu z`, :math:`\theta = s r` is feasible where the gauge of :math:`s c` is at most 1; for
         the l1 norm this is :math:`s |c_j| \le \lambda_j` (Kim et al., "An interior-point method for large-scale
         l1-regularized least squares", 2007, section III). The ridge enters as extra rows :math:`\sqrt\mu I` of the
-        dictionary. Where a weight is 0 the bound is F(z) itself in most cases.
+        dictionary.
+
+        **Weights of 0.** An atom j that costs nothing asks of a dual point :math:`D_j^T \theta = 0`, or
+        :math:`\le 0` for non-negative codes. With a ridge its extra row takes up all of :math:`D_j^T r`. Without, the
+        residual is first projected: what such atoms can explain of it is taken out by least squares. That is exact up
+        to rounding. Compilers and ``torch.func`` get F(z) itself as the bound in this case.
 
         Raises:
             NotImplementedError: the penalty has no dual.
         """
         # The gap is a small difference of large sums, so it is computed in float64.
         x, r, wide = self.masked(self.x), self.residual(z), torch.float64
-        correlation, mu = self.operator.analysis(r), self.quadratic
+        correlation, mu, free = self.operator.analysis(r), self.quadratic, self._free(z)
+        primal = _energy(r, wide) / 2 + (mu / 2 * _energy(z, wide) if mu else 0)
+        rows = mu * _energy(z, wide) if mu else 0.0
+        if mu and free is not None:
+            taken = correlation.relu() if self.nonneg else correlation
+            rows = mu * _energy(z.masked_fill(free, 0), wide) + _energy(taken.masked_fill(~free, 0), wide) / mu
+        elif free is not None:
+            r, correlation = self._projected(r, correlation, z, free)
         if mu:
             correlation = correlation - mu * z
+        if free is not None:
+            correlation = correlation.masked_fill(free, 0)
         excess = self.penalty.gauge(correlation, self.lam).to(wide)
-        norm = _energy(r, wide) + (mu * _energy(z, wide) if mu else 0)
-        inner = _inner(x, r)
+        if free is not None and not mu:
+            excess = excess.clamp_min(1)  # a longer dual point would make more of the rounding of the projection
         value = self.penalty.exact_value(z, self.lam)
-        return norm / 2 + value - dual_value(inner, norm, excess, self.nonneg)
+        return primal + value - dual_value(_inner(x, r), _energy(r, wide) + rows, excess, self.nonneg)
+
+    def _free(self, z: Tensor) -> Tensor | None:
+        """Where entries of the code cost nothing; None for nowhere, or where looking at numbers is not possible."""
+        if is_transformed() or not bool((torch.as_tensor(self.lam) == 0).any()):
+            return None
+        return self.penalty.free(self.lam, z)
+
+    @torch.no_grad()
+    def _projected(self, r: Tensor, correlation: Tensor, z: Tensor, free: Tensor) -> tuple[Tensor, Tensor]:
+        """A residual without what free atoms can explain, and its correlations with all atoms."""
+        # Of non-negative codes those that are used; those that could be used are found by what is left.
+        chosen = free & (z > 0) if self.nonneg else free
+        size, scale = self.size, self.lipschitz()
+        rounding = 4 * torch.finfo(r.dtype).eps
+        for _ in range(8):
+            if bool(chosen.any()):
+                r = r - self.masked(explained(self.operator, self.masked, r, chosen, size, scale, rounding))
+                correlation = self.operator.analysis(r)
+            if not self.nonneg:
+                break
+            level = 64 * rounding * _energy(r).sqrt().view(-1, *(1,) * (r.ndim - 1))
+            more = free & (correlation > level) & ~chosen
+            if not bool(more.any()):
+                break
+            chosen = chosen | more
+        else:
+            # Still not feasible: the zero signal is, and bounds by F(z) itself.
+            bad = more.flatten(1).any(1).view(-1, *(1,) * (r.ndim - 1))
+            r, correlation = r.masked_fill(bad, 0), correlation.masked_fill(bad, 0)
+        return r, correlation
+
+    def unit(self) -> Tensor | None:
+        """Powers of two ``(N, 1, ...)`` that bring signals to a size whose squares the type holds; None for none.
+
+        An l1 problem of signals and weights in other units has its code in them.
+        """
+        size = self.masked(self.x).abs().flatten(1).amax(1)
+        extreme = (size > 0) & ((size < 1e-9) | (size > 1e9))
+        if not bool(extreme.any()):
+            return None
+        exponent = torch.where(extreme, size, 1).double().log2().floor()
+        return exponent.exp2().view(-1, *(1,) * (self.x.ndim - 1))
+
+    def in_units(self, unit: Tensor) -> "Problem":
+        """The problem with signals and weights divided by :meth:`unit`."""
+        x, wide = self.x, torch.as_tensor(self.lam, dtype=torch.float64, device=self.x.device)
+        # At most what the type holds: far above all correlations.
+        lam = (wide / unit).clamp_max(torch.finfo(x.dtype).max).to(x.real.dtype if x.is_complex() else x.dtype)
+        return replace(self, x=(x / unit).to(x.dtype), lam=lam, check=False)
 
     def lipschitz(self) -> Tensor:
         """Largest eigenvalue of ``D^T D`` on signals of this size, or the dictionary's own bound of it.
@@ -216,6 +289,22 @@ def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Ten
     best = torch.where(norm > 0, inner / norm, 0.0)
     scale = torch.minimum(torch.maximum(best, torch.zeros_like(best) if nonneg else -limit), limit)
     return scale * inner - scale.square() * norm / 2
+
+
+def refuse_broken(problem: Problem, gap: Tensor) -> None:
+    """Says what is wrong where a gap is no number.
+
+    Raises:
+        ValueError: a gap is not finite.
+    """
+    if bool(gap.isfinite().all()):
+        return
+    if not bool(problem.masked(problem.x).isfinite().all()):
+        raise ValueError("x holds NaN or infinite values (a mask of 0 leaves them out)")
+    raise ValueError(
+        f"the duality gap is no number: {problem.x.dtype} does not hold the squares of x, whose largest magnitude is "
+        f"{float(problem.masked(problem.x).abs().amax()):.1e}, or the dictionary or lam holds others than finite values"
+    )
 
 
 def _energy(t: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -20,8 +20,10 @@ from csc_nets.functional import (
     as_weight,
 )
 from csc_nets.functional.checks import as_count, errors_of
+from csc_nets.functional.inputs import Inputs, as_batch, check_code, check_inputs, known_shape
 from csc_nets.functional.operators.protocol import read, track
 from csc_nets.functional.penalties import check_ridge
+from csc_nets.functional.problem import observed
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.leaf import leaf
 from csc_nets.layers.options import CodingOptions, Parts, default_gradient, renamed_gradient
@@ -68,7 +70,8 @@ class CSC(Savable):
         ridge: :math:`\mu`.
 
     Shape:
-        signals ``(N, C, *S)`` to codes ``(N, M, *S')``, as the dictionary has it.
+        signals ``(N, C, *S)`` to codes ``(N, M, *S')``, as the dictionary has it; or one signal ``(C, *S)`` to its code
+        ``(M, *S')``.
 
     Raises:
         ValueError: bad numbers, or parts that do not go together.
@@ -86,12 +89,12 @@ class CSC(Savable):
 
     dictionary: Any
     lam: Tensor
+    # Arguments that cannot be assigned later.
+    settled: tuple[str, ...] = ("learn_lam",)
 
     def __init__(self, dictionary: Any, **options: Unpack[CodingOptions]) -> None:
         super().__init__()
         name = self._get_name()
-        if not isinstance(dictionary, Operator):
-            raise ValueError(f"{name}: dictionary must have analysis and synthesis, got {type(dictionary).__name__}")
         with errors_of(name):
             parts = Parts.of(name, options)
             self.dictionary = dictionary
@@ -140,6 +143,10 @@ class CSC(Savable):
             self._table = pursuit
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.settled:
+            raise ValueError(f"{self._get_name()}: {name} is chosen when the layer is built, and stays, got {value!r}")
+        if name == "dictionary":
+            self._check_dictionary(value)
         own = getattr(type(self), name, None)
         if isinstance(own, property) and own.fset is not None and not parametrize.is_parametrized(self, name):
             with errors_of(self._get_name()):
@@ -148,6 +155,24 @@ class CSC(Savable):
         if name == "lam" and ("lam" in self.__dict__.get("_buffers", ()) or parametrize.is_parametrized(self, name)):
             value = self._as_lam(value)
         super().__setattr__(name, value)
+
+    def _check_dictionary(self, dictionary: Any) -> None:
+        if not isinstance(dictionary, Operator):
+            raise ValueError(
+                f"{self._get_name()}: dictionary must have analysis and synthesis, got {type(dictionary).__name__}"
+            )
+        if "lam" not in self._buffers and not parametrize.is_parametrized(self):
+            return  # the first one
+        lam, atoms = getattr(self, "lam", None), getattr(dictionary, "out_channels", None)
+        if lam is not None and lam.ndim and atoms not in (None, len(lam)):
+            raise ValueError(f"{self._get_name()}: dictionary must have {len(lam)} atoms, as lam has, got {atoms}")
+        if "pursuit" in self._modules:  # with numbers of its own for each atom
+            old, new = self.atoms.shape, getattr(dictionary, "weight", self.lam).shape
+            if old != new:
+                raise ValueError(
+                    f"{self._get_name()}: dictionary must have atoms {tuple(old)}, as {self.pursuit!r} has, "
+                    f"got {tuple(new)}"
+                )
 
     @property
     def pursuit(self) -> Any:
@@ -259,13 +284,15 @@ class CSC(Savable):
 
     def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
         """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""
-        return self._problem(read(self.dictionary), x, lam, mask)
+        operator = read(self.dictionary)
+        return self._problem(operator, check_inputs(self._get_name(), operator, x, lam, mask=mask))
 
-    def _problem(self, operator: Any, x: Tensor, lam: float | Tensor | None, mask: Tensor | None) -> Problem:
+    def _problem(self, operator: Any, given: Inputs) -> Problem:
+        mask = None if given.mask is None else observed(given.mask)
         return Problem(
-            x if mask is None else x.masked_fill(mask == 0, 0),
+            given.x if mask is None else given.x.masked_fill(~mask, 0),
             operator,
-            self.lam if lam is None else as_weight(lam, x.ndim, f"{self._get_name()}: lam"),
+            self.lam if given.lam is None else given.lam,
             self.ridge,
             mask=mask,
             penalty=self.penalty,
@@ -273,18 +300,31 @@ class CSC(Savable):
         )
 
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        """The signal ``D z`` of a code, of spatial size ``output_size``."""
-        return self.dictionary.synthesis(z, output_size)  # type: ignore[no-any-return]
+        """The signal ``D z`` of a code ``(N, M, *S')`` or ``(M, *S')``, of spatial size ``output_size``."""
+        geometry = getattr(self.dictionary, "geometry", None)
+        if geometry is None:
+            return self.dictionary.synthesis(z, output_size)  # type: ignore[no-any-return]
+        atoms, like = self.dictionary.out_channels, self._like()
+        z, single = as_batch(self._get_name(), z, atoms, geometry.dims, like, "z", "code channels")
+        signal = self.dictionary.synthesis(z, output_size)
+        return signal[0] if single else signal
 
     def objective(
         self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Objective of a code per sample, ``(N,)``."""
-        return self.problem(x, lam, mask).objective(z)
+        """Objective of a code per sample, ``(N,)``; a number for a signal without a batch axis."""
+        operator, name = read(self.dictionary), self._get_name()
+        given = check_inputs(name, operator, x, lam, mask=mask)
+        shape = known_shape(operator, given.x)
+        if shape is not None:
+            z = check_code(name, "z", z, shape, given.x, given.single, many=shape[0] == 1)
+        return given.result(self._problem(operator, given).objective(z))
 
     def lam_max(self, x: Tensor) -> Tensor:
         """The smallest sparsity weight per sample at which the code is zero, ``(N, 1, ...)``."""
-        return self.problem(x).lam_max()
+        operator = read(self.dictionary)
+        given = check_inputs(self._get_name(), operator, x)
+        return given.result(self._problem(operator, given).lam_max())
 
     def calibrate(self, x: Tensor, *, mask: Tensor | None = None, updates: int = 20) -> None:
         """Computes the coefficients of a calibrated pursuit afresh, for signals like ``x``.
@@ -316,18 +356,20 @@ class CSC(Savable):
         """Sparse codes of a batch.
 
         Args:
-            x: signals ``(N, C, *S)``.
+            x: signals ``(N, C, *S)``; or one signal ``(C, *S)``, whose code, ``init`` and ``lam`` have no axis N.
             lam: in place of the layer's own: a number, one per atom ``(M,)``, or one per sample ``(N, 1, ...)``.
             init: warm start ``(N, M, *S')``.
-            mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
+            mask: 0 or NaN where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
 
         Returns:
             Codes ``(N, M, *S')``.
 
         Raises:
-            ValueError: signals that do not fit the dictionary, a bad ``lam``.
+            ValueError: an argument of another shape, type or device than the dictionary asks for, or a bad ``lam``.
         """
-        return self.gradient(self.pursuit, self._problem(track(self.dictionary), x, lam, mask), init)
+        operator = track(self.dictionary)
+        given = check_inputs(self._get_name(), operator, x, lam, init, mask)
+        return given.result(self.gradient(self.pursuit, self._problem(operator, given), given.init))
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`."""
@@ -335,7 +377,11 @@ class CSC(Savable):
             return []  # an operator without atoms
         geometry = getattr(self.dictionary, "geometry", None) or ConvGeometry.create(0, ())
         gain = None if arguments.get("init") is not None else self.pursuit.single_gain
-        return [CodedStep(x, self.atoms, geometry, output, gain, mask=arguments.get("mask"))]
+        mask = arguments.get("mask")
+        mask = None if mask is None else observed(mask)
+        if x.ndim == geometry.dims + 1:
+            x, output = x[None], output[None]
+        return [CodedStep(x, self.atoms, geometry, output, gain, mask=mask)]
 
     def thresholds(self) -> dict[str, Tensor]:
         """See :class:`~csc_nets.layers.coder.Coder`."""
@@ -358,9 +404,11 @@ class CSC(Savable):
 
     def extra_repr(self) -> str:
         lam = f"{self.lam.item():.4g}" if self.lam.numel() == 1 and not self.lam.is_meta else tuple(self.lam.shape)
-        text = f"lam={lam}, pursuit={self.pursuit!r}"
-        usual = as_penalty(None)
-        text += "" if self.penalty == usual else f", penalty={self.penalty!r}"
+        return f"lam={lam}, pursuit={self.pursuit!r}{self._unusual()}"
+
+    def _unusual(self) -> str:
+        """The parts that are not the usual ones, for :meth:`extra_repr`."""
+        text = "" if self.penalty == as_penalty(None) else f", penalty={self.penalty!r}"
         text += f", ridge={self.ridge}" if self.ridge else ""
         return text + ("" if self.gradient == default_gradient(self.pursuit) else f", gradient={self.gradient!r}")
 

@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Unpack
 
 import torch
-from torch import Tensor
 
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
-from csc_nets.layers.leaf import leaf
 from csc_nets.layers.options import CodingOptions
 
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "ConvCSC"]
@@ -42,7 +40,7 @@ class ConvCSC(CSC):
     :meth:`calibrate` it, or train.
 
     Shape:
-        ``(N, C, *S)`` to ``(N, M, *S')``, sizes as ``nn.Conv``; any ``S``.
+        ``(N, C, *S)`` to ``(N, M, *S')``, or ``(C, *S)`` to ``(M, *S')``, sizes as ``nn.Conv``; any ``S``.
 
     Example:
         >>> layer = CSC2d(3, 16, kernel_size=3, padding=1, lam=0.1, steps=4)
@@ -72,29 +70,6 @@ class ConvCSC(CSC):
             in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, device, dtype
         )
         super().__init__(dictionary, **options)
-
-    @leaf
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        lam: float | Tensor | None = None,
-        init: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Sparse codes of a batch; arguments and value as of :meth:`CSC.forward`.
-
-        Raises:
-            ValueError: wrong number of axes or channels, a signal smaller than an atom, a bad ``lam``.
-        """
-        dims, channels = self.dictionary.geometry.dims, self.dictionary.in_channels
-        if x.ndim != dims + 2 or x.shape[1] != channels:
-            axes = ", ".join(["D", "H", "W"][3 - dims :])
-            raise ValueError(
-                f"{self._get_name()}: expected {channels} input channels (N, {channels}, {axes}), got {tuple(x.shape)}"
-            )
-        self.dictionary.geometry.code_size(x.shape[2:])  # refuses a signal smaller than an atom
-        return super().forward(x, lam=lam, init=init, mask=mask)
 
 
 class CSC1d(ConvCSC):

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from csc_nets.functional.inputs import as_batch
 from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.leaf import leaf
 
@@ -29,7 +30,7 @@ class DeconvDecoder(nn.Module):
         dims: spatial axes, 1 to 3.
 
     Shape:
-        ``(N, channels[0], *S')`` to ``(N, channels[-1], *output_size)``.
+        ``(N, channels[0], *S')`` to ``(N, channels[-1], *output_size)``, both with or without N.
     """
 
     def __init__(
@@ -91,15 +92,22 @@ class DeconvDecoder(nn.Module):
             start: first stage to run, for codes that are not the deepest.
 
         Raises:
-            ValueError: the code does not belong to a signal of ``output_size``.
+            ValueError: the code does not belong to a signal of ``output_size``, or is of another type or device than
+                the dictionaries.
         """
-        if not 0 <= start < len(self.dictionaries):
-            raise ValueError(f"DeconvDecoder: start must name one of {len(self.dictionaries)} stages, got {start}")
-        dictionaries: list[Any] = list(self.dictionaries)[start:]
+        if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < len(self.dictionaries):
+            raise ValueError(f"DeconvDecoder: start must name one of {len(self.dictionaries)} stages, got {start!r}")
+        dictionaries = cast(list[ConvDictionary], list(self.dictionaries)[start:])
+        # A dictionary may be another one's, and hold no tensors of its own.
+        first, like = dictionaries[0], next(getattr(dictionaries[0], "dictionary", dictionaries[0]).parameters())
+        dims = first.geometry.dims
+        z, single = as_batch("DeconvDecoder", z, first.out_channels, dims, like, "z", "code channels")
+        if output_size is not None and len(output_size) != dims:
+            raise ValueError(f"DeconvDecoder: output_size must be {dims} sizes, got {tuple(output_size)}")
         sizes: list[Sequence[int] | None] = [output_size]
         for dictionary in reversed(dictionaries[1:]):
             inner = sizes[0]
             sizes.insert(0, None if inner is None else dictionary.geometry.code_size(inner))
         for i, (dictionary, norm, size) in enumerate(zip(dictionaries, list(self.norms)[start:], sizes, strict=True)):
             z = dictionary.synthesis(norm(z if i == 0 else z.relu()), size)
-        return z
+        return z[0] if single else z

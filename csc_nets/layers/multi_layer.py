@@ -1,7 +1,6 @@
 """A stack of dictionaries as one layer: the pursuits of the multi-layer convolutional sparse coding model."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,13 +23,15 @@ from csc_nets.functional import (
     run,
     stop_rule,
 )
-from csc_nets.functional.checks import is_number
+from csc_nets.functional.checks import check_tol, errors_of
+from csc_nets.functional.inputs import as_batch, check_code, check_lam
 from csc_nets.functional.problem import SAFETY, align
 from csc_nets.functional.pursuits.coupled import CoupledProblem
 from csc_nets.functional.pursuits.proximal_gradient import extrapolations
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary
 from csc_nets.layers.leaf import leaf
+from csc_nets.layers.options import step_sizes
 from csc_nets.layers.saving import Savable
 
 __all__ = ["MultiLayerCSC"]
@@ -91,7 +92,7 @@ class MultiLayerCSC(Savable):
             times half its squared norm, and after ``steps`` further steps in any case.
 
     Shape:
-        ``(N, C, *S)`` to the deepest code ``(N, M_K, *S_K)``.
+        ``(N, C, *S)`` to the deepest code ``(N, M_K, *S_K)``; or one signal ``(C, *S)`` to ``(M_K, *S_K)``.
 
     Raises:
         ValueError: dictionaries that do not fit, an unknown pursuit, numbers out of range.
@@ -123,32 +124,16 @@ class MultiLayerCSC(Savable):
         super().__init__()
         if pursuit not in PURSUITS:
             raise ValueError(f"MultiLayerCSC: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
-        if prox not in _PENALTIES:
-            raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
-        if prox == "hard" and pursuit != "layered_thresholding":
-            raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={pursuit!r}")
         if bias and prox != "nonneg":
             raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
         axes = {_axes(d) if isinstance(d, Dictionary) else None for d in dictionaries}
         if len(axes) != 1 or None in axes:
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
             raise ValueError(f"MultiLayerCSC: dictionaries must be layers of one number of axes, got {names or 'none'}")
-        sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size] * len(dictionaries)
-        numbers = all(size is None or (is_number(size) and 0 < size < math.inf) for size in sizes)
-        if len(sizes) != len(dictionaries) or not numbers:
-            raise ValueError(
-                f"MultiLayerCSC: step_size must be a finite number > 0, {len(dictionaries)} of them, or None, "
-                f"got {step_size!r}"
-            )
         if learn_step and step_size is None:
             raise ValueError("MultiLayerCSC: learn_step=True needs a step_size to start from")
-        if tol is not None and (pursuit != "layered_basis_pursuit" or bias or step_size is not None or not tol > 0):
-            raise ValueError(
-                "MultiLayerCSC: tol is a number > 0 for pursuit='layered_basis_pursuit' without bias or step_size, "
-                f"got {tol!r}"
-            )
         Cascade(dictionaries)  # refuses layers that do not fit
-        self._pursuit, self.prox, self.tol = pursuit, prox, tol
+        self._pursuit = pursuit
         self.steps = steps
         self.dictionaries = nn.ModuleList(dictionaries)
         self.feedforward = nn.ModuleList(_fresh(dictionaries) if pursuit == "ml_lista" else [])
@@ -158,7 +143,9 @@ class MultiLayerCSC(Savable):
         # One bias a layer, and one more for each further set of dictionaries.
         widths = [d.out_channels for d in dictionaries] * (1 + len(self.sets))
         self.biases = nn.ParameterList(dictionaries[0].lipschitz.new_zeros(width) for width in widths if bias)
-        weights = self._per_layer(lam)
+        self._prox = "nonneg"
+        self._tol: float | None = None
+        weights, sizes = self._per_layer(lam), self._sizes(step_size)
         self._first_lam = [w.detach().cpu().clone() if isinstance(w, Tensor) else w for w in weights]
         self._first_step_sizes = sizes
         for i, (value, size) in enumerate(zip(weights, sizes, strict=True)):
@@ -169,6 +156,18 @@ class MultiLayerCSC(Savable):
                 self.register_parameter(f"step_size_{i}", nn.Parameter(start.view(1)))
             else:
                 self.register_buffer(f"step_size_{i}", start)
+        self.prox, self.tol = prox, tol
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("bias", "learn_step"):
+            raise ValueError(f"MultiLayerCSC: {name} is chosen when the layer is built, and stays, got {value!r}")
+        if name in self.__dict__.get("_buffers", ()) and isinstance(value, Tensor) and not value.is_meta:
+            kind, _, i = name.rpartition("_")
+            if kind == "lam":
+                self._per_layer([value if j == int(i) else 0.0 for j in range(len(self.dictionaries))])
+            else:
+                self._sizes(float(value))
+        super().__setattr__(name, value)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -206,6 +205,60 @@ class MultiLayerCSC(Savable):
         self._steps = steps
 
     @property
+    def prox(self) -> str:
+        """The proximal map, by its name; can be assigned, as far as the pursuit and the biases allow."""
+        return self._prox
+
+    @prox.setter
+    def prox(self, prox: str) -> None:
+        if prox not in _PENALTIES:
+            raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
+        if prox == "hard" and self.pursuit != "layered_thresholding":
+            raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={self.pursuit!r}")
+        if len(self.biases) and prox != "nonneg":
+            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
+        self._prox = prox
+
+    @property
+    def tol(self) -> float | None:
+        """Tolerance of ``"layered_basis_pursuit"``; None takes all steps. Can be assigned."""
+        return self._tol
+
+    @tol.setter
+    def tol(self, tol: float | None) -> None:
+        with errors_of("MultiLayerCSC"):
+            check_tol(tol)
+        sized = any(size is not None for size in self.step_size)
+        if tol is not None and (self.pursuit != "layered_basis_pursuit" or len(self.biases) or sized):
+            raise ValueError(
+                "MultiLayerCSC: tol is a number > 0 for pursuit='layered_basis_pursuit' without bias or step_size, "
+                f"got {tol!r}"
+            )
+        self._tol = tol
+
+    @property
+    def step_size(self) -> tuple[Tensor | None, ...]:
+        r"""Step sizes :math:`\eta` of the layers, 0-d, or None for the usual ones; assign one for all or for each."""
+        return tuple(getattr(self, f"step_size_{i}") for i in range(len(self.dictionaries)))
+
+    @step_size.setter
+    def step_size(self, step_size: float | Sequence[float | None] | None) -> None:
+        sizes = self._sizes(step_size)
+        if self.tol is not None and any(size is not None for size in sizes):
+            raise ValueError(f"MultiLayerCSC: with a tol the step_size must be None, got {step_size!r}")
+        for i, size in enumerate(sizes):
+            now, new = getattr(self, f"step_size_{i}"), None if size is None else _like(size, self.lam[i])
+            if not isinstance(now, nn.Parameter):
+                setattr(self, f"step_size_{i}", new)
+            elif new is None:
+                raise ValueError("MultiLayerCSC: step_size is learned, so it must be a number, got None")
+            else:
+                now.data.copy_(new)
+
+    def _sizes(self, step_size: Any) -> list[float | None]:
+        return step_sizes("MultiLayerCSC", step_size, len(self.dictionaries))
+
+    @property
     def dictionary(self) -> Cascade:
         """The effective dictionary :math:`D_1 \\cdots D_K`."""
         return Cascade(list(self.dictionaries))
@@ -222,21 +275,44 @@ class MultiLayerCSC(Savable):
             # For a layer with a weight per atom, one number is the weight of every atom.
             setattr(self, f"lam_{i}", new.expand_as(now).clone() if new.ndim < now.ndim else new)
 
-    def _per_layer(self, lam: Lam, ndim: int | None = None) -> list[float | Tensor]:
-        """One checked weight for each layer; for codes of ``ndim`` axes weights per sample are allowed."""
+    def _for_each(self, lam: Lam) -> list[float | Tensor]:
         depth = len(self.dictionaries)
         values = list(lam) if isinstance(lam, Sequence) else [lam] * depth
         if len(values) != depth:
             raise ValueError(f"MultiLayerCSC: lam must be one weight or {depth}, one for each layer, got {len(values)}")
+        return values
+
+    def _per_layer(self, lam: Lam) -> list[float | Tensor]:
+        """One checked weight of the layer's own for each dictionary."""
+        values = self._for_each(lam)
         for value, dictionary in zip(values, self.dictionaries, strict=True):
             atoms = dictionary.out_channels
-            if isinstance(value, Tensor) and value.shape not in ((), (atoms,)) and value.ndim != ndim:
+            if isinstance(value, Tensor) and value.shape not in ((), (atoms,)):
                 raise ValueError(
                     f"MultiLayerCSC: lam of a layer must be a number or one per atom ({atoms},), got shape "
                     f"{tuple(value.shape)}; weights per sample go to forward(x, lam=...)"
                 )
-            as_weight(value, ndim or 2, "MultiLayerCSC: lam")
+            as_weight(value, 2, "MultiLayerCSC: lam")
         return values
+
+    def _weights(self, lam: Lam, x: Tensor, single: bool = False) -> list[float | Tensor]:
+        """One checked weight for each code; weights per sample are welcome."""
+        pairs = zip(self._for_each(lam), self._shapes(x), strict=True)
+        return [check_lam("MultiLayerCSC", value, x, shape, single) for value, shape in pairs]
+
+    def _shapes(self, x: Tensor) -> list[tuple[int, ...]]:
+        """Shapes of the codes ``(N, M_i, *S_i)``; refuses a signal that is too small."""
+        sizes = self.dictionary.sizes(x.shape[2:])
+        return [(x.shape[0], d.out_channels, *size) for d, size in zip(self.dictionaries, sizes, strict=True)]
+
+    def _batch(self, x: Tensor) -> tuple[Tensor, bool]:
+        channels, axes = self.dictionaries[0].in_channels, _axes(self.dictionaries[0])
+        if isinstance(x, Tensor) and (x.ndim not in (axes - 1, axes) or x.shape[1 - axes] != channels):
+            raise ValueError(
+                f"MultiLayerCSC: expected signals (N, {channels}{', ...' * (axes > 2)}) with {axes} axes, "
+                f"got {tuple(x.shape)}"
+            )
+        return as_batch("MultiLayerCSC", x, channels, axes - 2, self.lam[0])
 
     @leaf
     def forward(self, x: Tensor, *, lam: Lam | None = None) -> Tensor:
@@ -251,20 +327,24 @@ class MultiLayerCSC(Savable):
             lam: in place of the layer's own, in any form that the constructor takes.
 
         Returns:
-            ``K`` codes ``(N, M_i, *S_i)``.
+            ``K`` codes ``(N, M_i, *S_i)``; without the batch axis for a signal without it.
 
         Raises:
-            ValueError: wrong number of axes or channels, a signal that is too small, a bad ``lam``.
+            ValueError: an argument of another shape, type or device, a signal that is too small, a bad number.
         """
-        first = self.dictionaries[0]
-        axes = _axes(first)
-        if x.ndim != axes or x.shape[1] != first.in_channels:
-            raise ValueError(
-                f"MultiLayerCSC: expected signals (N, {first.in_channels}{', ...' * (axes > 2)}) with {axes} axes, "
-                f"got {tuple(x.shape)}"
-            )
-        self.dictionary.sizes(x.shape[2:])  # refuses a signal that is too small
-        weights = self.lam if lam is None else self._per_layer(lam, x.ndim)
+        x, single = self._batch(x)
+        codes = self._codes(x, lam, single)
+        return [code[0] for code in codes] if single else codes
+
+    def _codes(self, x: Tensor, lam: Lam | None, single: bool = False) -> list[Tensor]:
+        """Codes of signals with a batch axis."""
+        self._shapes(x)  # refuses a signal that is too small
+        weights: Sequence[float | Tensor] = self.lam
+        if lam is not None:
+            weights = self._weights(lam, x, single)
+            counts = [w.shape[0] for w in weights if isinstance(w, Tensor) and w.ndim == x.ndim]
+            if x.shape[0] == 1 and any(n != 1 for n in counts):  # one signal with the weights of several samples
+                x = x.expand(max(counts), *x.shape[1:])
         if self.pursuit in LAYERED:
             return self._layered(x, weights)
         return self._untied(x, weights) if self.pursuit == "all_free" else self._together(x, weights)
@@ -361,8 +441,9 @@ class MultiLayerCSC(Savable):
         elif self.pursuit == "ml_lista" and once:
             dictionaries = self.feedforward
         found: list[CodedStep] = []
-        signal = x
-        for i, (dictionary, code) in enumerate(zip(dictionaries, self.codes(x, **arguments), strict=True)):
+        signal, single = self._batch(x)
+        codes = self._codes(signal, arguments.get("lam"), single)
+        for i, (dictionary, code) in enumerate(zip(dictionaries, codes, strict=True)):
             gain = None
             if once or self.pursuit == "layered_thresholding":
                 gain = self._step_size(i, self.dictionaries[i], signal.shape[2:])
@@ -393,18 +474,24 @@ class MultiLayerCSC(Savable):
 
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The signal :math:`D_1 \\cdots D_K z` of a deepest code, of spatial size ``output_size``."""
-        return self.dictionary.synthesis(z, output_size)
+        atoms, dims = self.dictionaries[-1].out_channels, _axes(self.dictionaries[-1]) - 2
+        z, single = as_batch("MultiLayerCSC", z, atoms, dims, self.lam[-1], "z", "code channels")
+        signal = self.dictionary.synthesis(z, output_size)
+        return signal[0] if single else signal
 
     def objective(self, x: Tensor, z: Tensor, *, lam: Lam | None = None) -> Tensor:
         r"""The multi-layer basis pursuit objective of a deepest code, per sample ``(N,)``.
 
         .. math:: \tfrac12 \|x - D_1 \cdots D_K z\|^2 + \sum_{i=1}^K \lambda_i \|D_{i+1} \cdots D_K z\|_1
         """
+        x, single = self._batch(x)
+        z = check_code("MultiLayerCSC", "z", z, self._shapes(x)[-1], x, single, many=x.shape[0] == 1)
+        weights = self.lam if lam is None else self._weights(lam, x, single)
         signal, *codes = self.dictionary.codes(z, x.shape[2:])
         value = (x - signal).square().flatten(1).sum(1) / 2
-        for code, weight in zip(codes, self.lam if lam is None else self._per_layer(lam, x.ndim), strict=True):
+        for code, weight in zip(codes, weights, strict=True):
             value = value + (as_weight(weight, code.ndim) * code.abs()).flatten(1).sum(1)
-        return value
+        return value[0] if single else value
 
     def extra_repr(self) -> str:
         text = f"pursuit={self.pursuit!r}" + ("" if self.pursuit == "layered_thresholding" else f", steps={self.steps}")

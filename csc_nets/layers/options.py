@@ -1,18 +1,20 @@
 """The options of every coding layer, declared once. Layers and models pass them on as one mapping."""
 
 import difflib
+import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from torch import Tensor
 
 from csc_nets.functional import Gradient, Penalty, Pursuit, Unroll, as_gradient, as_penalty, as_pursuit
+from csc_nets.functional.checks import is_number
 from csc_nets.functional.gradients import Implicit
 from csc_nets.functional.penalties import check_ridge
 
-__all__ = ["CodingOptions", "Parts", "default_gradient", "renamed_gradient", "with_defaults"]
+__all__ = ["CodingOptions", "Parts", "default_gradient", "renamed_gradient", "step_sizes", "with_defaults"]
 
 
 class CodingOptions(TypedDict, total=False):
@@ -118,3 +120,19 @@ def with_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]
     if options.get("penalty") is not None:
         defaults.pop("nonneg", None)
     return {**defaults, **options}
+
+
+def step_sizes(owner: str, step_size: Any, depth: int) -> list[float | None]:
+    """One step size for each of ``depth`` layers, from one for all or one for each; None for the usual one.
+
+    Raises:
+        ValueError: another number of them, or one that is no finite number above 0.
+    """
+
+    def fits(size: Any) -> bool:
+        return size is None or (is_number(size) and 0 < size < math.inf)
+
+    sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size] * depth
+    if len(sizes) != depth or not all(map(fits, sizes)):
+        raise ValueError(f"{owner}: step_size must be a finite number > 0, {depth} of them, or None, got {step_size!r}")
+    return sizes

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from csc_nets.functional import ISTA, Convolution, OnePerBlock, Problem, absolute_pool, run, top_k, unpool
+from csc_nets.functional.inputs import as_batch, check_code
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary2d
 from csc_nets.layers.leaf import leaf
@@ -21,10 +22,13 @@ SIGNS = ("signed", "nonneg", "mirrored")
 
 _ALLOWED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "window": (lambda n: n is None or (isinstance(n, int) and n >= 1), "an int >= 1 or None"),
-    "density": (lambda share: 0 < share <= 1, "in (0, 1]"),
+    "density": (lambda share: isinstance(share, int | float) and 0 < share <= 1, "in (0, 1]"),
     "steps": (lambda n: isinstance(n, int) and n >= 1, "an int >= 1"),
     "sign": (lambda sign: sign in SIGNS, f"one of {', '.join(SIGNS)}"),
-    "step_size": (lambda eta: eta is None or 0 < eta < math.inf, "None or a finite number > 0"),
+    "step_size": (
+        lambda eta: eta is None or (isinstance(eta, int | float) and 0 < eta < math.inf),
+        "None or a finite number > 0",
+    ),
 }
 
 
@@ -76,7 +80,7 @@ class PooledCSC2d(nn.Module):
 
     Shape:
         ``(N, C, H, W)`` to ``(N, M, ceil(H' / window), ceil(W' / window))``, 2 M channels if mirrored, H', W' as of
-        ``nn.Conv2d``; any H and W.
+        ``nn.Conv2d``; any H and W. One image may come without the batch axis, and its code goes without it.
     """
 
     def __init__(
@@ -118,6 +122,8 @@ class PooledCSC2d(nn.Module):
         self.dictionary.reset_parameters()
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "unit_norm":
+            raise ValueError(f"PooledCSC2d: unit_norm is chosen when the layer is built, and stays, got {value!r}")
         if name in _ALLOWED:
             check, allowed = _ALLOWED[name]
             if isinstance(value, bool) or not check(value):
@@ -159,7 +165,11 @@ class PooledCSC2d(nn.Module):
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:
         r""":math:`\tfrac12 \|x - D z\|^2` of codes before pooling, as of :meth:`code`, per sample ``(N,)``."""
-        return (x - self._pair(self.dictionary).synthesis(z, x.shape[2:])).square().flatten(1).sum(1) / 2
+        x, single = self._batch(x)
+        shape = (x.shape[0], self.out_channels, *self.dictionary.geometry.code_size(x.shape[2:]))
+        z = check_code("PooledCSC2d", "z", z, shape, x, single, many=x.shape[0] == 1)
+        value = (x - self._pair(self.dictionary).synthesis(z, x.shape[2:])).square().flatten(1).sum(1) / 2
+        return value[0] if single else value
 
     @leaf
     def forward(self, x: Tensor) -> Tensor:
@@ -170,13 +180,13 @@ class PooledCSC2d(nn.Module):
         """Pooled codes, and their switches: positions in the code's H' x W' grid, flattened, int64 of the same shape.
 
         Raises:
-            ValueError: wrong number of axes or channels, a signal smaller than an atom.
+            ValueError: wrong number of axes or channels, another type or device, a signal smaller than an atom.
         """
-        channels = self.dictionary.in_channels
-        if x.ndim != 4 or x.shape[1] != channels:
-            raise ValueError(
-                f"PooledCSC2d: expected {channels} input channels (N, {channels}, H, W), got {tuple(x.shape)}"
-            )
+        x, single = self._batch(x)
+        values, switches = self._pooled(x)
+        return (values[0], switches[0]) if single else (values, switches)
+
+    def _pooled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         problem = self._problem(x, self.dictionary.track())
         if self.steps > 1:
             return absolute_pool(run(problem, ISTA(self.steps).steps(problem)), self.window)
@@ -189,8 +199,16 @@ class PooledCSC2d(nn.Module):
 
     def code(self, x: Tensor) -> Tensor:
         """The code before pooling, ``(N, M, H', W')``, one non-zero in a block."""
+        x, single = self._batch(x)
         problem = self._problem(x)
-        return run(problem, ISTA(self.steps).steps(problem))
+        z = run(problem, ISTA(self.steps).steps(problem))
+        return z[0] if single else z
+
+    def _batch(self, x: Tensor) -> tuple[Tensor, bool]:
+        """Checked signals with a batch axis, and whether they are one signal that came without."""
+        x, single = as_batch("PooledCSC2d", x, self.dictionary.in_channels, 2, next(self.dictionary.parameters()))
+        self.dictionary.geometry.code_size(x.shape[2:])  # refuses a signal smaller than an atom
+        return x, single
 
     def _problem(self, x: Tensor, operator: Convolution | None = None) -> Problem:
         pair = self._pair(self.dictionary.read() if operator is None else operator)
@@ -208,10 +226,22 @@ class PooledCSC2d(nn.Module):
             ``(N, C, *output_size)``.
         """
         size = self.dictionary.geometry.code_size(output_size)
-        return self._pair(self.dictionary).synthesis(unpool(values, switches, size), output_size)
+        like = next(self.dictionary.parameters())
+        values, single = as_batch("PooledCSC2d", values, self.out_channels, 2, like, "values", "code channels")
+        pooled = tuple(1 if self.window is None else -(-n // self.window) for n in size)
+        check_code("PooledCSC2d", "values", values, (*values.shape[:2], *pooled), like)
+        switches = switches[None] if single else switches
+        if switches.shape != values.shape or switches.dtype != torch.int64:
+            raise ValueError(
+                f"PooledCSC2d: switches must be int64 of the shape of the values {tuple(values.shape)}, "
+                f"got {switches.dtype} {tuple(switches.shape)}"
+            )
+        signal = self._pair(self.dictionary).synthesis(unpool(values, switches, size), output_size)
+        return signal[0] if single else signal
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`: the code before pooling, which the next layer does not see."""
+        x, _ = self._batch(x)
         weight, gain = self.atoms, self.step(x) if self.steps == 1 else None
         weight = torch.cat([weight, -weight]) if self.sign == "mirrored" else weight
         return [CodedStep(x, weight, self.dictionary.geometry, self.code(x), gain, returned=False)]
@@ -225,7 +255,7 @@ class PooledCSC2d(nn.Module):
 
     def step(self, x: Tensor) -> float | Tensor:
         """The step size for signals of the size of ``x``."""
-        return self._problem(x).step_size
+        return self._problem(self._batch(x)[0]).step_size
 
     def extra_repr(self) -> str:
         text = f"window={self.window}, steps={self.steps}, sign={self.sign!r}"

@@ -1,7 +1,8 @@
 """Scattering: averages of the moduli of wavelet coefficients, and of the moduli of theirs. Nothing is learned."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,23 @@ BANKS = ("wavelet", "morlet")
 
 # Numbers of one intermediate result that are handled at once on a CPU: they should fit its cache.
 CACHED = 2**19
+
+
+def _whole(n: Any) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
+
+
+# What a setting may be, also when it is assigned.
+_SETTINGS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "scales": (_whole, "scales >= 1"),
+    "angles": (_whole, "angles >= 1"),
+    "order": (lambda n: _whole(n) and n <= 2, "order 1 or 2"),
+    "bank": (lambda bank: bank in BANKS, f"bank to be one of {', '.join(BANKS)}"),
+    "input_size": (
+        lambda size: isinstance(size, tuple) and len(size) == 2 and all(map(_whole, size)),
+        "input_size to be an int >= 1, or a height and a width",
+    ),
+}
 
 
 class Scattering2d(nn.Module):
@@ -46,8 +64,11 @@ class Scattering2d(nn.Module):
         input_size: height and width of the images for which the filters are kept. For other sizes every forward pass
             computes them, which takes longer than the pass itself.
 
+    All of these may be assigned later; filters are then made anew.
+
     Shape:
-        ``(N, C, H, W)`` to ``(N, C * paths, ceil(H / 2^J), ceil(W / 2^J))``, in float32 (float64 for float64); paths
+        ``(N, C, H, W)`` to ``(N, C * paths, ceil(H / 2^J), ceil(W / 2^J))``, both with or without N, in float32
+        (float64 for float64); paths
         = ``1 + J L + L^2 J (J - 1) / 2``. The paths of a channel lie side by side, ordered by scale, then angle, of
         the first wavelet, then of the second, all of first order before those of second.
     """
@@ -62,23 +83,44 @@ class Scattering2d(nn.Module):
         input_size: int | Sequence[int] = 32,
     ) -> None:
         super().__init__()
-        if scales < 1 or angles < 1 or order not in (1, 2):
-            raise ValueError(
-                f"Scattering2d: expected scales >= 1, angles >= 1, order 1 or 2, got {scales}, {angles}, {order}"
-            )
-        if bank not in BANKS:
-            raise ValueError(f"Scattering2d: bank must be one of {', '.join(BANKS)}, got {bank!r}")
-        self.scales, self.angles, self.order, self.bank = scales, angles, order, bank
-        height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
-        self.input_size = (height, width)
-        for name, value in self._filters(self.input_size).items():
-            self.register_buffer(name, value, persistent=False)
+        self.scales, self.angles, self.order, self.bank, self.input_size = scales, angles, order, bank, input_size
+        self._keep_filters()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _SETTINGS:
+            return super().__setattr__(name, value)
+        if name == "input_size":
+            value = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, Sequence) else value
+        allowed, text = _SETTINGS[name]
+        if not allowed(value):
+            raise ValueError(f"Scattering2d: expected {text}, got {value!r}")
+        before = self.__dict__.get(name)
+        self.__dict__[name] = value
+        if self._buffers and value != before:
+            try:
+                self._keep_filters()
+            except ValueError:
+                self.__dict__[name] = before
+                raise
+
+    def _keep_filters(self) -> None:
+        """Makes the filters for images of the size of ``input_size``."""
+        size = cast(Sequence[int], self.input_size)
+        filters, old = self._filters(size), next(iter(self._buffers.values()), None)
+        for name in list(self._buffers):
+            delattr(self, name)
+        for name, value in filters.items():
+            self.register_buffer(name, value if old is None else value.to(old), persistent=False)
 
     @property
     def paths(self) -> int:
         """Output channels for each input channel."""
         first, pairs = self.scales * self.angles, self.scales * (self.scales - 1) // 2
         return 1 + first + (self.order == 2) * pairs * self.angles**2
+
+    def _places(self, size: Sequence[int]) -> list[int]:
+        """Height and width of the coefficients."""
+        return [-(-n // 2**self.scales) for n in size]
 
     def _padding(self, size: Sequence[int]) -> list[int]:
         """Pixels before and after, per axis: 2^J, and after the last one what makes a multiple of 2^J."""
@@ -119,8 +161,11 @@ class Scattering2d(nn.Module):
     @leaf
     def forward(self, x: Tensor) -> Tensor:
         """Coefficients ``(N, C * paths, H', W')`` of images ``(N, C, H, W)``."""
-        if x.ndim != 4 or not x.is_floating_point():
-            raise ValueError(f"Scattering2d: expected images (N, C, H, W) of floats, got {x.dtype} {tuple(x.shape)}")
+        if not isinstance(x, Tensor) or x.ndim not in (3, 4) or not x.is_floating_point():
+            seen = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"Scattering2d: expected images (N, C, H, W) of floats, got {seen}")
+        if x.ndim == 3:
+            return self.forward(x[None])[0]
         size = tuple(x.shape[2:])
         top, bottom, left, right = self._padding(size)
         if size == self.input_size:
@@ -131,16 +176,19 @@ class Scattering2d(nn.Module):
             filters = self._filters(size)
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         filters = {name: value.to(x.device, dtype) for name, value in filters.items()}
+        if not x.numel():  # which torch's transforms and borders do not take
+            return x.new_empty(x.shape[0], x.shape[1] * self.paths, *self._places(size), dtype=dtype)
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         with full_precision(x):
             images = F.pad(x.to(dtype), (left, right, top, bottom), mode="reflect").flatten(0, 1)
             if x.device.type != "cpu" or torch.compiler.is_compiling():
                 output = self._transform(images, filters)
             else:
-                widest = images[0].numel() * self.angles * max(2, self.angles // 2 if self.order == 2 else 0)
+                area = images.shape[1] * images.shape[2]
+                widest = area * self.angles * max(2, self.angles // 2 if self.order == 2 else 0)
                 parts = images.split(max(1, CACHED // widest))
                 output = torch.cat([self._transform(part, filters) for part in parts])
-        output = output.view(-1, x.shape[1] * output.shape[1], *output.shape[2:])
+        output = output.view(*x.shape[:2], *output.shape[1:]).flatten(1, 2)
         return output.contiguous(memory_format=torch.channels_last) if channels_last else output
 
     def _transform(self, images: Tensor, filters: dict[str, Tensor]) -> Tensor:

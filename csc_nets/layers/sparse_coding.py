@@ -1,12 +1,14 @@
 """The sparse coding layer of vectors and tokens."""
 
+from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from csc_nets.functional import Problem
-from csc_nets.functional.operators.protocol import track
+from csc_nets.functional.inputs import Inputs, check_inputs, check_like
+from csc_nets.functional.operators.protocol import read, track
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import DenseDictionary
@@ -51,40 +53,80 @@ class SparseCoding(CSC):
         mask: Tensor | None = None,
     ) -> Tensor:
         """Codes ``(..., M)`` of ``x (..., F)``; keywords as for :class:`CSC2d`, with one axis per axis of ``x``."""
-        features = self.dictionary.in_channels
-        if x.ndim < 1 or x.shape[-1] != features:
-            raise ValueError(f"SparseCoding: expected {features} features (..., {features}), got {tuple(x.shape)}")
-        atoms = self.dictionary.out_channels
-        rows, lam, mask = self._rows(x, lam, mask)
-        init = None if init is None else init.reshape(len(rows), atoms)
-        problem = self._problem(track(self.dictionary), rows, lam, mask)
-        code: Tensor = self.gradient(self.pursuit, problem, init)
-        return code.view(*x.shape[:-1], atoms)
+        operator = track(self.dictionary)
+        given, axes = self._rows(operator, x, lam, init, mask)
+        code: Tensor = self.gradient(self.pursuit, self._problem(operator, given), given.init)
+        return code.view(*axes, self.dictionary.out_channels)
 
     def _rows(
-        self, x: Tensor, lam: float | Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor, float | Tensor | None, Tensor | None]:
-        """Vectors, weights and mask as one batch ``(N, F)``."""
-        rows = x.reshape(-1, x.shape[-1])
+        self,
+        operator: Any,
+        x: Tensor,
+        lam: float | Tensor | None = None,
+        init: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> tuple[Inputs, tuple[int, ...]]:
+        """Vectors and what belongs to them as one batch ``(N, F)``, and the axes that they came with."""
+        name, (atoms, features) = self._get_name(), operator.weight.shape
+        if not isinstance(x, Tensor) or x.ndim < 1 or x.shape[-1] != features:
+            seen = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{name}: expected {features} features (..., {features}), got {seen}")
+        axes = tuple(x.shape[:-1])
+        rows = x.reshape(-1, features)
         if isinstance(lam, Tensor) and lam.ndim > 1:
-            lam = lam.expand(*x.shape[:-1], lam.shape[-1]).reshape(len(rows), lam.shape[-1])
-        return rows, lam, None if mask is None else mask.expand(x.shape).reshape(rows.shape)
+            if lam.shape[-1] not in (1, atoms) or not _broadcasts(lam.shape[:-1], axes):
+                raise ValueError(
+                    f"{name}: lam must be a number, one per atom ({atoms},), or broadcast against the code "
+                    f"{(*axes, atoms)}, got shape {tuple(lam.shape)}"
+                )
+            lam = lam.expand(*axes, lam.shape[-1]).reshape(len(rows), lam.shape[-1])
+        if isinstance(init, Tensor):
+            if tuple(init.shape) != (*axes, atoms):
+                raise ValueError(f"{name}: init must be {(*axes, atoms)}, got {tuple(init.shape)}")
+            init = init.reshape(len(rows), atoms)
+        if isinstance(mask, Tensor):
+            if not _broadcasts(mask.shape, x.shape):
+                raise ValueError(
+                    f"{name}: mask must broadcast against the signal {tuple(x.shape)}, got shape {tuple(mask.shape)}"
+                )
+            mask = mask.expand(x.shape).reshape(rows.shape)
+        return check_inputs(name, operator, rows, lam, init, mask), axes
 
     def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
         """The problem that the layer solves for the vectors of ``x``, as one batch ``(N, F)``."""
-        return super().problem(*self._rows(x, lam, mask))
+        operator = read(self.dictionary)
+        return self._problem(operator, self._rows(operator, x, lam, mask=mask)[0])
+
+    def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """The vectors ``(..., F)`` of codes ``(..., M)``. ``output_size`` is ignored."""
+        atoms = self.dictionary.out_channels
+        if not isinstance(z, Tensor) or z.ndim < 1 or z.shape[-1] != atoms:
+            seen = tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__
+            raise ValueError(f"{self._get_name()}: expected codes (..., {atoms}), got {seen}")
+        check_like(self._get_name(), "z", z, self._like())
+        return self.dictionary.synthesis(z)  # type: ignore[no-any-return]
 
     def objective(
         self, x: Tensor, z: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Objective of a code per vector, ``(...)``."""
-        return self.problem(x, lam, mask).objective(z.reshape(-1, z.shape[-1])).view(x.shape[:-1])
+        operator = read(self.dictionary)
+        given, axes = self._rows(operator, x, lam, z, mask)
+        assert given.init is not None
+        return self._problem(operator, given).objective(given.init).view(axes)
 
     def lam_max(self, x: Tensor) -> Tensor:
         """The smallest sparsity weight per vector at which the code is zero, ``(..., 1)``."""
         return self.problem(x).lam_max().view(*x.shape[:-1], 1)
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
-        """See :class:`~csc_nets.layers.coder.Coder`; vectors of any number of axes are one batch ``(N, F)``."""
-        rows, _, mask = self._rows(x, None, arguments.get("mask"))
-        return super().coded(rows, output.reshape(len(rows), -1), **{**arguments, "mask": mask})
+        """See :class:`~csc_nets.layers.coder.Coder`; vectors are one batch ``(N, F)``, whatever their axes."""
+        given, _ = self._rows(read(self.dictionary), x, mask=arguments.get("mask"))
+        rows = {**arguments, "mask": given.mask}
+        return super().coded(given.x, output.reshape(len(given.x), -1), **rows)
+
+
+def _broadcasts(own: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a tensor of one shape can be expanded to another."""
+    missing = len(shape) - len(own)
+    return missing >= 0 and all(n in (1, m) for n, m in zip(own, shape[missing:], strict=True))

@@ -45,6 +45,12 @@ class RateTimesVariance(Positive):
         return super().right_inverse(value / self.sigma.square())
 
 
+def _check_rate(name: str, rate: float | Tensor) -> None:
+    as_weight(rate, 2, name)
+    if not (rate.is_meta or bool((rate > 0).all()) if isinstance(rate, Tensor) else rate > 0):
+        raise ValueError(f"{name} must be above 0 (0 is no prior that integrates), got {rate!r}")
+
+
 class SparsePriorConv2d(CSC2d):
     r"""A CNN layer whose biases stay the rates of a sparse prior, from the sparse coding interpretation of neural
     networks (Bowren, `A Sparse Coding Interpretation of Neural Networks and Theoretical Implications
@@ -111,6 +117,8 @@ class SparsePriorConv2d(CSC2d):
         True
     """
 
+    settled = ("learn_lam", "learn_sigma", "unit_norm")
+
     def __init__(
         self,
         in_channels: int,
@@ -136,9 +144,8 @@ class SparsePriorConv2d(CSC2d):
             raise ValueError(f"{name}: dynamics must be one of {', '.join(DYNAMICS)}, got {dynamics!r}")
         if not is_number(sigma) or not 0 < sigma < math.inf:
             raise ValueError(f"{name}: sigma must be a finite number > 0, got {sigma!r}")
-        as_weight(rate, 2, f"{name}: rate")
-        if not (rate.is_meta or bool((rate > 0).all()) if isinstance(rate, Tensor) else rate > 0):
-            raise ValueError(f"{name}: rate must be above 0 (0 is no prior that integrates), got {rate!r}")
+        with errors_of(name):
+            _check_rate("rate", rate)
         dictionary = Dictionary2d(
             in_channels,
             out_channels,
@@ -239,12 +246,22 @@ class SparsePriorConv2d(CSC2d):
 
     @step_size.setter
     def step_size(self, value: float | None) -> None:
+        if not isinstance(self.pursuit, PriorISTA):
+            raise ValueError(f"{self.pursuit!r} takes no step_size, got {value!r}")
         self.pursuit = replace(self.pursuit, step_size=value)
 
     @property
     def sigma(self) -> Tensor:
-        """Standard deviation of the noise, 0-d."""
+        """Standard deviation of the noise, 0-d; assign a number. The rates stay, and thresholds follow."""
         return self._variance.sigma
+
+    @sigma.setter
+    def sigma(self, value: float) -> None:
+        if isinstance(value, Tensor) and value.numel() == 1:
+            value = float(value)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise ValueError(f"sigma must be a finite number > 0, got {value!r}")
+        self._variance.sigma = torch.as_tensor(value).to(self.sigma.detach(), copy=True)
 
     @property
     def rates(self) -> Tensor:
@@ -253,6 +270,7 @@ class SparsePriorConv2d(CSC2d):
 
     @rates.setter
     def rates(self, rates: float | Tensor) -> None:
+        _check_rate("rates of lam", rates)
         self.lam = rates * self.sigma.detach().square()
 
     @property
@@ -292,7 +310,10 @@ class SparsePriorConv2d(CSC2d):
 
     def extra_repr(self) -> str:
         sigma = "?" if self.sigma.is_meta else f"{self.sigma.item():.4g}"
-        text = f"sigma={sigma}, steps={self.steps}"
-        if self.pursuit.count > 1:
-            text += f", dynamics={self.dynamics!r}"
-        return text + (f", step_size={self.step_size}" if self.step_size is not None else "")
+        if type(self.pursuit) in DYNAMICS.values():
+            text = f"sigma={sigma}, steps={self.steps}"
+            text += f", dynamics={self.dynamics!r}" if self.pursuit.count > 1 else ""
+            text += f", step_size={self.step_size}" if self.step_size is not None else ""
+        else:
+            text = f"sigma={sigma}, pursuit={self.pursuit!r}"
+        return text + self._unusual()

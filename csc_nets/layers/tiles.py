@@ -52,7 +52,8 @@ def encode_tiles(
         ``where`` and the code there, so that ``z[where] = code`` fills ``z (N, M, *S')``; row by row.
 
     Raises:
-        ValueError: a layer in training mode, or one whose code is not decided nearby (``tol``, other pursuits), a
+        ValueError: a layer in training mode, or one whose code is not decided nearby (``tol``, other pursuits, a
+            penalty such as ``TopK``) or whose step size depends on the size of the signal (``EffectiveCSC2d``), a
             module that is neither CSC nor pointwise, a budget below one position, a circular signal that cannot be
             cut.
 
@@ -84,7 +85,7 @@ def encode_tiles(
         for i in range(0, max(1, len(x)), together):
             batch = slice(i, min(i + together, len(x)))
             for where, plan in plans:
-                yield (batch, slice(0, atoms), *where), _code(modules, x, batch, plan, lam, mask)
+                yield (batch, slice(0, atoms), *where), _code(modules, x, batch, plan, lam, mask, sizes)
 
     return tiles()
 
@@ -207,10 +208,17 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
             raise ValueError(
                 f"encode_tiles: tol must be None, where to stop is decided by the whole signal, got {layer.tol}"
             )
-        if not layer.pursuit.local or layer.dictionary.bound_depends_on_size:
+        if layer.dictionary.bound_depends_on_size:
             raise ValueError(
-                f"encode_tiles: the code must be decided by samples nearby, with a step size of its own, got {layer!r}"
+                "encode_tiles: a tile would have another code than the whole, because the step size depends on the "
+                f"size of the signal: {layer!r}. Code the whole at once, or take a CSC layer with the effective atoms"
             )
+        for part, value in (("pursuit", layer.pursuit), ("penalty", layer.penalty)):
+            if not value.local:
+                raise ValueError(
+                    f"encode_tiles: a tile would have another code than the whole, because the {part} looks at all "
+                    f"positions together: {value!r}"
+                )
     return [layer]
 
 
@@ -233,25 +241,43 @@ def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: S
 
 @torch.no_grad()
 def _code(
-    modules: Sequence[nn.Module], x: Tensor, batch: slice, plan: Plan, lam: float | Tensor | None, mask: Tensor | None
+    modules: Sequence[nn.Module],
+    x: Tensor,
+    batch: slice,
+    plan: Plan,
+    lam: float | Tensor | None,
+    mask: Tensor | None,
+    sizes: Sequence[tuple[int, ...]],
 ) -> Tensor:
-    """One tile."""
+    """One tile of signals of the first of the sizes."""
     ranges = [(w.start, w.stop) for w in plan[0][0]]
     code, missing = _cut(x[batch], ranges), None if mask is None else _cut(mask[batch], ranges)
-    stages = iter(plan)
+    stages = iter(zip(plan, sizes, strict=False))
     # The fused pass needs channels_last. Only a clone changes the layout: a single channel counts as either one.
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     for module in modules:
         if isinstance(module, ConvCSC):
-            windows, kept = next(stages)
+            (windows, kept), whole = next(stages)
             code = code.clone(memory_format=layout)
-            code = module(code, lam=_weight(lam, module, batch, windows, code), mask=missing)
+            code = _coded(module, code, _weight(lam, module, batch, windows, code), missing, whole)
             missing = None
             for axis, (w, k) in enumerate(zip(windows, kept, strict=True), start=2):
                 code = code.narrow(axis, w.skip, k.stop - k.start)
         else:
             code = module(code)
     return code
+
+
+def _coded(
+    layer: ConvCSC, x: Tensor, lam: float | Tensor | None, mask: Tensor | None, whole: tuple[int, ...]
+) -> Tensor:
+    """The code of a window, with the step size of the whole."""
+    bound = layer.dictionary.bound(whole)
+    if torch.equal(bound, layer.dictionary.bound(x.shape[2:])):
+        return layer(x, lam=lam, mask=mask)  # type: ignore[no-any-return]
+    problem = layer.problem(x, lam, mask)
+    problem = replace(problem, operator=replace(problem.operator, norm=lambda size: bound), check=False)
+    return layer.gradient(layer.pursuit, problem)  # type: ignore[no-any-return]
 
 
 def _weight(

@@ -3,6 +3,8 @@ import torch
 from sklearn.datasets import load_digits, load_sample_images
 
 from csc_nets.data import digits, sample_images
+from csc_nets.data.embedded import with_statistics
+from csc_nets.data.facts import FACTS
 
 
 def test_digits_are_all_there_once_and_stratified():
@@ -56,3 +58,36 @@ def test_impossible_patches_are_refused(options):
     (argument, value), *_ = options.items()
     with pytest.raises(ValueError, match=f"sample_images: {argument} must be .* got {value}"):
         sample_images(**options)
+
+
+@pytest.mark.parametrize(
+    ("build", "options"),
+    [
+        (digits, {}),
+        (digits, {"split_seed": 3}),
+        (sample_images, {}),
+        (sample_images, {"image_size": 24}),
+        (sample_images, {"image_size": 16, "stride": 5}),
+    ],
+)
+def test_statistics_are_of_the_training_images_alone(build, options):
+    data = build(**options)
+    pixels = data.split("train").images.double() / 255
+    whole = torch.cat([data.split(name).images for name in ("train", "val", "test")]).double() / 255
+    torch.testing.assert_close(torch.tensor(data.mean).double(), pixels.mean((0, 2, 3)), rtol=0, atol=1e-6)
+    torch.testing.assert_close(torch.tensor(data.std).double(), pixels.std((0, 2, 3), correction=0), rtol=0, atol=1e-6)
+    assert (torch.tensor(data.mean) - whole.mean((0, 2, 3))).abs().max() > 1e-4
+    if not options:
+        facts = FACTS[data.name]
+        assert facts.mean == tuple(round(m, 4) for m in data.mean) and facts.std == tuple(round(s, 4) for s in data.std)
+
+
+def test_runs_of_before_keep_the_statistics_of_all_images():
+    data = digits(statistics="all")
+    assert (data.mean, data.std) == ((0.3053,), (0.376,))
+    assert with_statistics({"name": "digits", "batch_size": 8}, "all")["statistics"] == "all"
+    assert with_statistics({"name": "digits", "statistics": "train"}, "all")["statistics"] == "train"
+    assert with_statistics({"name": "mnist"}, "all") == {"name": "mnist"}
+    for build in (digits, sample_images):
+        with pytest.raises(ValueError, match=f"{build.__name__}: statistics must be 'train' or 'all', got 'test'"):
+            build(statistics="test")

@@ -135,7 +135,15 @@ def test_bad_arguments_are_refused(arguments, message):
         Scattering2d(**arguments)
 
 
-@pytest.mark.parametrize("x", [torch.ones(1, 16, 16), torch.ones(1, 1, 16, 16, dtype=torch.int64)])
+@pytest.mark.parametrize("x", [torch.ones(16, 16), torch.ones(1, 1, 16, 16, dtype=torch.int64)])
 def test_bad_images_are_refused(x):
     with pytest.raises(ValueError, match=r"expected images \(N, C, H, W\) of floats"):
         Scattering2d(2, 2, input_size=16)(x)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 16, 16), (0, 3, 20, 17), (2, 0, 16, 16)])
+@pytest.mark.parametrize("order", [1, 2])
+def test_an_empty_batch_has_empty_coefficients(shape, order):
+    layer = Scattering2d(2, 3, order=order, input_size=16)
+    size = [-(-n // 4) for n in shape[2:]]
+    assert layer(torch.zeros(shape)).shape == (shape[0], shape[1] * layer.paths, *size)

@@ -7,8 +7,20 @@ import pytest
 import torch
 from torch import nn
 
+from csc_nets.functional import OnePerBlock, TopK
 from csc_nets.functional.tiling.sparse_code import SparseCode
-from csc_nets.layers import CSC1d, CSC2d, CSC3d, SparseCoding
+from csc_nets.layers import (
+    CSC1d,
+    CSC2d,
+    CSC3d,
+    Dictionary2d,
+    MultiLayerCSC,
+    PooledCSC2d,
+    Scattering2d,
+    SparseCoding,
+    SparsePriorConv2d,
+)
+from csc_nets.layers.effective import EffectiveCSC2d
 from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles, tile_bytes, tile_size
 
 CLASSES = {1: CSC1d, 2: CSC2d, 3: CSC3d}
@@ -222,3 +234,59 @@ def test_bad_arguments():
             encode_tiles(layer, x, tile=4, mask=torch.ones(shape))
     with pytest.raises(ValueError, match="lam is for a single layer, got 2"):
         encode_tiles(nn.Sequential(layer, CSC2d(4, 4, 3).eval()), x, lam=0.1)
+
+
+def test_a_layer_whose_step_size_depends_on_the_size_is_refused():
+    layer = EffectiveCSC2d([Dictionary2d(1, 4, 3), Dictionary2d(4, 8, 3)], lam=0.05, steps=3).eval()
+    for tile in (1, 8):
+        with pytest.raises(ValueError, match="because the step size depends on the size of the signal: EffectiveCSC2d"):
+            encode(layer, torch.randn(1, 1, 20, 20), tile=tile)
+    with pytest.raises(ValueError, match="the step size depends on the size"):
+        encode(nn.Sequential(CSC2d(1, 1, 3).eval(), layer), torch.randn(1, 1, 20, 20))
+
+
+@pytest.mark.parametrize("penalty", [TopK(20), OnePerBlock(2), {"name": "top_k", "k": 20}])
+def test_a_penalty_that_looks_at_all_positions_is_refused(penalty):
+    layer, x = build(penalty=penalty)
+    with pytest.raises(ValueError, match="because the penalty looks at all positions together"):
+        encode(layer, x, tile=8)
+
+
+@pytest.mark.parametrize("penalty", ["l0", "hard", "elastic_net", {"name": "group_l1", "group_size": 2}])
+def test_penalties_of_each_position(penalty):
+    layer, x = build(penalty=penalty)
+    torch.testing.assert_close(encode(layer, x, tile=8), layer(x), **EXACT)
+
+
+@pytest.mark.parametrize("pursuit", ["whitened", "to_tolerance"])
+def test_a_pursuit_that_looks_at_all_positions_is_refused(pursuit):
+    layer, x = build(pursuit=pursuit, steps=3) if pursuit == "whitened" else build(steps=None, tol=1e-3)
+    with pytest.raises(ValueError, match=r"encode_tiles: (a tile would have another code|tol must be None)"):
+        encode(layer, x, tile=8)
+
+
+@pytest.mark.parametrize("pursuit", ["fista", "calibrated"])
+def test_tiles_take_the_step_size_of_the_whole(monkeypatch, pursuit):
+    layer, x = build(pursuit=pursuit, steps=3)
+    bound = type(layer.dictionary).bound
+    # Smaller for smaller signals.
+    monkeypatch.setattr(
+        type(layer.dictionary), "bound", lambda self, size: bound(self, size) * (0.5 + min(size) / 60), raising=True
+    )
+    torch.testing.assert_close(encode(layer, x, tile=8), layer(x), **EXACT)
+    lam, mask = torch.rand(4, dtype=torch.float64), (torch.rand_like(x) > 0.2).double()
+    torch.testing.assert_close(encode(layer, x, tile=8, lam=lam, mask=mask), layer(x, lam=lam, mask=mask), **EXACT)
+
+
+def test_a_prior_in_tiles():
+    layer = SparsePriorConv2d(2, 4, 3, padding=1, steps=3, dtype=torch.float64).eval()
+    x = torch.randn(1, 2, 30, 31, dtype=torch.float64)
+    for name in ("ista", "lca"):
+        layer.dynamics = name
+        torch.testing.assert_close(encode(layer, x, tile=9), layer(x), **EXACT)
+
+
+@pytest.mark.parametrize("layer", [PooledCSC2d(1, 2, 3), MultiLayerCSC([Dictionary2d(1, 2, 3)]), Scattering2d(1, 2)])
+def test_other_layers_are_refused_by_name(layer):
+    with pytest.raises(ValueError, match=f"layer must be one of CSC1d, .* got {type(layer).__name__}"):
+        encode(layer.eval(), torch.randn(1, 1, 32, 32))

@@ -31,7 +31,6 @@ correlation is an inner product of a signal and a shifted code). With a wrong su
 c are missing, or there are too many.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -39,9 +38,10 @@ from torch import Tensor
 
 from csc_nets.functional.checks import full_precision, is_transformed
 from csc_nets.functional.gradients.base import Gradient, register_gradient
+from csc_nets.functional.operators.least_squares import least_solution
 from csc_nets.functional.operators.protocol import norm_bound
 from csc_nets.functional.penalties import Penalty
-from csc_nets.functional.problem import Problem
+from csc_nets.functional.problem import Problem, refuse_broken
 from csc_nets.functional.pursuits.base import Pursuit
 
 __all__ = ["CONVERGED", "Implicit", "least_solution"]
@@ -131,6 +131,7 @@ def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
         gap = torch.where(gap == 0, 0, gap / norm)
     left = ~(gap <= tol)
     if bool(left.any()):
+        refuse_broken(problem, gap)
         raise RuntimeError(
             f"{int(left.sum())} of {len(z)} codes are no solutions after {pursuit.count} steps: {measure} up to "
             f"{float(gap[left].amax()):.1e}, allowed {tol:.1e}. Raise steps or tol, or use gradient='recompute'"
@@ -249,54 +250,6 @@ class _Linearised:
         right, scale = flat(adjoint(c)), torch.ones((), dtype=c.abs().dtype, device=c.device)
         rows, _ = least_solution(apply, right, scale, torch.finfo(scale.dtype).eps ** 0.75, 4 * self.steps)
         return code(rows)
-
-
-def least_solution(
-    apply: Callable[[Tensor], Tensor], b: Tensor, scale: Tensor, tol: float, steps: int
-) -> tuple[Tensor, Tensor]:
-    r"""The solution of least norm of :math:`A u = b` per sample, for a positive semi-definite A.
-
-    The method of conjugate residuals takes the vector of least residual in the Krylov space. So an equation without a
-    solution is solved in the sense of least squares, where conjugate gradients would diverge. The residual that remains
-    lies in the null space. Removing its direction from u gives the least solution (Liu, Milzarek, Roosta, "Obtaining
-    pseudo-inverse solutions with MINRES", 2023, the lifting step).
-
-    Args:
-        apply: :math:`u \mapsto A u`, row by row.
-        b: ``(N, n)``.
-        scale: a bound of the eigenvalues of A, 0-d; eigenvalues below 6e-6 of it (2e-12 in float64) count as 0.
-        tol: a row is done when the norm of its residual is at most this times the norm of b.
-        steps: largest number of applications of A.
-
-    Returns:
-        u ``(N, n)``, and the norm of the residual over that of b, ``(N,)``.
-    """
-
-    def dot(s: Tensor, t: Tensor) -> Tensor:
-        product: Tensor = torch.linalg.vecdot(s, t)
-        return product[:, None]
-
-    null = torch.finfo(b.dtype).eps ** 0.75 * scale
-    u, r, p = torch.zeros_like(b), b.clone(), b.clone()
-    image = apply(r)
-    size = norm = dot(b, b)
-    rho, singular = dot(r, image), (norm > 0) & (dot(image, image) <= null**2 * norm)
-    done = singular | (norm == 0)
-    for k in range(steps):
-        if k % 4 == 0 and bool(done.all()):
-            break
-        length = torch.where(done, 0, rho / dot(image, image))
-        u.addcmul_(length, p)
-        r.addcmul_(length, image, value=-1)
-        of_r = apply(r)
-        before, rho, norm = rho, dot(r, of_r), dot(r, r)
-        singular = (norm > tol**2 * size) & (dot(of_r, of_r) <= null**2 * norm)
-        done = done | singular | (norm <= tol**2 * size)
-        share = torch.where(done, 0, rho / before)
-        p.mul_(share).add_(r)
-        image = image.mul_(share).add_(of_r)
-    u = torch.where(singular, u - dot(u, r) / norm * r, u)
-    return u, torch.where(size > 0, norm / size, 0).sqrt().flatten()
 
 
 def _support(rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,7 +31,7 @@ class PriorISTA(Pursuit):
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", as_count(self.count))
         eta = self.step_size
-        if eta is not None and (isinstance(eta, bool) or not 0 < eta < math.inf):
+        if eta is not None and (isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 < eta < math.inf):
             raise ValueError(f"step_size must be a finite number > 0 or None, got {eta!r}")
 
     @property

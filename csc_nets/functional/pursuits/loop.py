@@ -242,8 +242,11 @@ class _Restarts:
     def advance(self, k: int, point: Tensor, new: Tensor, z: Tensor) -> None:
         """Moves the row indices after step k, which led from ``point`` to ``new``."""
         if self.at is None:
-            table = torch.tensor([[r.ahead, r.inertia] for r in self.rows], dtype=torch.float64).to(new)
+            table = torch.tensor([[r.ahead, r.inertia] for r in self.rows], dtype=torch.float64).to(
+                new.abs() if new.is_complex() else new
+            )
             self.weights = table.T.reshape(2, -1, *(1,) * (z.ndim - 1))
             self.at = torch.full((len(new),), k, device=new.device)
-        uphill = ((point - new) * (new - z)).flatten(1).sum(1) > 0
+        product = (point - new).conj() * (new - z)
+        uphill = (product.real if product.is_complex() else product).flatten(1).sum(1) > 0
         self.at = torch.where(uphill, 1, self.at + 1).clamp_max(len(self.rows) - 1)

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import prox
-from csc_nets.functional.checks import as_count, is_number
+from csc_nets.functional.checks import as_count, errors_of, is_number
+from csc_nets.functional.inputs import Inputs, check_code, check_inputs, known_shape
 from csc_nets.functional.operators import Operator, as_operator
 from csc_nets.functional.operators.fourier import prefers_fourier
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.penalties import Penalty, as_penalty
-from csc_nets.functional.problem import Problem, as_weight
+from csc_nets.functional.problem import Problem, as_weight, refuse_broken
 from csc_nets.functional.pursuits.fourier_splitting import split
 from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.functional.pursuits.loop import run, stop_rule
@@ -43,8 +44,22 @@ class _Map(Penalty):
         return self.proximal_map(v, t)
 
 
-def _problem(x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, **options: Any) -> Problem:
-    return Problem(x, read(as_operator(dictionary)), lam, **options)
+def _problem(
+    owner: str, x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, init: Any = None, **options: Any
+) -> tuple[Problem, Inputs]:
+    """The problem of checked arguments, and these."""
+    operator = read(as_operator(dictionary))
+    given = check_inputs(owner, operator, x, lam, init, options.pop("mask", None))
+    assert given.lam is not None
+    if given.single:
+        raise ValueError(f"{owner}: signals must be (N, F) or (N, C, *S), got shape {tuple(x.shape)}")
+    return Problem(given.x, operator, given.lam, mask=given.mask, check=False, **options), given
+
+
+def _code(owner: str, problem: Problem, z: Tensor) -> Tensor:
+    """A checked code for a problem."""
+    shape = known_shape(problem.operator, problem.x)
+    return z if shape is None else check_code(owner, "z", z, shape, problem.x, many=shape[0] == 1)
 
 
 def fista(
@@ -105,12 +120,14 @@ def fista(
         if trace is not None or monotone or (tol is not None and criterion == "gap"):
             raise ValueError("trace, monotone and the gap criterion need an objective, which a proximal_map has not")
         chosen = _Map(proximal_map)
-    problem = _problem(x, dictionary, lam, ridge=ridge, nonneg=nonneg, mask=mask, penalty=chosen, step=step_size)
+    options: dict[str, Any] = {"ridge": ridge, "nonneg": nonneg, "penalty": chosen, "step": step_size}
+    owner = "fista" if momentum else "ista"
+    problem, given = _problem(owner, x, dictionary, lam, init, mask=mask, **options)
     pursuit = FISTA(steps) if momentum else ISTA(steps)
     return run(
         problem,
         pursuit.steps(problem),
-        init,
+        given.init,
         stop=None if tol is None else stop_rule(problem, tol, criterion),
         trace=None if trace is None else lambda z: trace.append(problem.objective(z)),
         monotone=monotone,
@@ -184,17 +201,19 @@ def iterative_hard_thresholding(
 
 def objective(x: Tensor, dictionary: Operator | Tensor, z: Tensor, lam: float | Tensor, **options: Any) -> Tensor:
     """:meth:`Problem.objective <csc_nets.functional.Problem.objective>` of codes ``z``, ``(N,)``."""
-    return _problem(x, dictionary, lam, **options).objective(z)
+    problem, _ = _problem("objective", x, dictionary, lam, **options)
+    return problem.objective(_code("objective", problem, z))
 
 
 def duality_gap(x: Tensor, dictionary: Operator | Tensor, z: Tensor, lam: float | Tensor, **options: Any) -> Tensor:
     """:meth:`Problem.duality_gap <csc_nets.functional.Problem.duality_gap>` of codes ``z``, ``(N,)``."""
-    return _problem(x, dictionary, lam, **options).duality_gap(z)
+    problem, _ = _problem("duality_gap", x, dictionary, lam, **options)
+    return problem.duality_gap(_code("duality_gap", problem, z))
 
 
 def lam_max(x: Tensor, dictionary: Operator | Tensor, nonneg: bool = False) -> Tensor:
     """:meth:`Problem.lam_max <csc_nets.functional.Problem.lam_max>` of signals ``x``, ``(N, 1, ...)``."""
-    return _problem(x, dictionary, 0.0, nonneg=nonneg).lam_max()
+    return _problem("lam_max", x, dictionary, 0.0, nonneg=nonneg)[0].lam_max()
 
 
 def solve(
@@ -232,38 +251,54 @@ def solve(
     if not tol > 0:
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     with torch.no_grad():
-        problem = _problem(x, dictionary, lam, ridge=ridge, nonneg=nonneg, mask=mask).expanded()
-        x = problem.x
-        if not bool(problem.masked(x).isfinite().all()):
-            raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
-        size = problem.masked(x).abs().flatten(1).amax(1)
-        extreme = (size > 0) & ((size < 1e-9) | (size > 1e9))
-        if bool(extreme.any()):  # single precision cannot hold their squares
-            unit = torch.where(extreme, size, 1).double().log2().floor().exp2().view(-1, *(1,) * (x.ndim - 1))
-            z = solve(
-                (x / unit).to(x.dtype),
-                dictionary,
-                # At most the largest number of the type, which is far above all correlations.
-                (torch.as_tensor(problem.lam, dtype=torch.float64, device=x.device) / unit)
-                .clamp_max(torch.finfo(x.dtype).max)
-                .to(x.dtype),
-                tol=tol,
-                steps=steps,
-                nonneg=nonneg,
-                ridge=ridge,
-                init=None if init is None else (init / unit).to(x.dtype),
-                mask=mask,
-                method=method,
-            )
-            return (z * unit).to(x.dtype)
-        if method == "douglas_rachford" or (method == "auto" and prefers_fourier(problem.operator, x)):
-            z, gap = split(problem, steps, init=init, tol=tol)
-        else:
-            z, gap, _ = converge(problem, problem.step_size, tol=tol, steps=steps, init=init)
-    left = len(x) if gap is None else int((~(gap <= tol)).sum())
+        problem, given = _problem("solve", x, dictionary, lam, init, ridge=ridge, nonneg=nonneg, mask=mask)
+        if problem.x.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"solve: x must be float32 or float64, got {problem.x.dtype}")
+        return _solved(problem.expanded(), given.init, tol, steps, method)
+
+
+def _solved(problem: Problem, init: Tensor | None, tol: float, steps: int, method: str) -> Tensor:
+    x = problem.x
+    if not bool(problem.masked(x).isfinite().all()):
+        raise ValueError("solve: x holds NaN or infinite values (a mask of 0 leaves them out)")
+    if not x.numel():
+        empty: Tensor = problem.operator.analysis(x)
+        return empty
+    unit = problem.unit()
+    if unit is not None:  # single precision would not hold the squares
+        start = None if init is None else (init / unit).to(x.dtype)
+        return (_solved(problem.in_units(unit), start, tol, steps, method) * unit).to(x.dtype)
+    free = bool((torch.as_tensor(problem.lam) == 0).any())
+    if method == "fista" or (method == "auto" and (free or not prefers_fourier(problem.operator, x))):
+        z, gap, _ = converge(problem, problem.step_size, tol=tol, steps=steps, init=init)
+    elif free:
+        z, gap = _split_in_turns(problem, init, tol, steps)
+    else:
+        z, found = split(problem, steps, init=init, tol=tol)
+        assert found is not None
+        gap = found
+    left = int((~(gap <= tol)).sum())
     if left:
+        with errors_of("solve"):
+            refuse_broken(problem, gap)
+        free_atoms = ". Atoms of weight 0 may converge slowly, which a ridge or a small weight helps" if free else ""
         raise RuntimeError(
             f"solve: {left} of {len(x)} samples did not reach tol={tol} in {steps} steps of {x.dtype}: raise steps or "
-            "tol, or use float64"
+            f"tol, or use float64{free_atoms}"
         )
     return z
+
+
+def _split_in_turns(problem: Problem, init: Tensor | None, tol: float, steps: int) -> tuple[Tensor, Tensor]:
+    """Douglas-Rachford splitting whose certificate is that of the code: its own needs weights above 0.
+
+    Each turn begins anew with twice the steps, because the weight of a splitting settles in its first ones.
+    """
+    turn, energy = min(50, steps), problem.energy()
+    while True:
+        z, _ = split(problem, turn, init=init)
+        gap = problem.duality_gap(z)
+        gap = torch.where(gap <= 0, 0, gap / energy)
+        if turn == steps or bool(((gap <= tol) | gap.isnan()).all()):
+            return z, gap
+        turn = min(2 * turn, steps)

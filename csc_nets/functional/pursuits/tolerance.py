@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional.checks import check_tol, is_transformed
-from csc_nets.functional.problem import Problem
+from csc_nets.functional.problem import Problem, refuse_broken
 from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.pursuits.greedy import converge
 from csc_nets.functional.pursuits.loop import run, stop_rule
@@ -29,6 +29,7 @@ class ToTolerance(Pursuit):
         most: largest number of steps.
 
     Raises:
+        ValueError: the signal holds NaN or infinite values.
         RuntimeError: a sample did not reach the tolerance; or a compiler or ``torch.func`` runs the pursuit. The
             values of the codes decide when to stop, and neither of them can read these.
     """
@@ -58,11 +59,21 @@ class ToTolerance(Pursuit):
                 "take a number of steps"
             )
         problem = problem.expanded()
+        if not problem.x.numel():
+            empty: Tensor = problem.operator.analysis(problem.x)
+            return empty
+        if not bool(problem.masked(problem.x).isfinite().all()):
+            raise ValueError("x holds NaN or infinite values (a mask of 0 leaves them out)")
         if problem.penalty.kernel is None or problem.x.is_complex():
             return self._by_fista(problem, init)
+        unit = problem.unit()
+        if unit is not None:
+            start = None if init is None else (init / unit).to(problem.x.dtype)
+            return (self.run(problem.in_units(unit), start) * unit).to(problem.x.dtype)
         z, gap, steps = converge(problem, problem.step_size, tol=self.tol, steps=self.most, init=init)
         left = ~(gap <= self.tol)
         if bool(left.any()):
+            refuse_broken(problem, gap)
             raise RuntimeError(
                 f"{int(left.sum())} of {len(z)} codes are no solutions after {steps} steps: duality gap over half the "
                 f"squared norm of the signal up to {float(gap[left].amax()):.1e}, allowed {self.tol:.1e}. Raise tol, "

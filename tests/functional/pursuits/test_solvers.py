@@ -1,6 +1,7 @@
 """Pursuits against scikit-learn's solvers, optimality conditions and closed forms."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sklearn.linear_model import ElasticNet, Lasso
 
 from csc_nets.functional import (
     ConvGeometry,
+    GroupL1,
     Problem,
     as_adjoint_pair,
     duality_gap,
@@ -23,7 +25,7 @@ from csc_nets.functional import (
     thresholding,
     unit_norm,
 )
-from csc_nets.layers import Dictionary2d
+from csc_nets.layers import CSC2d, Dictionary2d
 
 
 @pytest.fixture
@@ -358,3 +360,106 @@ def test_signals_that_cannot_be_coded_are_refused(matrix):
     with pytest.raises(ValueError, match=r"signals must be \(N, F\)"):
         fista(x[0], weight, 0.1)
     assert not fista(x, torch.zeros_like(weight), 0.1, steps=3).any()
+
+
+@pytest.mark.parametrize("method", ["fista", "douglas_rachford"])
+@pytest.mark.parametrize("nonneg", [False, True])
+@pytest.mark.parametrize("ridge", [0.0, 0.1])
+@pytest.mark.parametrize("free", ["one", "three", "all"])
+def test_weights_of_zero_are_certified(method, nonneg, ridge, free):
+    torch.manual_seed(1)
+    dictionary, x = Dictionary2d(1, 6, 3, padding=1, dtype=torch.float64), torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    lam = torch.full((6,), 0.3, dtype=torch.float64)
+    lam = 0.0 if free == "all" else lam.index_fill(0, torch.arange({"one": 1, "three": 3}[free]), 0.0)
+    options = {"nonneg": nonneg, "ridge": ridge}
+    z = solve(x, dictionary, lam, tol=1e-5, method=method, **options)
+    gap, energy = duality_gap(x, dictionary, z, lam, **options), x.square().flatten(1).sum(1) / 2
+    assert (gap <= 1e-5 * energy).all()
+    # What it certifies is true: no code is better by more.
+    best = fista(x, dictionary, lam, steps=400, restart=True, **options)
+    excess = objective(x, dictionary, z, lam, **options) - objective(x, dictionary, best, lam, **options)
+    assert (excess <= gap + 1e-9).all()
+    # And it is no certificate of a code that is far from it.
+    bad = torch.zeros_like(z)
+    true = objective(x, dictionary, bad, lam, **options) - objective(x, dictionary, best, lam, **options)
+    assert (duality_gap(x, dictionary, bad, lam, **options) >= true - 1e-9).all() and (true > 0.1).all()
+
+
+@pytest.mark.parametrize("kind", ["matrix", "groups", "mask", "positions"])
+def test_weights_of_zero_of_other_problems(matrix, convolution, kind):
+    weight, x = convolution if kind in ("mask", "positions") else matrix
+    weight = weight[:15] if kind in ("matrix", "groups") else weight
+    options = {"mask": (torch.rand_like(x) > 0.3).double()} if kind == "mask" else {}
+    lam = torch.full((len(weight),), 0.3, dtype=x.dtype).index_fill(0, torch.arange(3), 0.0)
+    if kind == "positions":
+        lam = (torch.rand(1, 6, 5, 6) > 0.3).to(x) * 0.3
+    if kind == "groups":
+        z = fista(x, weight, lam, steps=5000, tol=1e-7, penalty=GroupL1(3), restart=True)
+        gap = Problem(x, as_adjoint_pair(weight), lam, penalty=GroupL1(3)).duality_gap(z)
+    else:
+        z = solve(x, weight, lam, tol=1e-6, **options)
+        gap = duality_gap(x, weight, z, lam, **options)
+        best = fista(x, weight, lam, steps=400, restart=True, **options)
+        assert (
+            objective(x, weight, z, lam, **options) <= objective(x, weight, best, lam, **options) + gap + 1e-9
+        ).all()
+    assert (gap <= 1e-6 * x.square().flatten(1).sum(1)).all()
+
+
+def test_an_atom_that_costs_nothing_is_fitted_by_least_squares(matrix):
+    weight, x = matrix
+    weight = weight[:8]
+    torch.testing.assert_close(
+        solve(x, weight, 0.0, tol=1e-12), torch.linalg.lstsq(weight.T, x.T).solution.T, rtol=0, atol=1e-4
+    )
+
+
+def test_advice_where_weights_of_zero_converge_slowly(matrix):
+    weight, x = matrix
+    lam = torch.full((40,), 0.01, dtype=x.dtype).index_fill(0, torch.tensor([1]), 0.0)
+    with pytest.raises(
+        RuntimeError, match="Atoms of weight 0 may converge slowly, which a ridge or a small weight helps"
+    ):
+        solve(x, weight, lam, tol=1e-12, steps=3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_advice_of_an_equilibrium_layer_for_signals_that_are_no_numbers(bad):
+    layer, x = CSC2d(1, 4, 3, steps=None, tol=1e-3), torch.randn(2, 1, 8, 8)
+    spoiled = x.clone()
+    spoiled[1, 0, 3, 3] = bad
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            with pytest.raises(ValueError, match="x holds NaN or infinite values"):
+                layer(spoiled)
+            mask = spoiled.isfinite().float()
+            torch.testing.assert_close(layer(spoiled, mask=mask), layer(x, mask=mask))
+    fixed = CSC2d(1, 4, 3, steps=300, gradient="implicit")
+    with pytest.raises(ValueError, match="x holds NaN or infinite values"):
+        fixed(spoiled)
+    with pytest.raises(ValueError, match=r"torch\.float32 does not hold the squares of x, whose largest magnitude is"):
+        fixed(1e22 * x)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e-12, 1e15, 1e25])
+def test_an_equilibrium_layer_solves_huge_and_tiny_signals(size):
+    layer, x = CSC2d(1, 4, 3, steps=None, tol=1e-5, lam=0.3), torch.randn(3, 1, 8, 8)
+    x = x * torch.tensor([1.0, size, 1.0]).view(3, 1, 1, 1)
+    lam = torch.tensor([0.3, 0.3 * size, 0.3]).view(3, 1, 1, 1)
+    z = layer(x, lam=lam)
+    expected = layer.double()(x.double() / lam.double(), lam=1.0) * lam.double()
+    scale = lam.double() / 0.3
+    torch.testing.assert_close(z.double() / scale, expected / scale, rtol=0, atol=2e-2)
+
+
+def test_types_that_cannot_be_certified_are_refused(matrix):
+    weight, x = matrix
+    with pytest.raises(ValueError, match=r"solve: x must be float32 or float64, got torch\.float16"):
+        solve(x.half(), weight.half(), 0.1)
+    with pytest.raises(
+        ValueError, match=r"solve: x must be of type torch\.float64 as the dictionary is, got torch\.float32"
+    ):
+        solve(x.float(), weight, 0.1)
+    assert solve(x[:0], weight, 0.1).shape == (0, 40)
+    with pytest.raises(RuntimeError, match="did not reach tol"):
+        solve(x.float(), weight.float(), 0.1, tol=1e-14, steps=40)
