@@ -24,9 +24,10 @@ def leaf(forward: Forward) -> Forward:
     def run(self: Any, x: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(x, Proxy):
             return forward(self, x, *args, **kwargs)
-        path = x.tracer.path_of_module(self)
+        tracer: Any = x.tracer
+        path = tracer.path_of_module(self)
         if not path:
             raise TypeError(f"torch.fx keeps {type(self).__name__} whole: trace nn.Sequential(layer) instead")
-        return x.tracer.create_proxy("call_module", path, (x, *args), kwargs)
+        return tracer.create_proxy("call_module", path, (x, *args), kwargs)
 
     return cast(Forward, run)
