@@ -1,5 +1,6 @@
 """Questions that every room asks: who is looking on, and whether a number is what it should be."""
 
+import math
 import operator
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,7 +8,15 @@ from typing import Any
 
 import torch
 
-__all__ = ["as_count", "autocast_dtype", "check_tol", "errors_of", "full_precision", "is_transformed"]
+__all__ = [
+    "as_count",
+    "autocast_dtype",
+    "check_step_size",
+    "check_tol",
+    "errors_of",
+    "full_precision",
+    "is_transformed",
+]
 
 
 def full_precision(like: torch.Tensor) -> AbstractContextManager[Any]:
@@ -57,6 +66,17 @@ def check_tol(tol: Any) -> Any:
     if tol is not None and (isinstance(tol, bool) or not isinstance(tol, int | float) or not tol > 0):
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     return tol
+
+
+def check_step_size(size: Any) -> Any:
+    """Refuses a step size that is no finite number above 0; None is the default one.
+
+    Raises:
+        ValueError: for these.
+    """
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < math.inf):
+        raise ValueError(f"step_size must be a finite number > 0 or None, got {size!r}")
+    return size
 
 
 @contextmanager

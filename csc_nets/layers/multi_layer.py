@@ -82,7 +82,8 @@ class MultiLayerCSC(Savable):
         pursuit: see above.
         steps: unfoldings after the first thresholding, at least 0.
         lam: sparsity weight :math:`\lambda`: a number, or one for each layer (a number or a weight per atom).
-        bias: learn :math:`b_i`, one per atom, of any sign, from 0 on; for ``prox="nonneg"`` only.
+        bias: learn :math:`b_i`, one per atom, of any sign, from 0 on; not for ``prox="hard"``. With ``"soft"`` a
+            threshold below 0 counts as 0, and its :math:`b_i` then has no gradient.
         prox: ``"nonneg"``, ``"soft"``, or ``"hard"`` (layered thresholding only).
         step_size: :math:`\eta`, a number for all layers or one for each; None takes
             :math:`0.9 / \|D_i\|^2` (1 for layered thresholding).
@@ -106,6 +107,7 @@ class MultiLayerCSC(Savable):
     # nn.ModuleList, whose type says nothing of its modules
     dictionaries: Any
     feedforward: Any
+    sets: Any
 
     def __init__(
         self,
@@ -127,8 +129,8 @@ class MultiLayerCSC(Savable):
             raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
         if prox == "hard" and pursuit != "layered_thresholding":
             raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={pursuit!r}")
-        if bias and prox != "nonneg":
-            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
+        if bias and prox == "hard":
+            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg' or 'soft', got {prox!r}")
         axes = {_axes(d) if isinstance(d, Dictionary) else None for d in dictionaries}
         if len(axes) != 1 or None in axes:
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
@@ -383,6 +385,7 @@ class MultiLayerCSC(Savable):
                 eta = torch.as_tensor(eta).double().cpu().view(())
                 if len(self.biases):
                     threshold = threshold - self.biases[entry * depth + i].double().cpu() / eta
+                    threshold = threshold.clamp_min(0) if self.prox == "soft" else threshold
                 if self.pursuit in TOGETHER:  # a gradient comes through the steps of the layers below
                     scale = scale * eta
                 found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold

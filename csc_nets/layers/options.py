@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from csc_nets.functional import Gradient, Penalty, Pursuit, Unroll, as_gradient, as_penalty, as_pursuit
+from csc_nets.functional.checks import check_step_size
 from csc_nets.functional.gradients import Implicit
 from csc_nets.functional.penalties import check_ridge
 
@@ -29,6 +30,8 @@ class CodingOptions(TypedDict, total=False):
         penalty: a :class:`~csc_nets.functional.Penalty` such as ``TopK(32)``, a registered name, or a mapping; None is
             the l1 norm.
         nonneg: for the l1 norm: codes are non-negative, True; False is the signed soft threshold.
+        step_size: step size of the pursuit, a number above 0; None for 0.9 over the bound of :math:`\|D\|^2`. Above
+            :math:`2 / \|D\|^2` steps need not converge. For pursuits without step sizes of their own.
         ridge: weight :math:`\mu` of half the squared norm of the code; 0.
         learn_lam: train ``lam``, kept positive by a softplus; False.
         gradient: a :class:`~csc_nets.functional.Gradient` such as ``Recompute()``, or its name: ``"unroll"``,
@@ -43,6 +46,7 @@ class CodingOptions(TypedDict, total=False):
     tol: float | None
     penalty: str | Mapping[str, Any] | Penalty | None
     nonneg: bool | None
+    step_size: float | None
     ridge: float
     learn_lam: bool
     gradient: str | Mapping[str, Any] | Gradient | None
@@ -55,6 +59,7 @@ class Parts:
 
     lam: float | Tensor
     learn_lam: bool
+    step_size: float | None
     ridge: float
     penalty: Penalty
     pursuit: Pursuit
@@ -81,6 +86,7 @@ class Parts:
         return cls(
             lam=options.get("lam", 0.1),
             learn_lam=options.get("learn_lam", False),
+            step_size=check_step_size(options.get("step_size")),
             ridge=check_ridge(options.get("ridge", 0.0)),
             penalty=as_penalty(options.get("penalty"), options.get("nonneg")),
             pursuit=_pursuit(options),

@@ -170,7 +170,7 @@ class SparsePriorConv2d(CSC2d):
             self._variance.sigma = sigma
         else:
             self._variance.sigma.copy_(sigma)
-        self.lam = self._first_lam * self._first_sigma**2
+        self.lam = self._first_lam * self._first_sigma**2  # type: ignore[assignment]
 
     @classmethod
     def from_conv(cls, conv: nn.Conv2d, sigma: float = 1.0, *, clamp: float | None = None) -> "SparsePriorConv2d":

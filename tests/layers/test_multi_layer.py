@@ -349,7 +349,6 @@ def test_bounds_of_all_dictionaries_follow_their_weights_in_training(pursuit):
         ({"pursuit": "layered_iterative_thresholding", "steps": 0}, "steps must be an int >= 1"),
         ({"prox": "relu"}, "prox must be"),
         ({"prox": "hard"}, "prox='hard' is for layered_thresholding"),
-        ({"prox": "soft", "bias": True}, "bias=True needs prox='nonneg'"),
         ({"step_size": -1.0}, "step_size must be a finite number > 0"),
         ({"learn_step": True}, "needs a step_size to start from"),
         ({"tol": 1e-3}, "tol is a number > 0 for pursuit='layered_basis_pursuit'"),

@@ -7,6 +7,7 @@ from csc_nets.functional.pursuits.fourier_splitting import douglas_rachford
 from csc_nets.functional.pursuits.lista import LISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold
+from csc_nets.functional.pursuits.sdnet_momentum import SDNetMomentum
 from csc_nets.functional.pursuits.solvers import (
     duality_gap,
     fista,
@@ -28,6 +29,7 @@ __all__ = [
     "Calibrated",
     "PriorISTA",
     "Pursuit",
+    "SDNetMomentum",
     "Step",
     "Threshold",
     "ToTolerance",

@@ -30,6 +30,7 @@ class LISTA(nn.Module, Pursuit):
     synthesisers: Any
     shifts: Any
     gain: Tensor
+    takes_step_size = False
 
     def __init__(self, count: int = 6) -> None:
         super().__init__()

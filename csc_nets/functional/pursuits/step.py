@@ -29,7 +29,8 @@ class Step(NamedTuple):
         gain: g, the step size.
         ahead: :math:`\alpha`, how far ahead of z the gradient is taken.
         inertia: :math:`\iota`, how far ahead of z the step starts.
-        shift: s, added to the threshold.
+        shift: s, added to the threshold. A sum below 0 counts as 0, but for the non-negative l1 norm, whose prox is
+            ``relu(v - t)`` for t of any sign.
         operator: D of this row; None for the problem's.
         memory: :math:`\mu`, how much of the last v stays; None for a pursuit that keeps no v.
     """
@@ -50,6 +51,7 @@ class Pursuit(Part):
         single_gain: the step size, where the pursuit is one thresholding of a known size.
         tol: duality gap over half the squared norm of the signal at which a sample stops; None for never.
         solves: whether enough steps of it reach the solution, which the implicit gradient differentiates.
+        takes_step_size: whether it steps by ``problem.step_size``, so that a layer may be given one.
         local: whether a position of the code is decided by samples nearby, so that signals can be coded in tiles.
     """
 
@@ -57,6 +59,7 @@ class Pursuit(Part):
     single_gain: float | None = None
     tol: float | None = None
     solves: bool = False
+    takes_step_size: bool = True
     local: bool = True
 
     def steps(self, problem: Problem) -> Iterable[Step]:
