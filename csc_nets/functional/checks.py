@@ -1,5 +1,6 @@
 """Checks that every room uses: of numbers, and of what runs the code (eager torch, a compiler, ``torch.func``)."""
 
+import math
 import operator
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -10,6 +11,7 @@ import torch
 __all__ = [
     "as_count",
     "autocast_dtype",
+    "check_step_size",
     "check_tol",
     "errors_of",
     "full_precision",
@@ -77,6 +79,17 @@ def check_tol(tol: Any) -> Any:
     if tol is not None and not (is_number(tol) and tol > 0):
         raise ValueError(f"tol must be greater than 0, got {tol!r}")
     return tol
+
+
+def check_step_size(size: Any) -> Any:
+    """Refuses a step size that is not a finite number above 0. None is allowed and means the usual one.
+
+    Raises:
+        ValueError: a bad step size.
+    """
+    if size is not None and not (is_number(size) and 0 < size < math.inf):
+        raise ValueError(f"step_size must be a finite number > 0 or None, got {size!r}")
+    return size
 
 
 @contextmanager

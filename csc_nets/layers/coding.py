@@ -19,7 +19,7 @@ from csc_nets.functional import (
     as_pursuit,
     as_weight,
 )
-from csc_nets.functional.checks import as_count, errors_of
+from csc_nets.functional.checks import as_count, check_step_size, errors_of
 from csc_nets.functional.inputs import Inputs, as_batch, check_code, check_inputs, known_shape
 from csc_nets.functional.operators.protocol import read, track
 from csc_nets.functional.penalties import check_ridge
@@ -66,6 +66,7 @@ class CSC(Savable):
 
     Attributes:
         dictionary, penalty, pursuit, gradient: the four parts. They may be assigned, as objects or by name.
+        step_size: the given one, 0-d, or None.
         lam: sparsity weight; assign ``layer.lam = 0.2`` at any time.
         ridge: :math:`\mu`.
 
@@ -91,6 +92,7 @@ class CSC(Savable):
     lam: Tensor
     # Arguments that cannot be assigned later.
     settled: tuple[str, ...] = ("learn_lam",)
+    given_step_size: Tensor | None
 
     def __init__(self, dictionary: Any, **options: Unpack[CodingOptions]) -> None:
         super().__init__()
@@ -98,6 +100,8 @@ class CSC(Savable):
         with errors_of(name):
             parts = Parts.of(name, options)
             self.dictionary = dictionary
+            self._first_step_size = parts.step_size
+            self.register_buffer("given_step_size", self._as_step_size(parts.step_size))
             self._penalty, self._gradient, self._ridge = parts.penalty, parts.gradient, parts.ridge
             self._take(parts.pursuit, parts.penalty, parts.gradient)
         value = self._as_lam(parts.lam)
@@ -120,11 +124,14 @@ class CSC(Savable):
         if reset is not None:
             reset()
         self.lam = self._first_lam  # type: ignore[assignment]
+        self.given_step_size = self._as_step_size(self._first_step_size)
         self.pursuit.restart(self.dictionary)
 
     def _take(self, pursuit: Pursuit, penalty: Penalty, gradient: Gradient | None) -> None:
         """Takes parts that go together; refuses all if they do not."""
         pursuit.check(penalty)
+        if self.given_step_size is not None and not pursuit.takes_step_size:
+            raise ValueError(f"{pursuit!r} has steps of its own and takes no step_size")
         (gradient or default_gradient(pursuit)).check(pursuit, penalty)
         stays = pursuit is self.__dict__.get("_table", self._modules.get("pursuit"))
         try:
@@ -243,6 +250,22 @@ class CSC(Savable):
         self.gradient = renamed_gradient(None, value)
 
     @property
+    def step_size(self) -> Any:
+        """Step size that the pursuit was given; None where it follows the atoms. A state dict holds it."""
+        return self.given_step_size
+
+    @step_size.setter
+    def step_size(self, value: float | None) -> None:
+        new = self._as_step_size(check_step_size(value))
+        if new is not None and not self.pursuit.takes_step_size:
+            raise ValueError(f"{self.pursuit!r} has steps of its own and takes no step_size")
+        self.given_step_size = new
+
+    def _as_step_size(self, value: float | None) -> Tensor | None:
+        like = self._like()
+        return None if value is None else torch.tensor(value, dtype=like.dtype, device=like.device)
+
+    @property
     def ridge(self) -> float:
         """Weight of half the squared norm of the code."""
         return self._ridge
@@ -296,6 +319,7 @@ class CSC(Savable):
             self.ridge,
             mask=mask,
             penalty=self.penalty,
+            step=self.given_step_size,
             check=False,
         )
 
@@ -392,6 +416,11 @@ class CSC(Savable):
         old, new = f"{prefix}calibrated.coefficients", f"{prefix}pursuit.coefficients"
         if old in state_dict:
             state_dict[new] = state_dict.pop(old)
+        given, key = self.given_step_size, f"{prefix}given_step_size"
+        if given is None and key in state_dict and self.pursuit.takes_step_size:
+            self.given_step_size = self._like().new_empty(())
+        elif given is not None:
+            state_dict.setdefault(key, given)  # of a network that followed its atoms
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def __repr__(self) -> str:
@@ -409,6 +438,8 @@ class CSC(Savable):
     def _unusual(self) -> str:
         """The parts that are not the usual ones, for :meth:`extra_repr`."""
         text = "" if self.penalty == as_penalty(None) else f", penalty={self.penalty!r}"
+        given = self.given_step_size
+        text += "" if given is None or given.is_meta else f", step_size={given.item():.4g}"
         text += f", ridge={self.ridge}" if self.ridge else ""
         return text + ("" if self.gradient == default_gradient(self.pursuit) else f", gradient={self.gradient!r}")
 

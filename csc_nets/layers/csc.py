@@ -33,11 +33,12 @@ class ConvCSC(CSC):
             ``"circular"`` or ``"reflect"``.
         **options: ``lam``, ``pursuit``, ``steps``, ``penalty``, ``gradient``, ...: see
             :class:`~csc_nets.layers.CodingOptions`.
+        unit_norm: keep the atoms on the unit sphere; False trains plain filters, as a CNN does.
         device, dtype: of the atoms.
 
-    ``pursuit``, ``steps``, ``tol``, ``penalty``, ``gradient``, ``ridge`` and ``lam`` may be assigned later; values that
-    do not fit the others are refused. A layer that becomes ``"calibrated"`` starts with steps of ISTA:
-    :meth:`calibrate` it, or train.
+    ``pursuit``, ``steps``, ``tol``, ``penalty``, ``gradient``, ``step_size``, ``ridge`` and ``lam`` may be assigned
+    later; values that do not fit the others are refused. A layer that becomes ``"calibrated"`` starts with steps of
+    ISTA: :meth:`calibrate` it, or train.
 
     Shape:
         ``(N, C, *S)`` to ``(N, M, *S')``, or ``(C, *S)`` to ``(M, *S')``, sizes as ``nn.Conv``; any ``S``.
@@ -62,12 +63,14 @@ class ConvCSC(CSC):
         dilation: int | Sequence[int] = 1,
         padding_mode: str = "zeros",
         *,
+        unit_norm: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[CodingOptions],
     ) -> None:
+        geometry = (kernel_size, stride, padding, dilation, padding_mode)
         dictionary = self.dictionary_class(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, padding_mode, device, dtype
+            in_channels, out_channels, *geometry, device=device, dtype=dtype, unit_norm=unit_norm
         )
         super().__init__(dictionary, **options)
 

@@ -83,7 +83,8 @@ class MultiLayerCSC(Savable):
         pursuit: see above.
         steps: unfoldings after the first thresholding, at least 0.
         lam: sparsity weight :math:`\lambda`: a number, or one for each layer (a number or a weight per atom).
-        bias: learn :math:`b_i`, one per atom, of any sign, starting at 0; for ``prox="nonneg"`` only.
+        bias: learn :math:`b_i`, one per atom, of any sign, starting at 0; not for ``prox="hard"``. With ``"soft"`` a
+            threshold below 0 counts as 0, and its :math:`b_i` then has no gradient.
         prox: ``"nonneg"``, ``"soft"``, or ``"hard"`` (layered thresholding only).
         step_size: :math:`\eta`, a number for all layers or one for each; None takes
             :math:`0.9 / \|D_i\|^2` (1 for layered thresholding).
@@ -107,6 +108,7 @@ class MultiLayerCSC(Savable):
     # nn.ModuleList; Any, because its type does not know the type of its modules
     dictionaries: Any
     feedforward: Any
+    sets: Any
 
     def __init__(
         self,
@@ -124,8 +126,6 @@ class MultiLayerCSC(Savable):
         super().__init__()
         if pursuit not in PURSUITS:
             raise ValueError(f"MultiLayerCSC: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
-        if bias and prox != "nonneg":
-            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
         axes = {_axes(d) if isinstance(d, Dictionary) else None for d in dictionaries}
         if len(axes) != 1 or None in axes:
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
@@ -215,8 +215,8 @@ class MultiLayerCSC(Savable):
             raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
         if prox == "hard" and self.pursuit != "layered_thresholding":
             raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={self.pursuit!r}")
-        if len(self.biases) and prox != "nonneg":
-            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg', got {prox!r}")
+        if len(self.biases) and prox == "hard":
+            raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg' or 'soft', got {prox!r}")
         self._prox = prox
 
     @property
@@ -467,6 +467,7 @@ class MultiLayerCSC(Savable):
                 eta = torch.as_tensor(eta).double().cpu().view(())
                 if len(self.biases):
                     threshold = threshold - self.biases[entry * depth + i].double().cpu() / eta
+                    threshold = threshold.clamp_min(0) if self.prox == "soft" else threshold
                 if self.pursuit in TOGETHER:  # the gradient passes the steps of the layers below
                     scale = scale * eta
                 found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold

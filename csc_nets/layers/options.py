@@ -1,7 +1,6 @@
 """The options of every coding layer, declared once. Layers and models pass them on as one mapping."""
 
 import difflib
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, TypedDict
 from torch import Tensor
 
 from csc_nets.functional import Gradient, Penalty, Pursuit, Unroll, as_gradient, as_penalty, as_pursuit
-from csc_nets.functional.checks import is_number
+from csc_nets.functional.checks import check_step_size, errors_of
 from csc_nets.functional.gradients import Implicit
 from csc_nets.functional.penalties import check_ridge
 
@@ -31,6 +30,8 @@ class CodingOptions(TypedDict, total=False):
         penalty: a :class:`~csc_nets.functional.Penalty` such as ``TopK(32)``, a registered name, or a mapping; None is
             the l1 norm.
         nonneg: for the l1 norm: codes are non-negative, True; False is the signed soft threshold.
+        step_size: step size of the pursuit, a number above 0; None for 0.9 over the bound of :math:`\|D\|^2`. Above
+            :math:`2 / \|D\|^2` steps need not converge. For pursuits without step sizes of their own.
         ridge: weight :math:`\mu` of half the squared norm of the code; 0.
         learn_lam: train ``lam``, kept positive by a softplus; False.
         gradient: a :class:`~csc_nets.functional.Gradient` such as ``Recompute()``, or its name: ``"unroll"``,
@@ -45,6 +46,7 @@ class CodingOptions(TypedDict, total=False):
     tol: float | None
     penalty: str | Mapping[str, Any] | Penalty | None
     nonneg: bool | None
+    step_size: float | None
     ridge: float
     learn_lam: bool
     gradient: str | Mapping[str, Any] | Gradient | None
@@ -57,6 +59,7 @@ class Parts:
 
     lam: float | Tensor
     learn_lam: bool
+    step_size: float | None
     ridge: float
     penalty: Penalty
     pursuit: Pursuit
@@ -83,6 +86,7 @@ class Parts:
         return cls(
             lam=options.get("lam", 0.1),
             learn_lam=options.get("learn_lam", False),
+            step_size=check_step_size(options.get("step_size")),
             ridge=check_ridge(options.get("ridge", 0.0)),
             penalty=as_penalty(options.get("penalty"), options.get("nonneg")),
             pursuit=_pursuit(options),
@@ -128,11 +132,8 @@ def step_sizes(owner: str, step_size: Any, depth: int) -> list[float | None]:
     Raises:
         ValueError: another number of them, or one that is no finite number above 0.
     """
-
-    def fits(size: Any) -> bool:
-        return size is None or (is_number(size) and 0 < size < math.inf)
-
     sizes = list(step_size) if isinstance(step_size, Sequence) else [step_size] * depth
-    if len(sizes) != depth or not all(map(fits, sizes)):
-        raise ValueError(f"{owner}: step_size must be a finite number > 0, {depth} of them, or None, got {step_size!r}")
-    return sizes
+    if len(sizes) != depth:
+        raise ValueError(f"{owner}: step_size must be one number or {depth}, one for each layer, got {step_size!r}")
+    with errors_of(owner):
+        return [check_step_size(size) for size in sizes]

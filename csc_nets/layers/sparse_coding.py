@@ -26,6 +26,7 @@ class SparseCoding(CSC):
     Args:
         in_features: length F of a vector.
         atoms: number M of atoms.
+        unit_norm: keep the atoms on the unit sphere; False trains plain weights.
         **options: see :class:`~csc_nets.layers.CodingOptions`.
 
     Shape:
@@ -37,11 +38,12 @@ class SparseCoding(CSC):
         in_features: int,
         atoms: int,
         *,
+        unit_norm: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **options: Unpack[CodingOptions],
     ) -> None:
-        super().__init__(DenseDictionary(in_features, atoms, device, dtype), **options)
+        super().__init__(DenseDictionary(in_features, atoms, device, dtype, unit_norm=unit_norm), **options)
 
     @leaf
     def forward(

@@ -15,6 +15,7 @@ from csc_nets.models.registry import create_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
 from csc_nets.models.scattering import ScatteringNet
 from csc_nets.models.sdnet import SDNet
+from csc_nets.models.sdnet_import import import_sdnet
 from csc_nets.models.sparse_prior_cnn import SparsePriorCNN
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
@@ -41,6 +42,7 @@ __all__ = [
     "SparsePriorCNN",
     "StagedEncoder",
     "create_model",
+    "import_sdnet",
     "list_models",
     "register_model",
 ]

@@ -54,6 +54,8 @@ class Kernels:
         threshold, shrinkage = gain * problem.lam, None
         if isinstance(shift, Tensor) or shift:
             threshold = threshold + shift
+            if problem.penalty.kernel != "nonneg":  # the others are no proximal map of a negative weight
+                threshold = threshold.clamp_min(0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         if problem.quadratic:
             shrinkage = 1 / (1 + problem.quadratic * gain)
             gain, threshold = gain * shrinkage, shrinkage * threshold

@@ -10,6 +10,7 @@ from csc_nets.functional.pursuits.lista import ALISTA, LISTA, LISTACP, StepLISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
 from csc_nets.functional.pursuits.noise_adaptive import NoiseAdaptiveLISTA
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold
+from csc_nets.functional.pursuits.sdnet_momentum import SDNetMomentum
 from csc_nets.functional.pursuits.solvers import (
     duality_gap,
     fista,
@@ -34,6 +35,7 @@ __all__ = [
     "NoiseAdaptiveLISTA",
     "PriorISTA",
     "Pursuit",
+    "SDNetMomentum",
     "Step",
     "StepLISTA",
     "Threshold",

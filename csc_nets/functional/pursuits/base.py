@@ -24,6 +24,7 @@ class Pursuit(Part):
         single_gain: the step size of a pursuit that is a single thresholding; None for other pursuits.
         tol: duality gap over half the squared norm of the signal at which a sample stops; None for never.
         solves: whether enough steps end at the solution. The implicit gradient differentiates the solution.
+        takes_step_size: whether its steps are ``problem.step_size`` long, so that a layer may be given one.
         local: whether each position of the code depends on nearby samples alone, so that signals can be coded in tiles.
     """
 
@@ -31,6 +32,7 @@ class Pursuit(Part):
     single_gain: float | None = None
     tol: float | None = None
     solves: bool = False
+    takes_step_size: bool = True
     local: bool = True
 
     def steps(self, problem: Problem) -> Iterable[Step]:

@@ -49,6 +49,7 @@ class Calibrated(nn.Module, Pursuit):
 
     coefficients: Tensor
     whitens = False
+    takes_step_size = False
 
     def __init__(self, count: int = 2) -> None:
         super().__init__()

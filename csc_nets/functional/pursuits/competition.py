@@ -1,12 +1,11 @@
 """Dynamics of a sparse prior: ISTA with a convolution and ReLU as its first step, and locally competitive algorithm."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, check_step_size
 from csc_nets.functional.problem import SAFETY, Problem
 from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.pursuits.loop import run
@@ -27,12 +26,11 @@ class PriorISTA(Pursuit):
 
     count: int = 1
     step_size: float | None = None
+    takes_step_size = False  # of a layer: it has its own
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "count", as_count(self.count))
-        eta = self.step_size
-        if eta is not None and (isinstance(eta, bool) or not isinstance(eta, int | float) or not 0 < eta < math.inf):
-            raise ValueError(f"step_size must be a finite number > 0 or None, got {eta!r}")
+        check_step_size(self.step_size)
 
     @property
     def single_gain(self) -> float | None:  # type: ignore[override]

@@ -47,6 +47,7 @@ class SupportSelection(Penalty):
 
     penalty: Penalty
     share: float
+    takes_step_size = False
 
     @property
     def nonneg(self) -> bool:  # type: ignore[override]

@@ -33,6 +33,7 @@ class Threshold(Pursuit):
     r"""One step of size 1, :math:`\mathrm{prox}_\lambda(D^T x)`: the forward pass of a CNN layer."""
 
     single_gain = 1.0
+    takes_step_size = False
 
     def __repr__(self) -> str:
         return "Threshold()"
