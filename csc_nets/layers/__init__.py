@@ -6,6 +6,7 @@ from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
+from csc_nets.layers.multi_layer_pursuits import MultiLayerPursuit, register_multi_layer_pursuit
 from csc_nets.layers.options import CodingOptions
 from csc_nets.layers.pooled_csc import PooledCSC2d
 from csc_nets.layers.scattering import Scattering2d
@@ -27,11 +28,13 @@ __all__ = [
     "Dictionary2d",
     "Dictionary3d",
     "MultiLayerCSC",
+    "MultiLayerPursuit",
     "PooledCSC2d",
     "Scattering2d",
     "SparseCoding",
     "SparsePriorConv2d",
     "encode",
     "encode_tiles",
+    "register_multi_layer_pursuit",
     "synthesize_tiles",
 ]

@@ -12,34 +12,26 @@ from csc_nets.functional import (
     Cascade,
     ConvGeometry,
     HardThreshold,
-    Lateral,
     NonnegativeL1,
-    Pair,
     Penalty,
     Problem,
     Step,
-    advance,
     as_weight,
-    run,
-    stop_rule,
 )
 from csc_nets.functional.checks import check_tol, errors_of
 from csc_nets.functional.inputs import as_batch, check_code, check_lam
-from csc_nets.functional.problem import SAFETY, align
+from csc_nets.functional.problem import SAFETY
 from csc_nets.functional.pursuits.coupled import CoupledProblem
-from csc_nets.functional.pursuits.proximal_gradient import extrapolations
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary
 from csc_nets.layers.leaf import leaf
+from csc_nets.layers.multi_layer_pursuits import MultiLayerPursuit, as_multi_layer_pursuit
 from csc_nets.layers.options import step_sizes
 from csc_nets.layers.saving import Savable
 
 __all__ = ["MultiLayerCSC"]
 
-LAYERED = ("layered_thresholding", "layered_iterative_thresholding", "layered_basis_pursuit")
 _PENALTIES: dict[str, Penalty] = {"nonneg": NonnegativeL1(), "soft": L1(), "hard": HardThreshold()}
-TOGETHER = ("ml_ista", "ml_fista", "ml_lista")
-PURSUITS = (*LAYERED, *TOGETHER, "all_free")
 Lam = float | Tensor | Sequence[float | Tensor]
 
 
@@ -50,7 +42,7 @@ class MultiLayerCSC(Savable):
               \qquad \text{every } \Gamma_i \text{ sparse}
 
     (Papyan, Romano, Elad, `Convolutional Neural Networks Analyzed via Convolutional Sparse Coding
-    <https://arxiv.org/abs/1607.08194>`_), by one of seven pursuits. With :math:`\Gamma_0 = x`, step sizes
+    <https://arxiv.org/abs/1607.08194>`_), by one of these pursuits. With :math:`\Gamma_0 = x`, step sizes
     :math:`\eta_i` and thresholds :math:`t_i`:
 
     - ``"layered_thresholding"``: :math:`\Gamma_i = P_{t_i}(\eta_i D_i^T \Gamma_{i-1})`, the forward pass of a CNN.
@@ -80,7 +72,7 @@ class MultiLayerCSC(Savable):
 
     Args:
         dictionaries: from the signal to the deepest code; the atoms of one are the channels of the next.
-        pursuit: see above.
+        pursuit: one of these names, or a :class:`~csc_nets.layers.MultiLayerPursuit` of your own.
         steps: unfoldings after the first thresholding, at least 0.
         lam: sparsity weight :math:`\lambda`: a number, or one for each layer (a number or a weight per atom).
         bias: learn :math:`b_i`, one per atom, of any sign, starting at 0; not for ``prox="hard"``. With ``"soft"`` a
@@ -114,7 +106,7 @@ class MultiLayerCSC(Savable):
         self,
         dictionaries: Sequence[Dictionary],
         *,
-        pursuit: str = "ml_fista",
+        pursuit: str | MultiLayerPursuit = "ml_fista",
         steps: int = 6,
         lam: Lam = 0.1,
         bias: bool = False,
@@ -124,8 +116,8 @@ class MultiLayerCSC(Savable):
         tol: float | None = None,
     ) -> None:
         super().__init__()
-        if pursuit not in PURSUITS:
-            raise ValueError(f"MultiLayerCSC: pursuit must be one of {', '.join(PURSUITS)}, got {pursuit!r}")
+        with errors_of("MultiLayerCSC"):
+            self._pursuit = as_multi_layer_pursuit(pursuit)
         axes = {_axes(d) if isinstance(d, Dictionary) else None for d in dictionaries}
         if len(axes) != 1 or None in axes:
             names = ", ".join(type(d).__name__.removeprefix("Parametrized") for d in dictionaries)
@@ -133,12 +125,11 @@ class MultiLayerCSC(Savable):
         if learn_step and step_size is None:
             raise ValueError("MultiLayerCSC: learn_step=True needs a step_size to start from")
         Cascade(dictionaries)  # refuses layers that do not fit
-        self._pursuit = pursuit
         self.steps = steps
         self.dictionaries = nn.ModuleList(dictionaries)
-        self.feedforward = nn.ModuleList(_fresh(dictionaries) if pursuit == "ml_lista" else [])
+        self.feedforward = nn.ModuleList(_fresh(dictionaries) if self._pursuit.feedforward else [])
         self.sets = nn.ModuleList(
-            nn.ModuleList(_fresh(dictionaries)) for _ in range(steps if pursuit == "all_free" else 0)
+            nn.ModuleList(_fresh(dictionaries)) for _ in range(steps if self._pursuit.untied else 0)
         )
         # One bias a layer, and one more for each further set of dictionaries.
         widths = [d.out_channels for d in dictionaries] * (1 + len(self.sets))
@@ -187,8 +178,8 @@ class MultiLayerCSC(Savable):
 
     @property
     def pursuit(self) -> str:
-        """The pursuit. It cannot be changed, because the layer was built for it."""
-        return self._pursuit
+        """The name of the pursuit. It cannot be changed, because the layer was built for it."""
+        return self._pursuit.registered_name or repr(self._pursuit)
 
     @property
     def steps(self) -> int:
@@ -197,11 +188,12 @@ class MultiLayerCSC(Savable):
 
     @steps.setter
     def steps(self, steps: int) -> None:
-        least = 1 if self.pursuit == "layered_iterative_thresholding" else 0
+        least = self._pursuit.least_steps
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < least:
             raise ValueError(f"MultiLayerCSC: steps must be an int >= {least} for {self.pursuit}, got {steps!r}")
-        if hasattr(self, "sets") and self.pursuit == "all_free" and steps != len(self.sets):
-            raise ValueError(f"MultiLayerCSC: all_free has dictionaries for {len(self.sets)} steps, got steps={steps}")
+        if hasattr(self, "sets") and self._pursuit.untied and steps != len(self.sets):
+            count = len(self.sets)
+            raise ValueError(f"MultiLayerCSC: {self.pursuit} has dictionaries for {count} steps, got steps={steps}")
         self._steps = steps
 
     @property
@@ -213,7 +205,7 @@ class MultiLayerCSC(Savable):
     def prox(self, prox: str) -> None:
         if prox not in _PENALTIES:
             raise ValueError(f"MultiLayerCSC: prox must be 'nonneg', 'soft' or 'hard', got {prox!r}")
-        if prox == "hard" and self.pursuit != "layered_thresholding":
+        if prox == "hard" and not self._pursuit.hard:
             raise ValueError(f"MultiLayerCSC: prox='hard' is for layered_thresholding, got pursuit={self.pursuit!r}")
         if len(self.biases) and prox == "hard":
             raise ValueError(f"MultiLayerCSC: bias=True needs prox='nonneg' or 'soft', got {prox!r}")
@@ -229,7 +221,7 @@ class MultiLayerCSC(Savable):
         with errors_of("MultiLayerCSC"):
             check_tol(tol)
         sized = any(size is not None for size in self.step_size)
-        if tol is not None and (self.pursuit != "layered_basis_pursuit" or len(self.biases) or sized):
+        if tol is not None and (not self._pursuit.tolerant or len(self.biases) or sized):
             raise ValueError(
                 "MultiLayerCSC: tol is a number > 0 for pursuit='layered_basis_pursuit' without bias or step_size, "
                 f"got {tol!r}"
@@ -345,88 +337,36 @@ class MultiLayerCSC(Savable):
             counts = [w.shape[0] for w in weights if isinstance(w, Tensor) and w.ndim == x.ndim]
             if x.shape[0] == 1 and any(n != 1 for n in counts):  # one signal with the weights of several samples
                 x = x.expand(max(counts), *x.shape[1:])
-        if self.pursuit in LAYERED:
-            return self._layered(x, weights)
-        return self._untied(x, weights) if self.pursuit == "all_free" else self._together(x, weights)
+        return self._pursuit.codes(self, x, weights)
 
     def _set(self, entry: int) -> Any:
         return self.dictionaries if entry == 0 else self.sets[entry - 1]
 
-    def _read(self, entry: int = 0) -> list[Any]:
+    def operators(self, entry: int = 0) -> list[Any]:
         """The operators of a set of dictionaries (0 is the first one), read once."""
         return [dictionary.track() for dictionary in self._set(entry)]
 
-    def _step_size(self, i: int, operator: Any, signal_size: Sequence[int]) -> Tensor:
-        """Step size of layer ``i``."""
+    def step_size_of(self, i: int, operator: Any, signal_size: Sequence[int]) -> Tensor:
+        """Step size of layer ``i`` for signals of this size."""
         given: Tensor | None = getattr(self, f"step_size_{i}")
         if given is not None:
             return given.view(())
-        if self.pursuit == "layered_thresholding":
+        if self._pursuit.unit_step:
             return torch.ones_like(self.dictionaries[i].lipschitz)
         bound: Tensor = operator.bound(signal_size)
         return SAFETY / bound
 
-    def _row(self, i: int, eta: Tensor, operator: Any = None, entry: int = 0) -> Step:
+    def row(self, i: int, eta: Tensor, operator: Any = None, entry: int = 0) -> Step:
         """A step of layer ``i`` with the biases of a set of dictionaries."""
         eta = eta.expand(self.dictionaries[i].out_channels)  # one for each atom is folded into the filters
         if not len(self.biases):
             return Step(eta, operator=operator)
         return Step(eta, shift=-self.biases[entry * len(self.dictionaries) + i], operator=operator)
 
-    def _problem(self, x: Tensor, operator: Any, lam: float | Tensor, **more: Any) -> Problem:
+    def problem(self, x: Tensor, operator: Any, lam: float | Tensor, **more: Any) -> Problem:
+        """The problem of one layer; of a layer above another one with the ``lower`` problem and its ``row``."""
         kind = CoupledProblem if more else Problem
         return kind(x, operator, lam, penalty=_PENALTIES[self.prox], check=False, **more)
-
-    def _layered(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        codes: list[Tensor] = []
-        count = {"layered_thresholding": 1, "layered_iterative_thresholding": self.steps}.get(
-            self.pursuit, self.steps + 1
-        )
-        for i, operator in enumerate(self._read()):
-            problem = self._problem(x, operator, lam[i])
-            rows, stop = [self._row(i, self._step_size(i, operator, problem.size))] * count, None
-            if self.tol is not None:
-                stop = stop_rule(problem, self.tol)
-                rows = [row.with_momentum(beta, beta) for row, beta in zip(rows, extrapolations(count), strict=True)]
-            x = run(problem, rows, stop=stop)
-            codes.append(x)
-        return codes
-
-    def _together(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        """ML-ISTA, ML-FISTA and ML-LISTA: the table of the deepest layer; its signal is a row of the layer below."""
-        sizes = [tuple(x.shape[2:]), *self.dictionary.sizes(x.shape[2:])]
-        problem: Problem | None = None
-        row = None
-        scale = x.new_ones((), dtype=self.dictionaries[0].lipschitz.dtype)
-        laterals = [dictionary.track() for dictionary in self.feedforward] or [None] * len(lam)
-        for i, (operator, feedforward) in enumerate(zip(self._read(), laterals, strict=True)):
-            eta = self._step_size(i, operator, sizes[i])
-            weight = scale * align(torch.as_tensor(lam[i], dtype=scale.dtype, device=x.device), x.ndim)
-            chosen = operator if feedforward is None else Lateral(feedforward, feedforward, operator)
-            if problem is None:
-                problem = self._problem(x, chosen, weight)
-            else:  # only the shape of this signal is used
-                like = x.new_zeros(()).expand(x.shape[0], self.dictionaries[i].in_channels, *sizes[i])
-                problem = self._problem(like, chosen, weight, lower=problem, row=row)
-            row, scale = self._row(i, eta), scale * eta
-        assert problem is not None and row is not None
-        betas = extrapolations(self.steps + 1) if self.pursuit == "ml_fista" else [0.0] * (self.steps + 1)
-        deepest = run(problem, [row.with_momentum(beta, beta) for beta in betas])
-        return [*getattr(problem, "codes", ()), deepest]
-
-    def _untied(self, x: Tensor, lam: Sequence[float | Tensor]) -> list[Tensor]:
-        codes: list[Tensor] = []
-        before: list[Any] = []
-        for entry in range(1 + len(self.sets)):
-            below, now = x, self._read(entry)
-            for i, operator in enumerate(now):
-                eta = self._step_size(i, operator, below.shape[2:])
-                pair = Pair(operator, before[i]) if before else None
-                problem = self._problem(below, operator, lam[i])
-                below = advance(problem, self._row(i, eta, pair, entry), codes[i] if before else None)
-                codes[i:] = [below, *codes[i + 1 :]]
-            before = now
-        return codes
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`.
@@ -434,19 +374,14 @@ class MultiLayerCSC(Savable):
         The dictionaries are those that computed the codes last: the last set of ``"all_free"``, and ``feedforward`` for
         ``"ml_lista"`` without steps.
         """
-        once = self.steps == (1 if self.pursuit == "layered_iterative_thresholding" else 0)
-        dictionaries = self.dictionaries
-        if self.pursuit == "all_free" and self.steps:
-            dictionaries = self.sets[-1]
-        elif self.pursuit == "ml_lista" and once:
-            dictionaries = self.feedforward
+        dictionaries = self._pursuit.last(self)
         found: list[CodedStep] = []
         signal, single = self._batch(x)
         codes = self._codes(signal, arguments.get("lam"), single)
         for i, (dictionary, code) in enumerate(zip(dictionaries, codes, strict=True)):
             gain = None
-            if once or self.pursuit == "layered_thresholding":
-                gain = self._step_size(i, self.dictionaries[i], signal.shape[2:])
+            if self._pursuit.rows(self.steps) == 1:
+                gain = self.step_size_of(i, self.dictionaries[i], signal.shape[2:])
             geometry = getattr(dictionary, "geometry", None) or ConvGeometry.create(0, ())
             last = i == len(self.dictionaries) - 1
             found.append(CodedStep(signal, dictionary.weight, geometry, code, gain, f"[{i}]", returned=last))
@@ -463,12 +398,12 @@ class MultiLayerCSC(Savable):
                 threshold = scale * self.lam[i].double().cpu().expand(dictionary.out_channels)
                 eta: Any = getattr(self, f"step_size_{i}")
                 if eta is None:
-                    eta = 1.0 if self.pursuit == "layered_thresholding" else SAFETY / dictionary.lipschitz
+                    eta = 1.0 if self._pursuit.unit_step else SAFETY / dictionary.lipschitz
                 eta = torch.as_tensor(eta).double().cpu().view(())
                 if len(self.biases):
                     threshold = threshold - self.biases[entry * depth + i].double().cpu() / eta
                     threshold = threshold.clamp_min(0) if self.prox == "soft" else threshold
-                if self.pursuit in TOGETHER:  # the gradient passes the steps of the layers below
+                if self._pursuit.coupled:  # the gradient passes the steps of the layers below
                     scale = scale * eta
                 found[str(i) if entry == 0 else f"sets.{entry - 1}.{i}"] = threshold
         return found
@@ -495,7 +430,8 @@ class MultiLayerCSC(Savable):
         return value[0] if single else value
 
     def extra_repr(self) -> str:
-        text = f"pursuit={self.pursuit!r}" + ("" if self.pursuit == "layered_thresholding" else f", steps={self.steps}")
+        counts = self._pursuit.rows(1) != self._pursuit.rows(2)
+        text = f"pursuit={self.pursuit!r}" + (f", steps={self.steps}" if counts else "")
         if self.prox != "nonneg":
             text += f", prox={self.prox!r}"
         return text + (f", tol={self.tol}" if self.tol is not None else "")

@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from csc_nets.layers import Dictionary2d, MultiLayerCSC
+from csc_nets.layers.multi_layer_pursuits import as_multi_layer_pursuit
 from csc_nets.models.csc_autoencoder import per_stage
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import register_model
@@ -56,7 +57,7 @@ class MLCSC(ImageClassifier):
         input_size: int = 28,
     ) -> None:
         shapes = _shapes(in_chans, widths, kernel_size, stride, padding)
-        tied = pursuit not in ("ml_lista", "all_free")
+        rule = as_multi_layer_pursuit(pursuit)
         layer = MultiLayerCSC(
             [Dictionary2d(*shape, unit_norm=False) for shape in shapes],
             pursuit=pursuit,
@@ -64,7 +65,7 @@ class MLCSC(ImageClassifier):
             lam=lam,
             bias=True,
             step_size=1.0,
-            learn_step=tied,
+            learn_step=not (rule.feedforward or rule.untied),
         )
         # The published one: step sizes of 1 are then far below 2 / L.
         for dictionary in layer.modules():

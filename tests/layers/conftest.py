@@ -19,7 +19,7 @@ from csc_nets.layers import (
     SparsePriorConv2d,
 )
 from csc_nets.layers.effective import EffectiveCSC2d
-from csc_nets.layers.multi_layer import PURSUITS
+from csc_nets.layers.multi_layer_pursuits import multi_layer_pursuits
 
 
 def image_layer(**options) -> CSC2d:
@@ -65,7 +65,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "scattering": (lambda: Scattering2d(2, 2, input_size=16), (2, 1, 16, 16)),
     **{
         pursuit: (lambda pursuit=pursuit: MultiLayerCSC(pair(), pursuit=pursuit, steps=2, bias=True), IMAGES)
-        for pursuit in PURSUITS
+        for pursuit in multi_layer_pursuits()
     },
 }
 

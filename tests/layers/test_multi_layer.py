@@ -10,8 +10,10 @@ from torch.nn.functional import conv2d, conv_transpose2d, relu
 
 from csc_nets.functional import fista, thresholding
 from csc_nets.layers import CSC2d, DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d, MultiLayerCSC
-from csc_nets.layers.multi_layer import PURSUITS
+from csc_nets.layers.multi_layer_pursuits import MLISTA, multi_layer_pursuits, register_multi_layer_pursuit
+from csc_nets.models import create_model
 
+PURSUITS = multi_layer_pursuits()
 STRIDES = (2, 2, 1)
 LAM = [0.1, 0.05]
 
@@ -344,7 +346,7 @@ def test_bounds_of_all_dictionaries_follow_their_weights_in_training(pursuit):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"pursuit": "omp"}, "pursuit must be one of layered_thresholding"),
+        ({"pursuit": "omp"}, "MultiLayerCSC: multi-layer pursuit must be one of all_free, .*got 'omp'"),
         ({"steps": -1}, "steps must be an int >= 0 for ml_fista, got -1"),
         ({"pursuit": "layered_iterative_thresholding", "steps": 0}, "steps must be an int >= 1"),
         ({"prox": "relu"}, "prox must be"),
@@ -363,6 +365,26 @@ def test_bounds_of_all_dictionaries_follow_their_weights_in_training(pursuit):
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         MultiLayerCSC(stack(), **options)
+
+
+def test_a_pursuit_of_ones_own():
+    """Three lines make ML-FISTA of ML-ISTA; a name makes it usable from networks."""
+
+    @register_multi_layer_pursuit("constant_momentum")
+    class ConstantMomentum(MLISTA):
+        def extrapolations(self, count):
+            return [0.0, 0.0, (5**0.5 - 1) / (1 + 7**0.5)][:count]  # unlike FISTA's third weight
+
+    x, dictionaries = torch.rand(2, 1, 28, 28, dtype=torch.float64), stack(True)
+    codes = {
+        pursuit: MultiLayerCSC(dictionaries, pursuit=pursuit, steps=2, lam=0.01).eval()(x)
+        for pursuit in (ConstantMomentum(), "constant_momentum", "ml_ista", "ml_fista")
+    }
+    own, named, ista, fista = codes.values()
+    assert torch.equal(own, named) and not torch.allclose(own, ista) and not torch.allclose(own, fista)
+    network = create_model("ml_csc_mnist", pursuit="constant_momentum", steps=1)
+    assert network(torch.rand(2, 1, 28, 28)).shape == (2, 10)
+    assert network.stages[0].pursuit == "constant_momentum"
 
 
 def test_bad_signals_are_refused():
