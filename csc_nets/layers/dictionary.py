@@ -1,6 +1,6 @@
 """Dictionaries as modules: atoms, analysis, synthesis, and the spectral bound that sets the step size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,10 +8,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from csc_nets.functional import ConvGeometry, Convolution, Matrix, largest_eigenpair, power_step, unit_norm
+from csc_nets.functional import ConvGeometry, Convolution, Matrix, unit_norm
 from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.operators.convolution import synthesize
+from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.functional.operators.geometry import atom_norm
+from csc_nets.layers.read_only import read_only
+from csc_nets.layers.spectral_bound import (
+    FALL_LOOSE,
+    FAR,
+    SAME,
+    SpectralBound,
+    State,
+    flat,
+    follow,
+    keep_up,
+    keep_up_compiled,
+    lanczos,
+    noise,
+    watch_loading,
+)
 
 __all__ = [
     "ConvDictionary",
@@ -58,12 +74,16 @@ class UnitNorm(nn.Module):
         return weight.clone()  # training must not write into the tensor that a user assigned
 
 
-class Dictionary(nn.Module):
-    """Atoms, their spectral bound and its upkeep. Subclasses give analysis and synthesis for given weights."""
+class Dictionary(SpectralBound):
+    """Atoms, their spectral bound and its upkeep. Subclasses give analysis and synthesis for given weights.
+
+    Set atoms with ``dictionary.set_atoms(W)`` or ``dictionary.weight = W``. What reading ``weight`` gives is computed,
+    unless the dictionary was built with ``unit_norm=False``: writing into it is refused, because it would be lost.
+    """
 
     weight: Tensor
     direction: Tensor
-    lipschitz: Tensor
+    scan: Tensor
     # Whether a part of a signal may have another bound, and so another code, than the whole.
     bound_depends_on_size = False
 
@@ -71,15 +91,71 @@ class Dictionary(nn.Module):
         super().__init__()
         # Reading ``weight`` normalises the atoms, so sizes are kept beside it.
         self.out_channels, self.in_channels = weight.shape[:2]
-        self.weight = nn.Parameter(weight)
+        self.register_parameter("weight", nn.Parameter(weight))
         if unit_norm:
-            parametrize.register_parametrization(self, "weight", UnitNorm())
+            self.parametrize_weight(UnitNorm())
         # A signal on which the power method runs, and the bound it has reached: in buffers, so that a checkpoint
         # holds all that inference needs.
         self.register_buffer("direction", weight.new_zeros(1, weight.shape[1], *probe_size))
         self.register_buffer("lipschitz", weight.new_ones(()))
+        # Not in checkpoints: whether a bound is that of the atoms beside it is looked at, and not believed.
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        self.register_buffer("seen", weight.new_full((len(weight),), torch.nan, dtype=wide), persistent=False)
+        self.register_buffer("scan", torch.zeros_like(self.direction, dtype=wide), persistent=False)
+        watch_loading(self)
         self.reset_parameters()
 
+    def parametrize_weight(self, parametrization: nn.Module) -> None:
+        """Has the atoms computed from a trained tensor, and refuses writes into what is computed."""
+        parametrize.register_parametrization(self, "weight", parametrization)
+        made = type(self)  # a class of this module alone
+        if "_atoms" not in vars(made):
+            computed = vars(made)["weight"]
+            made._atoms = computed  # type: ignore[method-assign]
+            made.weight = property(lambda self: read_only(computed.fget(self)), computed.fset)  # type: ignore[assignment]
+
+    @property
+    def _atoms(self) -> Tensor:
+        return self.weight
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "weight" or not isinstance(value, Tensor):
+            super().__setattr__(name, value)
+        elif isinstance(value, nn.Parameter) and not parametrize.is_parametrized(self, "weight"):
+            self._check_atoms(value)
+            super().__setattr__(name, value)
+            self.settle()
+        else:
+            self.set_atoms(value)
+
+    @torch.no_grad()
+    def set_atoms(self, atoms: Tensor) -> None:
+        """Puts atoms of one's own in place of the dictionary's, scaled to unit norm where it keeps them so.
+
+        The next forward pass codes with them, in training and in evaluation.
+
+        Args:
+            atoms: ``(M, C, *K)`` as :attr:`weight`. They are copied into the trained tensor.
+
+        Raises:
+            ValueError: another shape, or values that are not finite.
+        """
+        self._check_atoms(atoms)
+        value, trained = atoms.detach(), self.weight
+        if parametrize.is_parametrized(self, "weight"):
+            chain: Any = self.parametrizations.weight  # type: ignore[union-attr]
+            for parametrization in reversed(chain):
+                value = parametrization.right_inverse(value)
+            trained = chain.original
+        trained.copy_(value)
+        self.settle()
+
+    def _check_atoms(self, atoms: Tensor) -> None:
+        shape = tuple(self.weight.shape)
+        if tuple(atoms.shape) != shape or not (atoms.is_meta or bool(atoms.isfinite().all())):
+            raise ValueError(f"atoms must be finite and of shape {shape}, got {tuple(atoms.shape)}")
+
+    @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draws atoms uniformly on the sphere, and computes the spectral bound afresh.
 
@@ -89,7 +165,9 @@ class Dictionary(nn.Module):
         free = not parametrize.is_parametrized(self)
         weight = self.get_parameter("weight" if free else "parametrizations.weight.original")
         nn.init.normal_(weight)
-        weight.data.copy_(unit_norm(weight.data))
+        weight.copy_(unit_norm(weight))
+        if not weight.is_meta:
+            self.scan.copy_(noise(self.scan.shape, self.scan.dtype, self.scan.device))
         self.refresh()
 
     def analysis(
@@ -100,52 +178,51 @@ class Dictionary(nn.Module):
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         raise NotImplementedError
 
-    def read(self) -> Any:
-        """The dictionary with its atoms read once, as an operator."""
-        return self._operator(self.weight)
+    @property
+    def _spectral_geometry(self) -> ConvGeometry | None:
+        """The geometry on whose signals the bound is measured; None for a matrix."""
+        return None
 
-    def track(self) -> Any:
-        """:meth:`read` for a forward pass: in training the bound follows the atoms by one step."""
-        weight = self.weight
-        self.update_lipschitz(weight)
-        return self._operator(weight)
+    def _values(self) -> tuple[Tensor, ...]:
+        return (self.lipschitz,)
 
-    def _operator(self, weight: Tensor) -> Any:
-        raise NotImplementedError
+    def _sized(self, values: tuple[Tensor, ...], signal_size: Sequence[int]) -> Tensor:
+        return values[0].clamp_min(torch.finfo(values[0].dtype).tiny)
 
-    def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
-        """``D D^T signal`` for given atoms."""
-        raise NotImplementedError
+    def _loose(self, weight: Tensor) -> Tensor:
+        return weight.square().sum()
 
-    @torch.no_grad()
-    def refresh(self) -> None:
-        """Computes the spectral bound from scratch. Needed only after atoms were set by hand in evaluation mode."""
-        if self.direction.is_meta:
-            return
-        # Half precision has no eigenvalue solver and too few digits for Lanczos.
-        weight = self.weight.float() if self.weight.dtype in (torch.float16, torch.bfloat16) else self.weight
-        start = torch.randn(self.direction.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        direction, value = largest_eigenpair(lambda u: self._probe(u, weight), start.to(weight), 16)
+    def _measure(self, weight: Tensor) -> None:
+        direction, value = lanczos(weight, self.direction, self._spectral_geometry)
         self.direction.copy_(direction)
         self.lipschitz.copy_(value)
 
-    @torch.no_grad()
-    def update_lipschitz(self, weight: Tensor) -> None:
-        """One warm-started power step on ``weight`` in training mode; nothing in evaluation.
+    def _state(self, weight: Tensor) -> State:
+        # A module from the meta device, whose other buffers were assigned from a state dict.
+        if self.seen.device != weight.device or self.scan.device != weight.device:
+            self._remember(torch.full_like(fingerprint(weight), torch.nan))
+            self.scan = noise(self.direction.shape, self.scan.dtype, weight.device)
+        return State(self.seen, self.direction, self.scan, self.lipschitz)
 
-        Tensors only: no value is read back from an accelerator.
-        """
-        if not self.training:
-            return
-        with torch.autocast(weight.device.type, enabled=False):
-            direction, value = power_step(lambda u: self._probe(u, weight.detach()), self.direction)
-        # All-zero or broken atoms leave no direction to go on from: keep the last one.
-        self.direction.copy_(torch.where(value > 0, direction, self.direction))
-        self.lipschitz.copy_(torch.where(value > 0, value, self.lipschitz))
+    def _keep_up(self, weight: Tensor, training: bool) -> None:
+        keep_up(weight, self._state(weight), self._spectral_geometry, training)
 
-    def bound(self, signal_size: Sequence[int]) -> Tensor:
-        r"""Bound of :math:`\|D\|^2` on signals of this spatial size, 0-d; what step sizes are made from."""
-        return self.lipschitz.clamp_min(torch.finfo(self.lipschitz.dtype).tiny)
+    def _keep_up_compiled(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
+        geometry = flat(self._spectral_geometry)
+        keep_up_compiled(weight, self.seen, self.direction, self.scan, self.lipschitz, *geometry, training)
+        return (self.lipschitz,)
+
+    def _keep_up_blindly(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
+        now, loose = fingerprint(weight), self._loose(weight).to(self.lipschitz)
+        change, last = moved(now, self.seen.to(now)), self.lipschitz.clone()
+        if not training:
+            known = change <= SAME + 4 * torch.finfo(self.seen.dtype).eps
+            return (torch.where(known, last, loose),)
+        follow(weight, State(self.seen, self.direction, self.scan, self.lipschitz), self._spectral_geometry)
+        value = torch.maximum(self.lipschitz, FALL_LOOSE * last)
+        self.lipschitz.copy_(torch.where(change <= FAR, value, loose.where(loose > 0, last)))
+        self.seen.copy_(torch.where(now.isfinite(), now, self.seen))
+        return (self.lipschitz,)
 
     def __repr__(self) -> str:
         return f"{self._get_name()}({self.extra_repr()})"
@@ -180,21 +257,18 @@ class DenseDictionary(Dictionary):
             raise ValueError(f"DenseDictionary: in_features and atoms must be positive, got {in_features}, {atoms}")
         super().__init__(torch.empty(atoms, in_features, device=device, dtype=dtype), (), unit_norm)
 
-    def _operator(self, weight: Tensor) -> Matrix:
-        return Matrix(weight, self.bound)
-
-    def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
-        return F.linear(signal, weight) @ weight
+    def _operator(self, weight: Tensor, bound: Callable[[Sequence[int]], Tensor]) -> Matrix:
+        return Matrix(weight, bound)
 
     def analysis(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, exact: bool = True
     ) -> Tensor:
         """Correlations of signals ``(..., F)`` with the atoms (or with ``weight``), plus a bias per atom."""
-        return F.linear(x, self.weight if weight is None else weight, bias)
+        return F.linear(x, self._atoms if weight is None else weight, bias)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         """Combination of atoms (or of ``weight``) with the coefficients ``(..., M)``. ``output_size`` is ignored."""
-        return z @ (self.weight if weight is None else weight)
+        return z @ (self._atoms if weight is None else weight)
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}"
@@ -255,16 +329,19 @@ class ConvDictionary(Dictionary):
         self.geometry, self._probe_geometry = geometry, probe_geometry
         super().__init__(weight, probe_size, unit_norm)
 
-    def bound(self, signal_size: Sequence[int]) -> Tensor:
-        overlap = self.geometry.overlap(signal_size)
-        return super().bound(signal_size) if overlap == 1 else super().bound(signal_size) * overlap
+    @property
+    def _spectral_geometry(self) -> ConvGeometry:
+        return self._probe_geometry
 
-    def _operator(self, weight: Tensor) -> Convolution:
-        return Convolution(weight, self.geometry, self.bound)
+    def _sized(self, values: tuple[Tensor, ...], signal_size: Sequence[int]) -> Tensor:
+        whole, overlap = super()._sized(values, signal_size), self.geometry.overlap(signal_size)
+        return whole if overlap == 1 else whole * overlap
 
-    def _probe(self, signal: Tensor, weight: Tensor) -> Tensor:
-        code = self._probe_geometry.analysis(signal, weight)
-        return self._probe_geometry.synthesis(code, weight, signal.shape[2:])
+    def _loose(self, weight: Tensor) -> Tensor:
+        return super()._loose(weight) * self.geometry.crowding()
+
+    def _operator(self, weight: Tensor, bound: Callable[[Sequence[int]], Tensor]) -> Convolution:
+        return Convolution(weight, self.geometry, bound)
 
     def analysis(
         self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, *, exact: bool = True
@@ -273,11 +350,11 @@ class ConvDictionary(Dictionary):
 
         ``exact`` is explained at :meth:`ConvGeometry.analysis <csc_nets.functional.ConvGeometry.analysis>`.
         """
-        return self.geometry.analysis(x, self.weight if weight is None else weight, bias, exact=exact)
+        return self.geometry.analysis(x, self._atoms if weight is None else weight, bias, exact=exact)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code ``(N, M, *S')``; see :meth:`ConvGeometry.signal_size` for None."""
-        return synthesize(z, self.weight if weight is None else weight, self.geometry, output_size)
+        return synthesize(z, self._atoms if weight is None else weight, self.geometry, output_size)
 
     def extra_repr(self) -> str:
         g = self.geometry

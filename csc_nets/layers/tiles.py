@@ -170,7 +170,7 @@ def tile_bytes(layer: nn.Module, x: Tensor, tile: Sequence[int]) -> int:
     sizes = _sizes(layers, x)
     centre = [slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(sizes[-1], tile, strict=True)]
     bytes_of_stage = []
-    for stage, (windows, _) in zip(layers, _plan(layers, sizes, centre), strict=True):
+    for stage, (windows, _, _) in zip(layers, _plan(layers, sizes, centre), strict=True):
         signal = [w.stop - w.start for w in windows]
         numbers = SIGNALS * stage.dictionary.in_channels * math.prod(signal)
         numbers += CODES * stage.dictionary.out_channels * math.prod(stage.dictionary.geometry.code_size(signal))
@@ -214,11 +214,12 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
     return [layer]
 
 
-Plan = list[tuple[list[Window], list[slice]]]
+Plan = list[tuple[list[Window], list[slice], tuple[int, ...]]]
 
 
 def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: Sequence[slice]) -> Plan:
-    """What every layer of a chain is shown and which positions of its code are kept, for those wanted of the last."""
+    """What every layer of a chain is shown, which positions of its code are kept, for those wanted of the last, and the
+    size of its whole signal."""
     plan: Plan = []
     for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
         steps = layer.steps or 1
@@ -226,7 +227,7 @@ def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: S
         windows = [
             window(geometry, i, n, steps, w.start, w.stop) for i, (n, w) in enumerate(zip(size, wanted, strict=True))
         ]
-        plan.insert(0, (windows, list(wanted)))
+        plan.insert(0, (windows, list(wanted), size))
         wanted = [slice(w.start, w.stop) for w in windows]
     return plan
 
@@ -243,9 +244,10 @@ def _code(
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     for module in modules:
         if isinstance(module, ConvCSC):
-            windows, kept = next(stages)
+            windows, kept, whole = next(stages)
             code = code.clone(memory_format=layout)
-            code = module(code, lam=_weight(lam, module, batch, windows, code), mask=missing)
+            with module.dictionary.bound_as_of(whole):  # a small tile may have another step size
+                code = module(code, lam=_weight(lam, module, batch, windows, code), mask=missing)
             missing = None
             for axis, (w, k) in enumerate(zip(windows, kept, strict=True), start=2):
                 code = code.narrow(axis, w.skip, k.stop - k.start)
