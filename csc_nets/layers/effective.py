@@ -145,17 +145,17 @@ class EffectiveDictionary2d(Dictionary2d):
 
     def _keep_up(self, weight: Tensor, training: bool) -> None:
         now = fingerprint(weight)
-        known = moved(now, self.seen.to(now)) <= SAME
-        if training or not bool(known):
+        if training or not bool(moved(now, self.seen.to(now)) <= SAME):
             self._follow(weight, now)
-        if not training:
-            for factor in self.dictionaries:
-                factor.settle()  # type: ignore[operator]
+        for factor in self.dictionaries:  # other pursuits may take them on their own
+            factor.update_lipschitz(factor._atoms, training)  # type: ignore[operator, arg-type]
 
     def _keep_up_blindly(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
         now = fingerprint(weight)
         if training:
             self._follow(weight, now)
+            for factor in self.dictionaries:
+                factor.update_lipschitz(factor._atoms, training)  # type: ignore[operator, arg-type]
             return self._values()
         known, square = moved(now, self.seen.to(now)) <= SAME, weight.square().sum()
         loose = square * self.geometry.crowding(), square
@@ -163,11 +163,9 @@ class EffectiveDictionary2d(Dictionary2d):
 
     def _follow(self, weight: Tensor, now: Tensor) -> None:
         """Computes the bounds afresh, in training too: a product of sparse factors can change much in one step, which a
-        power step would lag behind. The factors, which other pursuits may take on their own, make such a step each."""
+        power step would lag behind."""
         self._keep_bounds(weight)
         self._remember(torch.where(now.isfinite(), now, self.seen.to(now)))
-        for factor in self.dictionaries:
-            factor.update_lipschitz(factor._atoms)  # type: ignore[operator, arg-type]
 
     def _keep_bounds(self, weight: Tensor) -> None:
         # Half precision has no eigenvalue solver.

@@ -212,13 +212,15 @@ class State:
     """The buffers of a dictionary's bound.
 
     Args:
-        seen: fingerprint of the atoms that were last looked at from scratch.
+        seen: fingerprint of the atoms that the bound is for.
+        reference: fingerprint of the atoms whose bound was last computed from scratch.
         direction: signal near the top eigenvector.
         scan: signal whose parts at all frequencies follow the top eigenvectors there.
         lipschitz: the bound.
     """
 
     seen: Tensor
+    reference: Tensor
     direction: Tensor
     scan: Tensor
     lipschitz: Tensor
@@ -233,26 +235,31 @@ class State:
 def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, training: bool) -> None:
     """Brings the bound up to date with the atoms; reads values."""
     now = fingerprint(weight, cached=True)
-    change = 0.0 if torch.equal(now, state.seen) else moved(now, state.seen.to(now)).item()
-    same = change <= SAME + 4 * torch.finfo(state.seen.dtype).eps
+    before = state.reference if training else state.seen
+    change = 0.0 if torch.equal(now, before) else moved(now, before.to(now)).item()
+    same = change <= SAME + 4 * torch.finfo(before.dtype).eps
     if same and not training:
         return
     grows = False
     if training:
         last = state.lipschitz.item()
-        follow(weight, state, geometry, same)
+        follow(weight, state, geometry, same and bool(moved(now, state.seen.to(now)) <= SAME))
         grows = state.lipschitz.item() > JUMP * last
-    if (training and change <= FAR and not grows) or not bool(now.isfinite().all()):
+    if not bool(now.isfinite().all()):
+        return
+    state.seen.copy_(now)
+    if training and change <= FAR and not grows:
         return
     direction, fresh = lanczos(weight, state.direction, geometry)
     if not fresh > 0:
+        state.seen.fill_(torch.nan)
         return
     as_good = bool(LOW * fresh <= state.lipschitz) and bool(state.lipschitz <= HIGH * fresh)
     if not (as_good and state.direction.norm() > 0):
         state.direction.copy_(direction)
         state.lipschitz.copy_(fresh)
     state.scan.add_(direction, alpha=10)  # it goes on from there, at the frequencies of the direction
-    state.seen.copy_(now)
+    state.reference.copy_(now)
 
 
 def follow(weight: Tensor, state: State, geometry: ConvGeometry | None, same: bool = False) -> None:
@@ -309,10 +316,11 @@ def _unflat(numbers: Sequence[int], mode: str) -> ConvGeometry | None:
     )
 
 
-@torch.library.custom_op("csc_nets::keep_up", mutates_args=("seen", "direction", "scan", "lipschitz"))
+@torch.library.custom_op("csc_nets::keep_up", mutates_args=("seen", "reference", "direction", "scan", "lipschitz"))
 def keep_up_compiled(
     weight: Tensor,
     seen: Tensor,
+    reference: Tensor,
     direction: Tensor,
     scan: Tensor,
     lipschitz: Tensor,
@@ -321,7 +329,7 @@ def keep_up_compiled(
     training: bool,
 ) -> None:
     """:func:`keep_up` as an operator that a compiler does not look into."""
-    keep_up(weight, State(seen, direction, scan, lipschitz), _unflat(geometry, padding_mode), training)
+    keep_up(weight, State(seen, reference, direction, scan, lipschitz), _unflat(geometry, padding_mode), training)
 
 
 @keep_up_compiled.register_fake
