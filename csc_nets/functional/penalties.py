@@ -39,12 +39,15 @@ class Penalty(Part):
         nonneg: codes are non-negative.
         separable: the prox acts on each entry by itself, so that its derivative is a diagonal matrix.
         local: each position of the prox is decided by that position alone, so that signals can be coded in tiles.
+        any_sign: learned thresholds may fall below 0; otherwise those count as 0, because there is no prox of a negative
+            weight.
         ridge: weight of half the squared norm that belongs to the penalty; 0 for most.
         kernel: ``"nonneg"`` or ``"soft"`` where the prox is ``relu(v - t)`` or the soft threshold, which have fast
             kernels; None for others.
     """
 
     nonneg: bool = False
+    any_sign: bool = False
     separable: bool = False
     local: bool = False
     ridge: float = 0.0
@@ -159,6 +162,7 @@ class FreeL1(L1):
     of large entries and doubles small ones, so the map stays continuous and odd. CSCNet learns such thresholds.
     """
 
+    any_sign = True
     kernel = None  # type: ignore[assignment]  # the fast kernels take no negative threshold
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
@@ -172,6 +176,7 @@ class NonnegativeL1(L1):
     r"""The sum of a non-negative code. Its prox is the ReLU of a CNN with bias :math:`-t`, for t of any sign."""
 
     nonneg = True
+    any_sign = True
     kernel = "nonneg"
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
@@ -205,6 +210,11 @@ class ElasticNet(L1):
     def kernel(self) -> str:  # type: ignore[override]
         """As for the l1 norm."""
         return "nonneg" if self.nonneg else "soft"
+
+    @property
+    def any_sign(self) -> bool:  # type: ignore[override]
+        """As for the l1 norm."""
+        return self.nonneg
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """Prox of the l1 term; pursuits add the ridge."""

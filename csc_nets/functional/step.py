@@ -23,8 +23,8 @@ class Step(NamedTuple):
         gain: g, the step size.
         ahead: :math:`\alpha`; the gradient is taken at the code extrapolated by this weight.
         inertia: :math:`\iota`; the step starts at the code extrapolated by this weight.
-        shift: s, added to the threshold. A sum below 0 counts as 0, except for the non-negative l1 norm, whose prox is
-            ``relu(v - t)`` for t of any sign.
+        shift: s, added to the threshold. A sum below 0 counts as 0, unless the penalty takes thresholds of any
+            sign, as the non-negative l1 norm does: ``relu(v - t)``.
         operator: D of this row; None for the problem's.
         memory: :math:`\mu`, the share of the last v that stays; None for a pursuit that keeps no v.
         penalty: R of this row; None for the problem's.

@@ -302,8 +302,19 @@ class CSC(Savable):
 
     @property
     def atoms(self) -> Tensor:
-        """The atoms ``(M, C, *K)``, of unit norm unless the dictionary was built without."""
+        """The atoms ``(M, C, *K)``, of unit norm unless the dictionary was built without.
+
+        Assign atoms of your own: ``layer.atoms = W``. The next forward pass codes with them. Writing into what is read
+        here is refused, because it would be lost.
+        """
         return self.dictionary.weight  # type: ignore[no-any-return]
+
+    @atoms.setter
+    def atoms(self, value: Tensor) -> None:
+        setter = getattr(self.dictionary, "set_atoms", None)
+        if setter is None:
+            raise ValueError(f"atoms of {type(self.dictionary).__name__} cannot be set: it has no set_atoms")
+        setter(value)
 
     def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
         """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""

@@ -1,17 +1,20 @@
 """Sparse coding over the effective dictionary of several layers."""
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import NoReturn, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import Cascade, ConvGeometry, unit_norm
 from csc_nets.functional.checks import full_precision
+from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.csc import CSC2d
 from csc_nets.layers.dictionary import Dictionary2d
 from csc_nets.layers.options import CodingOptions
+from csc_nets.layers.read_only import read_only
+from csc_nets.layers.spectral_bound import SAME, watch_loading
 
 __all__ = ["EffectiveCSC2d", "EffectiveDictionary2d", "effective_atoms"]
 
@@ -31,11 +34,11 @@ def effective_atoms(dictionaries: Sequence[Dictionary2d]) -> Tensor:
         if any(d != 1 for d in dictionary.geometry.dilation):
             raise ValueError(f"dictionaries[{i}] must have dilation 1, got {dictionary.geometry.dilation}")
     *shallower, deepest = dictionaries
-    atoms = deepest.weight
+    atoms = deepest._atoms
     for dictionary in shallower[::-1]:
         whole = ConvGeometry.create(2, dictionary.geometry.kernel_size, dictionary.geometry.stride)
         size = [(n - 1) * s + k for n, s, k in zip(atoms.shape[2:], whole.stride, whole.kernel_size, strict=True)]
-        atoms = whole.synthesis(atoms, dictionary.weight, size)
+        atoms = whole.synthesis(atoms, dictionary._atoms, size)
     return atoms
 
 
@@ -66,7 +69,6 @@ class EffectiveDictionary2d(Dictionary2d):
     """
 
     lipschitz_single: Tensor
-    bound_depends_on_size = True
 
     def __init__(self, dictionaries: Sequence[Dictionary2d]) -> None:
         Cascade(dictionaries)  # refuses neighbours that do not fit
@@ -89,12 +91,27 @@ class EffectiveDictionary2d(Dictionary2d):
         like = dictionaries[0].lipschitz
         self.register_buffer("lipschitz", like.new_ones(()))
         self.register_buffer("lipschitz_single", like.new_ones(()))
+        wide = torch.promote_types(like.dtype, torch.float32)
+        self.register_buffer("seen", like.new_full((self.out_channels,), torch.nan, dtype=wide), persistent=False)
+        watch_loading(self)
         self.refresh()
 
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
-        """Effective atoms ``(M_K, C, *E)``, scaled to unit norm."""
+        """Effective atoms ``(M_K, C, *E)``, scaled to unit norm. They follow from those of the factors."""
+        return read_only(self._atoms)
+
+    @property
+    def _atoms(self) -> Tensor:
         return unit_norm(self._products())
+
+    def set_atoms(self, atoms: Tensor) -> NoReturn:
+        """Refused: products have no atoms of their own.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("EffectiveDictionary2d: atoms are products of those of the factors: set these")
 
     def deepest_code(self, z: Tensor) -> Tensor:
         """The code of the last factor that a code ``z (N, M_K, H, W)`` of unit atoms stands for, of the same shape."""
@@ -115,25 +132,40 @@ class EffectiveDictionary2d(Dictionary2d):
     @torch.no_grad()
     def refresh(self) -> None:
         """Computes the bounds of the product and of its factors from scratch."""
-        if self.lipschitz.is_meta:
-            return
-        self._keep_bounds(self.weight)
+        super().refresh()
         for factor in self.dictionaries:
             if all(bool(p.isfinite().all()) for p in factor.parameters()):  # atoms with NaN keep the last bound
                 factor.refresh()  # type: ignore[operator]
 
-    @torch.no_grad()
-    def update_lipschitz(self, weight: Tensor) -> None:
-        """Computes the bounds of the atoms ``weight`` afresh in training mode; nothing in evaluation.
+    def _measure(self, weight: Tensor) -> None:
+        self._keep_bounds(weight)
 
-        A product of sparse factors can change much in one step, faster than a power step can follow. Each factor, which
-        other pursuits may use on its own, makes one power step.
-        """
-        if self.training:
-            with full_precision(weight):
-                self._keep_bounds(weight)
-                for factor in self.dictionaries:
-                    factor.update_lipschitz(factor.weight)  # type: ignore[operator]
+    def _values(self) -> tuple[Tensor, ...]:
+        return self.lipschitz, self.lipschitz_single
+
+    def _keep_up(self, weight: Tensor, training: bool) -> None:
+        now = fingerprint(weight)
+        if training or not bool(moved(now, self.seen.to(now)) <= SAME):
+            self._follow(weight, now)
+        for factor in self.dictionaries:  # other pursuits may take them on their own
+            factor.update_lipschitz(factor._atoms, training)  # type: ignore[operator]
+
+    def _keep_up_blindly(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
+        now = fingerprint(weight)
+        if training:
+            self._follow(weight, now)
+            for factor in self.dictionaries:
+                factor.update_lipschitz(factor._atoms, training)  # type: ignore[operator]
+            return self._values()
+        known, square = moved(now, self.seen.to(now)) <= SAME, weight.square().sum()
+        loose = square * self.geometry.crowding(), square
+        return tuple(torch.where(known, *pair) for pair in zip(self._values(), loose, strict=True))
+
+    def _follow(self, weight: Tensor, now: Tensor) -> None:
+        """Computes the bounds afresh, in training too: a product of sparse factors can change much in one step, which a
+        power step would lag behind."""
+        self._keep_bounds(weight)
+        self._remember(torch.where(now.isfinite(), now, self.seen.to(now)))
 
     def _keep_bounds(self, weight: Tensor) -> None:
         # Half precision has no eigenvalue solver.
@@ -144,10 +176,9 @@ class EffectiveDictionary2d(Dictionary2d):
         ):
             buffer.copy_(torch.where(value > 0, value, buffer))
 
-    def bound(self, signal_size: Sequence[int]) -> Tensor:
+    def _sized(self, values: tuple[Tensor, ...], signal_size: Sequence[int]) -> Tensor:
         single = all(n == 1 for n in self.geometry.code_size(signal_size))
-        value = self.lipschitz_single if single else self.lipschitz
-        return value.clamp_min(torch.finfo(value.dtype).tiny)
+        return values[single].clamp_min(torch.finfo(values[0].dtype).tiny)
 
     def _norm(self, weight: Tensor) -> Tensor:
         r"""Squared norm of the product on periodic signals of four atoms' extent.

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from csc_nets.functional import ISTA, Convolution, OnePerBlock, Problem, absolute_pool, run, top_k, unpool
+from csc_nets.functional.checks import errors_of
 from csc_nets.functional.inputs import as_batch, check_code
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.dictionary import Dictionary2d
@@ -124,6 +124,9 @@ class PooledCSC2d(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "unit_norm":
             raise ValueError(f"PooledCSC2d: unit_norm is chosen when the layer is built, and stays, got {value!r}")
+        if name == "atoms":
+            self.set_filters(value)
+            return
         if name in _ALLOWED:
             check, allowed = _ALLOWED[name]
             if isinstance(value, bool) or not check(value):
@@ -142,7 +145,7 @@ class PooledCSC2d(nn.Module):
 
     @property
     def atoms(self) -> Tensor:
-        """The filters ``(M, C, *K)``, of unit norm if the layer has unit atoms."""
+        """The filters ``(M, C, *K)``, of unit norm if the layer has unit atoms. Assign filters of your own."""
         return self.dictionary.weight
 
     def set_filters(self, weight: Tensor) -> None:
@@ -154,14 +157,8 @@ class PooledCSC2d(nn.Module):
         Raises:
             ValueError: another shape, or values that are not finite.
         """
-        if weight.shape != self.atoms.shape or not bool(weight.isfinite().all()):
-            raise ValueError(
-                f"PooledCSC2d: filters must be finite and of shape {tuple(self.atoms.shape)}, got {tuple(weight.shape)}"
-            )
-        name = "parametrizations.weight.original" if parametrize.is_parametrized(self.dictionary) else "weight"
-        with torch.no_grad():
-            self.dictionary.get_parameter(name).copy_(weight)
-        self.dictionary.refresh()
+        with errors_of("PooledCSC2d"):
+            self.dictionary.set_atoms(weight)
 
     def objective(self, x: Tensor, z: Tensor) -> Tensor:
         r""":math:`\tfrac12 \|x - D z\|^2` of codes before pooling, as of :meth:`code`, per sample ``(N,)``."""

@@ -1,5 +1,6 @@
 """What torch leaves out when modules with parametrized tensors are written and read."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,5 +41,7 @@ def _revived(kind: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     nn.Module.__init__(module)
     for name in names:
         module.register_parameter(name, nn.Parameter(torch.empty(0)))
-        parametrize.register_parametrization(module, name, nn.Identity())
+        own = getattr(module, f"parametrize_{name}", None)  # which may add to the class
+        register = own or partial(parametrize.register_parametrization, module, name)
+        register(nn.Identity())
     return module

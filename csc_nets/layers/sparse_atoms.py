@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from csc_nets.layers.dictionary import Dictionary, UnitNorm
 
@@ -64,6 +63,6 @@ def sparsify_atoms(dictionary: Dictionary, count: int) -> None:
         >>> (dictionary.weight != 0).flatten(1).sum(1).unique()
         tensor([4])
     """
-    parametrize.register_parametrization(dictionary, "weight", LargestEntries(count, dictionary.lipschitz.device))
-    parametrize.register_parametrization(dictionary, "weight", UnitNorm())
+    dictionary.parametrize_weight(LargestEntries(count, dictionary.lipschitz.device))
+    dictionary.parametrize_weight(UnitNorm())
     dictionary.refresh()

@@ -85,7 +85,7 @@ def encode_tiles(
         for i in range(0, max(1, len(x)), together):
             batch = slice(i, min(i + together, len(x)))
             for where, plan in plans:
-                yield (batch, slice(0, atoms), *where), _code(modules, x, batch, plan, lam, mask, sizes)
+                yield (batch, slice(0, atoms), *where), _code(modules, x, batch, plan, lam, mask)
 
     return tiles()
 
@@ -171,7 +171,7 @@ def tile_bytes(layer: nn.Module, x: Tensor, tile: Sequence[int]) -> int:
     sizes = _sizes(layers, x)
     centre = [slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(sizes[-1], tile, strict=True)]
     bytes_of_stage = []
-    for stage, (windows, _) in zip(layers, _plan(layers, sizes, centre), strict=True):
+    for stage, (windows, _, _) in zip(layers, _plan(layers, sizes, centre), strict=True):
         signal = [w.stop - w.start for w in windows]
         numbers = SIGNALS * stage.dictionary.in_channels * math.prod(signal)
         numbers += CODES * stage.dictionary.out_channels * math.prod(stage.dictionary.geometry.code_size(signal))
@@ -208,11 +208,6 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
             raise ValueError(
                 f"encode_tiles: tol must be None, where to stop is decided by the whole signal, got {layer.tol}"
             )
-        if layer.dictionary.bound_depends_on_size:
-            raise ValueError(
-                "encode_tiles: a tile would have another code than the whole, because the step size depends on the "
-                f"size of the signal: {layer!r}. Code the whole at once, or take a CSC layer with the effective atoms"
-            )
         for part, value in (("pursuit", layer.pursuit), ("penalty", layer.penalty)):
             if not value.local:
                 raise ValueError(
@@ -222,11 +217,12 @@ def _modules(layer: nn.Module) -> list[nn.Module]:
     return [layer]
 
 
-Plan = list[tuple[list[Window], list[slice]]]
+Plan = list[tuple[list[Window], list[slice], tuple[int, ...]]]
 
 
 def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: Sequence[slice]) -> Plan:
-    """For wanted positions of the last code: the window that each layer reads, and the kept positions of its code."""
+    """For wanted positions of the last code: the window that each layer reads, the kept positions of its code, and the
+    size of its whole signal."""
     plan: Plan = []
     for layer, size in zip(reversed(layers), reversed(sizes[:-1]), strict=True):
         steps = layer.steps or 1
@@ -234,7 +230,7 @@ def _plan(layers: Sequence[ConvCSC], sizes: Sequence[tuple[int, ...]], wanted: S
         windows = [
             window(geometry, i, n, steps, w.start, w.stop) for i, (n, w) in enumerate(zip(size, wanted, strict=True))
         ]
-        plan.insert(0, (windows, list(wanted)))
+        plan.insert(0, (windows, list(wanted), size))
         wanted = [slice(w.start, w.stop) for w in windows]
     return plan
 
@@ -247,37 +243,25 @@ def _code(
     plan: Plan,
     lam: float | Tensor | None,
     mask: Tensor | None,
-    sizes: Sequence[tuple[int, ...]],
 ) -> Tensor:
-    """One tile of signals of the first of the sizes."""
+    """One tile of the code."""
     ranges = [(w.start, w.stop) for w in plan[0][0]]
     code, missing = _cut(x[batch], ranges), None if mask is None else _cut(mask[batch], ranges)
-    stages = iter(zip(plan, sizes, strict=False))
+    stages = iter(plan)
     # The fused pass needs channels_last. Only a clone changes the layout: a single channel counts as either one.
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     for module in modules:
         if isinstance(module, ConvCSC):
-            (windows, kept), whole = next(stages)
+            windows, kept, whole = next(stages)
             code = code.clone(memory_format=layout)
-            code = _coded(module, code, _weight(lam, module, batch, windows, code), missing, whole)
+            with module.dictionary.bound_as_of(whole):  # a small tile may have another step size
+                code = module(code, lam=_weight(lam, module, batch, windows, code), mask=missing)
             missing = None
             for axis, (w, k) in enumerate(zip(windows, kept, strict=True), start=2):
                 code = code.narrow(axis, w.skip, k.stop - k.start)
         else:
             code = module(code)
     return code
-
-
-def _coded(
-    layer: ConvCSC, x: Tensor, lam: float | Tensor | None, mask: Tensor | None, whole: tuple[int, ...]
-) -> Tensor:
-    """The code of a window, with the step size of the whole."""
-    bound = layer.dictionary.bound(whole)
-    if torch.equal(bound, layer.dictionary.bound(x.shape[2:])):
-        return layer(x, lam=lam, mask=mask)  # type: ignore[no-any-return]
-    problem = layer.problem(x, lam, mask)
-    problem = replace(problem, operator=replace(problem.operator, norm=lambda size: bound), check=False)
-    return layer.gradient(layer.pursuit, problem)  # type: ignore[no-any-return]
 
 
 def _weight(

@@ -87,7 +87,7 @@ CASES = {
         lambda: MultiLayerCSC([Dictionary2d(2, 4, 3)], step_size=0.1, learn_step=True),
         [("step_size", None), ("step_size", -1.0)],
     ),
-    "MultiLayerCSC biased": (lambda: MultiLayerCSC([Dictionary2d(2, 4, 3)], bias=True), [("prox", "soft")]),
+    "MultiLayerCSC biased": (lambda: MultiLayerCSC([Dictionary2d(2, 4, 3)], bias=True), [("prox", "hard")]),
 }
 
 

@@ -65,10 +65,12 @@ def test_a_first_step_of_gradient_descent_is_the_projected_one():
     torch.testing.assert_close(dictionary.weight, expected / expected.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
 
 
-def test_refresh_after_atoms_were_set_by_hand():
+def test_atoms_that_are_set_bring_their_bound():
     dictionary = Dictionary2d(1, 6, 3, padding=1).eval()
-    dictionary.weight = torch.ones(6, 1, 3, 3)  # six copies of a box filter: norm^2 = 6 * 9 at frequency 0
     assert dictionary.lipschitz < 30
+    dictionary.weight = torch.ones(6, 1, 3, 3)  # six copies of a box filter: norm^2 = 6 * 9 at frequency 0
+    assert dictionary.lipschitz.item() == pytest.approx(54, rel=1e-4)
+    dictionary.lipschitz.fill_(1)
     dictionary.refresh()
     assert dictionary.lipschitz.item() == pytest.approx(54, rel=1e-4)
 

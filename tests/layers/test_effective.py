@@ -59,18 +59,25 @@ def test_the_bound_holds_the_norm_on_signals_of_every_size(spec, size, tight):
     assert tight * bound < u.norm() < bound / 0.9  # 0.9: the safety of the step size
 
 
-def test_the_bound_follows_the_factors_in_training():
-    layer = EffectiveCSC2d(chain(CHAINS[1]), steps=1)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_bound_follows_the_factors(training):
+    layer = EffectiveCSC2d(chain(CHAINS[1]), steps=1).train(training)
+    old, x = layer.dictionary.lipschitz.item(), torch.randn(1, 1, 12, 12, dtype=torch.float64)
+    layer(x)
+    assert layer.dictionary.lipschitz.item() == old
     for dictionary in layer.dictionary.dictionaries:
         dictionary.weight = torch.ones_like(dictionary.weight)  # all aligned: a far larger norm
-    old, x = layer.dictionary.lipschitz.item(), torch.randn(1, 1, 12, 12, dtype=torch.float64)
-    layer.eval()(x)
-    assert layer.dictionary.lipschitz.item() == old
-    layer.train()(x)
+    layer(x)
     expected = copy.deepcopy(layer.dictionary)
     expected.refresh()
     assert layer.dictionary.lipschitz == expected.lipschitz
     assert layer.dictionary.lipschitz > 2 * old
+
+
+def test_an_effective_dictionary_has_no_atoms_of_its_own():
+    layer = EffectiveCSC2d(chain(CHAINS[1]))
+    with pytest.raises(ValueError, match="atoms are products of those of the factors"):
+        layer.atoms = torch.ones_like(layer.atoms)
 
 
 def test_the_bound_of_a_single_position_is_the_norm_of_the_matrix_of_atoms():
@@ -124,27 +131,24 @@ def test_the_bound_is_that_of_the_given_atoms():
     torch.testing.assert_close((effective.lipschitz, effective.lipschitz_single), tuple(4 * b for b in bounds))
 
 
-def test_the_factors_keep_bounds_of_their_own():
-    layer = EffectiveCSC2d(chain(CHAINS[2]), steps=1)
+@pytest.mark.parametrize("training", [True, False])
+def test_the_factors_keep_bounds_of_their_own(training):
+    layer = EffectiveCSC2d(chain(CHAINS[2]), steps=1).train(training)
     factors = list(layer.dictionary.dictionaries)
-    for dictionary in factors:
-        dictionary.weight = torch.ones_like(dictionary.weight)
     old, x = [d.lipschitz.item() for d in factors], torch.randn(1, 3, 20, 20, dtype=torch.float64)
-    layer.eval()(x)
-    assert [d.lipschitz.item() for d in factors] == old
-    twins = copy.deepcopy(factors)
-    layer.train()
-    for _ in range(3):
-        layer(x)
-    for dictionary, twin, before in zip(factors, twins, old, strict=True):
-        for _ in range(3):
-            twin.train().update_lipschitz(twin.weight)
-        torch.testing.assert_close(dictionary.lipschitz, twin.lipschitz)
-        assert dictionary.lipschitz > 1.5 * before
+    layer(x)
+    torch.testing.assert_close([d.lipschitz.item() for d in factors], old, rtol=0.02, atol=0)
+    for dictionary in factors:
+        dictionary.get_parameter("parametrizations.weight.original").data.fill_(1)
+    layer(x)
+    for dictionary, before in zip(factors, old, strict=True):
+        twin = copy.deepcopy(dictionary)
         twin.refresh()
+        torch.testing.assert_close(dictionary.lipschitz, twin.lipschitz, rtol=0.01, atol=0)
+        assert dictionary.lipschitz > 1.5 * before
         dictionary.lipschitz.fill_(1)
     layer.dictionary.refresh()
-    assert [d.lipschitz.item() for d in factors] == [d.lipschitz.item() for d in twins]
+    assert min(d.lipschitz.item() for d in factors) > 1.5
 
 
 def test_broken_atoms_keep_the_last_bound():

@@ -236,13 +236,13 @@ def test_bad_arguments():
         encode_tiles(nn.Sequential(layer, CSC2d(4, 4, 3).eval()), x, lam=0.1)
 
 
-def test_a_layer_whose_step_size_depends_on_the_size_is_refused():
+@pytest.mark.parametrize("tile", [1, 8])
+def test_tiles_have_the_step_size_of_the_whole(tile):
+    """An effective dictionary has another bound for signals of one position."""
     layer = EffectiveCSC2d([Dictionary2d(1, 4, 3), Dictionary2d(4, 8, 3)], lam=0.05, steps=3).eval()
-    for tile in (1, 8):
-        with pytest.raises(ValueError, match="because the step size depends on the size of the signal: EffectiveCSC2d"):
-            encode(layer, torch.randn(1, 1, 20, 20), tile=tile)
-    with pytest.raises(ValueError, match="the step size depends on the size"):
-        encode(nn.Sequential(CSC2d(1, 1, 3).eval(), layer), torch.randn(1, 1, 20, 20))
+    for whole in (layer, nn.Sequential(CSC2d(1, 1, 3, lam=0.01).eval(), layer)):
+        whole, x = whole.double(), torch.randn(1, 1, 20, 20).double()
+        torch.testing.assert_close(encode(whole, x, tile=tile), whole(x), **EXACT)
 
 
 @pytest.mark.parametrize("penalty", [TopK(20), OnePerBlock(2), {"name": "top_k", "k": 20}])

@@ -54,7 +54,7 @@ class Kernels:
         threshold, shrinkage = gain * problem.lam, None
         if isinstance(shift, Tensor) or shift:
             threshold = threshold + shift
-            if problem.penalty.kernel != "nonneg":  # the others are no proximal map of a negative weight
+            if not (row.penalty or problem.penalty).any_sign:
                 threshold = threshold.clamp_min(0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         if problem.quadratic:
             shrinkage = 1 / (1 + problem.quadratic * gain)

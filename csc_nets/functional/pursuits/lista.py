@@ -47,12 +47,16 @@ class SupportSelection(Penalty):
 
     penalty: Penalty
     share: float
-    takes_step_size = False
 
     @property
     def nonneg(self) -> bool:  # type: ignore[override]
         """As for the penalty."""
         return self.penalty.nonneg
+
+    @property
+    def any_sign(self) -> bool:  # type: ignore[override]
+        """As for the penalty."""
+        return self.penalty.any_sign
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """The penalty's prox but for the selected entries, which are chosen without gradient."""
@@ -86,6 +90,7 @@ class LearnedSteps(nn.Module, Pursuit):
     """
 
     gains: Tensor
+    takes_step_size = False
     learns: tuple[str, ...] = ()
 
     def __init__(self, count: int = 6, select: float = 0.0, most: float = 13.0) -> None:

@@ -69,6 +69,7 @@ class NoiseAdaptiveLISTA(nn.Module, Pursuit):
     synthesisers: Any
     floors: Tensor
     slopes: Tensor | None
+    takes_step_size = False
 
     def __init__(self, count: int = 20, tied: bool = False, adaptive: bool = True) -> None:
         super().__init__()
