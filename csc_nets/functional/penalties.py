@@ -39,8 +39,7 @@ class Penalty(Part):
         nonneg: codes are non-negative.
         separable: the prox acts on each entry by itself, so that its derivative is a diagonal matrix.
         local: each position of the prox is decided by that position alone, so that signals can be coded in tiles.
-        any_sign: learned thresholds may fall below 0; otherwise those count as 0, because there is no prox of a negative
-            weight.
+        any_sign: learned thresholds may fall below 0. Otherwise those count as 0: a negative weight has no prox.
         ridge: weight of half the squared norm that belongs to the penalty; 0 for most.
         kernel: ``"nonneg"`` or ``"soft"`` where the prox is ``relu(v - t)`` or the soft threshold, which have fast
             kernels; None for others.

@@ -11,7 +11,7 @@ from csc_nets.models.dncnn import DnCNN
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
-from csc_nets.models.registry import create_model, list_models, register_model
+from csc_nets.models.registry import create_model, is_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
 from csc_nets.models.scattering import ScatteringNet
 from csc_nets.models.sdnet import SDNet
@@ -43,6 +43,7 @@ __all__ = [
     "StagedEncoder",
     "create_model",
     "import_sdnet",
+    "is_model",
     "list_models",
     "register_model",
 ]

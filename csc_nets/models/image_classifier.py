@@ -63,20 +63,33 @@ class ImageClassifier(StagedEncoder):
             output = self.fc(output)
         return output
 
-    def get_classifier(self) -> nn.Module:
-        """The last layer: linear, or the identity for ``num_classes=0``."""
-        return self.fc
+    def get_classifier(self, name_only: bool = False) -> nn.Module | str:
+        """The last layer: linear, or the identity for ``num_classes=0``; with ``name_only`` its name."""
+        return "fc" if name_only else self.fc
 
-    def reset_classifier(self, num_classes: int) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A fresh last layer, on the device and in the dtype of the network; 0 classes for none.
 
+        Args:
+            num_classes: classes.
+            global_pool: ``"avg"`` averages over the whole image instead of ``grid`` x ``grid`` parts; None for no
+                change. There is no other pooling.
+
         Raises:
-            ValueError: ``num_classes`` is negative or no int.
+            ValueError: ``num_classes`` is negative or no int, or another pooling.
         """
+        if global_pool not in (None, "avg"):
+            raise ValueError(f"global_pool must be 'avg' or None, got {global_pool!r}")
         if not isinstance(num_classes, int) or num_classes < 0:
             raise ValueError(f"num_classes must be an int >= 0, got {num_classes!r}")
         # The lam of a layer is a buffer: stages over a fixed operator have no parameter.
         like = next(t for t in chain(self.parameters(), self.buffers(), [torch.empty(0)]) if t.is_floating_point())
+        if global_pool is not None and self.grid != 1:
+            if "grid" not in self.model_args:  # it could not be built again
+                raise ValueError(
+                    f"global_pool: {self.model_name} averages over {self.grid} x {self.grid} parts, always"
+                )
+            self.grid = self.model_args["grid"] = 1
         self.num_classes = num_classes
         self.fc: nn.Module = nn.Identity()
         if num_classes:

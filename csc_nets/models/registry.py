@@ -11,7 +11,7 @@ from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
 from csc_nets.registry import Part, refuse_taken, unknown_name
 
-__all__ = ["create_model", "list_models", "register_model"]
+__all__ = ["create_model", "is_model", "list_models", "register_model"]
 
 
 @dataclass(frozen=True)
@@ -62,18 +62,37 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
     return register if build is None else register(build)
 
 
-def list_models(filter: str = "") -> list[str]:
-    """Sorted names of the networks that contain ``filter``, or match it where it is a glob such as ``"sdnet*_all"``."""
-    pattern = filter if any(c in filter for c in "*?[") else f"*{filter}*"
-    return sorted(name for name in ENTRIES if fnmatch.fnmatchcase(name, pattern))
+def list_models(
+    filter: str | Sequence[str] = "", *, pretrained: bool = False, exclude_filters: str | Sequence[str] = ()
+) -> list[str]:
+    """Sorted names of the networks.
+
+    Args:
+        filter: a part of the name, or a glob such as ``"sdnet*_all"``; of several, one must match.
+        pretrained: only networks whose trained weights are known.
+        exclude_filters: names that match one of these are left out.
+    """
+    wanted, unwanted = ([f] if isinstance(f, str) else list(f) for f in (filter, exclude_filters))
+    names = [name for name, entry in ENTRIES.items() if entry.url is not None or not pretrained]
+    return sorted(n for n in names if _matches(n, wanted) and not _matches(n, [f for f in unwanted if f]))
+
+
+def _matches(name: str, filters: Sequence[str]) -> bool:
+    patterns = [f if any(c in f for c in "*?[") else f"*{f}*" for f in filters]
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def is_model(name: str) -> bool:
+    """Whether there is a network of this name."""
+    return name in ENTRIES
 
 
 def create_model(
     name: str,
+    pretrained: bool = False,
     *,
     num_classes: int = 10,
     in_chans: int | None = None,
-    pretrained: bool = False,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
     checkpoint_path: str | Path | None = None,
@@ -83,9 +102,9 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`.
+        pretrained: load the trained weights that are known for this network.
         num_classes: classes; networks without a classifier leave it aside.
         in_chans: channels of the images; None for what the network was made for, 3 for most.
-        pretrained: load the trained weights that are known for this network.
         features_only: return the stages alone, as a module from images to a list of feature maps.
         out_indices: with ``features_only``, the stages to return (as timm: indices, or how many last ones).
         checkpoint_path: a file with a state dict to load (``torch.save(model.state_dict(), path)``).

@@ -13,19 +13,36 @@ __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
 
 
 class FeatureInfo(list[dict[str, Any]]):
-    """What each feature map is: a list of ``num_chs``, ``reduction`` and ``module``, with timm's columns of it."""
+    """What each feature map is: a list of ``num_chs``, ``reduction`` and ``module``, with timm's columns of it.
 
-    def channels(self) -> list[int]:
+    Every method takes the place of one map, a list of places, or None for all.
+    """
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+        """One column."""
+        return self[idx][key] if isinstance(idx, int) else [self[i][key] for i in self._places(idx)]
+
+    def get_dicts(self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None) -> Any:
+        """Some columns, or all, as dicts."""
+        rows = [{key: self[i][key] for key in keys or self[i]} for i in self._places(idx)]
+        return rows[0] if isinstance(idx, int) else rows
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
         """Channels of each map."""
-        return [info["num_chs"] for info in self]
+        return self.get("num_chs", idx)
 
-    def reduction(self) -> list[int]:
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
         """Pixels of the image per position of each map."""
-        return [info["reduction"] for info in self]
+        return self.get("reduction", idx)
 
-    def module_name(self) -> list[str]:
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
         """Name of the module that makes each map."""
-        return [info["module"] for info in self]
+        return self.get("module", idx)
+
+    def _places(self, idx: int | Sequence[int] | None) -> Sequence[int]:
+        if idx is None:
+            return range(len(self))
+        return [idx] if isinstance(idx, int) else idx
 
 
 class StagedEncoder(nn.Module):
@@ -64,7 +81,7 @@ class StagedEncoder(nn.Module):
             raise ValueError(f"in_chans must be at least 1, got {in_chans}")
         self.stages = nn.ModuleList(stages)
         self.feature_info = FeatureInfo(
-            {"num_chs": width, "reduction": reduction, "module": f"stages.{i}"}
+            {"num_chs": width, "reduction": reduction, "module": f"stages.{i}", "index": i}
             for i, (width, reduction) in enumerate(zip(channels, reductions, strict=True))
         )
         self.num_features = channels[-1]
@@ -92,24 +109,37 @@ class StagedEncoder(nn.Module):
         return self._run(x, len(self.stages), ())[0]
 
     def forward_intermediates(
-        self, x: Tensor, indices: int | Sequence[int] | None = None, intermediates_only: bool = False
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
     ) -> Any:
         """Outputs of chosen stages.
 
         Args:
             x: images ``(N, in_chans, H, W)``.
             indices: stages, negative ones counted from the end; an int means that many last ones, None all.
+            norm: as in timm, the final norm on every output; these networks have none, so it does not count.
+            stop_early: end with the last chosen stage; its output are the features then.
+            output_fmt: ``"NCHW"``, or ``"NHWC"`` for outputs with the channels last; the features stay as they are.
             intermediates_only: leave out the features, and the stages after the last chosen one.
 
         Returns:
             ``(features, intermediates)``, or the list of intermediates alone, in the order of the stages.
 
         Raises:
-            ValueError: there is no such stage.
+            ValueError: there is no such stage, or another format.
         """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', got {output_fmt!r}")
         chosen = stage_indices(indices, len(self.stages))
-        depth = chosen[-1] + 1 if intermediates_only else len(self.stages)
+        depth = chosen[-1] + 1 if intermediates_only or stop_early else len(self.stages)
         features, intermediates = self._run(x, depth, chosen)
+        if output_fmt == "NHWC":
+            intermediates = [output.permute(0, 2, 3, 1) for output in intermediates]
         return intermediates if intermediates_only else (features, intermediates)
 
     def no_weight_decay(self) -> set[str]:
