@@ -69,12 +69,18 @@ def test_a_network_can_be_trained_further_and_saved(name, tmp_path):
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_every_tensor_of_a_checkpoint_finds_its_place(name):
-    """No tensor of the file is left over, and none of the network is filled with anything else."""
+    """No tensor of the file is left over, and none of the network is filled with anything else.
+
+    Bounds of norms that are too small for their atoms are computed afresh, from numbers that old files do not have.
+    """
+
+    def values(state):
+        computed = ("lipschitz", "direction", "seen", "reference", "scan")
+        return sorted(value.double().sum().item() for key, value in state.items() if not key.endswith(computed))
+
     saved = read_checkpoint(OLD / f"{name}.ckpt")["state_dict"]
-    state = csc_nets.load(OLD / f"{name}.ckpt").state_dict()
-    values = [value.double().sum().item() for key, value in saved.items() if key.startswith("model.")]
-    assert len(state) == len(values)
-    assert sorted(value.double().sum().item() for value in state.values()) == pytest.approx(sorted(values))
+    saved = {key: value for key, value in saved.items() if key.startswith("model.")}
+    assert values(csc_nets.load(OLD / f"{name}.ckpt").state_dict()) == pytest.approx(values(saved))
 
 
 def test_the_network_of_a_run_is_loaded(run):

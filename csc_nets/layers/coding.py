@@ -316,6 +316,15 @@ class CSC(Savable):
             raise ValueError(f"atoms of {type(self.dictionary).__name__} cannot be set: it has no set_atoms")
         setter(value)
 
+    @property
+    def weight(self) -> Tensor:
+        """The atoms, under the name that ``nn.Conv`` and ``nn.Linear`` have for them."""
+        return self.atoms
+
+    @weight.setter
+    def weight(self, value: Tensor) -> None:
+        self.atoms = value
+
     def problem(self, x: Tensor, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Problem:
         """The problem that the layer solves for ``x``, with its objective, duality gap and ``lam_max``."""
         operator = read(self.dictionary)

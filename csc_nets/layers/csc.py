@@ -5,14 +5,16 @@ from typing import Unpack
 
 import torch
 
+from csc_nets.functional import ConvGeometry
 from csc_nets.layers.coding import CSC
 from csc_nets.layers.dictionary import ConvDictionary, Dictionary1d, Dictionary2d, Dictionary3d
+from csc_nets.layers.like_conv import LikeConv
 from csc_nets.layers.options import CodingOptions
 
 __all__ = ["CSC1d", "CSC2d", "CSC3d", "ConvCSC"]
 
 
-class ConvCSC(CSC):
+class ConvCSC(LikeConv, CSC):
     r"""Convolutional sparse coding, a drop-in for a convolution followed by a ReLU.
 
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1 + \tfrac{\mu}{2} \|z\|^2, \quad z \ge 0
@@ -73,6 +75,21 @@ class ConvCSC(CSC):
             in_channels, out_channels, *geometry, device=device, dtype=dtype, unit_norm=unit_norm
         )
         super().__init__(dictionary, **options)
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """Sizes of the dictionary."""
+        return self.dictionary.geometry
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the signal."""
+        return self.dictionary.in_channels
+
+    @property
+    def out_channels(self) -> int:
+        """Number of atoms."""
+        return self.dictionary.out_channels
 
 
 class CSC1d(ConvCSC):

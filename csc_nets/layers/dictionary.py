@@ -14,6 +14,7 @@ from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.operators.convolution import synthesize
 from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.functional.operators.geometry import atom_norm
+from csc_nets.layers.like_conv import LikeConv
 from csc_nets.layers.read_only import read_only
 from csc_nets.layers.spectral_bound import (
     FALL_LOOSE,
@@ -106,11 +107,11 @@ class Dictionary(SpectralBound):
         # holds all that inference needs.
         self.register_buffer("direction", weight.new_zeros(1, weight.shape[1], *probe_size))
         self.register_buffer("lipschitz", weight.new_ones(()))
-        # Not in checkpoints: whether a bound is that of the atoms beside it is looked at, and not believed.
+        # What the upkeep goes on from, so that a training that is resumed takes the same steps.
         wide = torch.promote_types(weight.dtype, torch.float32)
         for name in ("seen", "reference"):
-            self.register_buffer(name, weight.new_full((len(weight),), torch.nan, dtype=wide), persistent=False)
-        self.register_buffer("scan", torch.zeros_like(self.direction, dtype=wide), persistent=False)
+            self.register_buffer(name, weight.new_full((len(weight),), torch.nan, dtype=wide))
+        self.register_buffer("scan", torch.zeros_like(self.direction, dtype=wide))
         watch_loading(self)
         self.reset_parameters()
 
@@ -134,7 +135,7 @@ class Dictionary(SpectralBound):
         elif isinstance(value, nn.Parameter) and not parametrize.is_parametrized(self, "weight"):
             self._check_atoms(value)
             super().__setattr__(name, value)
-            self.settle()
+            self.refresh()
         else:
             self.set_atoms(value)
 
@@ -161,7 +162,7 @@ class Dictionary(SpectralBound):
                 value = parametrization.right_inverse(value)
             trained = chain.original
         trained.copy_(value)
-        self.settle()
+        self.refresh()
 
     def _check_atoms(self, atoms: Tensor) -> None:
         shape = tuple(self.weight.shape)
@@ -244,17 +245,31 @@ class Dictionary(SpectralBound):
 
     def _remember(self, now: Tensor) -> None:
         super()._remember(now)
-        self.reference = self.seen.clone()
+        if "reference" in self._buffers:
+            self.reference.copy_(self.seen)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if "reference" in self._buffers:  # older files have none of these
+            for name, value in (
+                ("seen", self.seen * torch.nan),
+                ("reference", self.seen * torch.nan),
+                ("scan", self.scan),
+            ):
+                state_dict.setdefault(prefix + name, value)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _state(self, weight: Tensor) -> State:
-        # A module from the meta device, whose other buffers were assigned from a state dict.
-        if self.scan.device != weight.device:
-            self._remember(torch.full_like(fingerprint(weight), torch.nan))
-            self.scan = noise(self.direction.shape, self.scan.dtype, weight.device)
+        device = weight.device
+        with torch.inference_mode(False):  # of a module from the meta device only what a file holds has values
+            if self.seen.device != device:
+                self.seen = torch.full_like(self.seen, torch.nan, device=device)
+            if self.scan.device != device:
+                self.reference = torch.full_like(self.reference, torch.nan, device=device)
+                self.scan = noise(self.scan.shape, self.scan.dtype, device)
         return State(self.seen, self.reference, self.direction, self.scan, self.lipschitz)
 
-    def _keep_up(self, weight: Tensor, training: bool) -> None:
-        keep_up(weight, self._state(weight), self._spectral_geometry, training)
+    def _keep_up(self, weight: Tensor, training: bool, loaded: bool = False) -> None:
+        keep_up(weight, self._state(weight), self._spectral_geometry, training, loaded)
 
     def _keep_up_compiled(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
         geometry = flat(self._spectral_geometry)
@@ -325,7 +340,7 @@ class DenseDictionary(Dictionary):
         return f"{self.in_channels}, {self.out_channels}"
 
 
-class ConvDictionary(Dictionary):
+class ConvDictionary(LikeConv, Dictionary):
     r"""Convolutional dictionary: ``out_channels`` unit atoms laid over a signal.
 
     .. math:: D^T x = \mathrm{conv}(x, W), \qquad D z = \mathrm{conv\_transpose}(z, W)

@@ -133,6 +133,8 @@ class EffectiveDictionary2d(Dictionary2d):
     def refresh(self) -> None:
         """Computes the bounds of the product and of its factors from scratch."""
         super().refresh()
+        if self.lipschitz.is_meta:
+            return
         for factor in self.dictionaries:
             if all(bool(p.isfinite().all()) for p in factor.parameters()):  # atoms with NaN keep the last bound
                 factor.refresh()  # type: ignore[operator]
@@ -143,12 +145,15 @@ class EffectiveDictionary2d(Dictionary2d):
     def _values(self) -> tuple[Tensor, ...]:
         return self.lipschitz, self.lipschitz_single
 
-    def _keep_up(self, weight: Tensor, training: bool) -> None:
+    def _keep_up(self, weight: Tensor, training: bool, loaded: bool = False) -> None:
         now = fingerprint(weight)
         if training or not bool(moved(now, self.seen.to(now)) <= SAME):
             self._follow(weight, now)
         for factor in self.dictionaries:  # other pursuits may take them on their own
             factor.update_lipschitz(factor._atoms, training)  # type: ignore[operator]
+
+    def _keep_up_compiled(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
+        return self._keep_up_blindly(weight, training)
 
     def _keep_up_blindly(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
         now = fingerprint(weight)

@@ -45,6 +45,16 @@ class SparseCoding(CSC):
     ) -> None:
         super().__init__(DenseDictionary(in_features, atoms, device, dtype, unit_norm=unit_norm), **options)
 
+    @property
+    def in_features(self) -> int:
+        """Length F of a vector."""
+        return self.dictionary.in_channels  # type: ignore[no-any-return]
+
+    @property
+    def out_features(self) -> int:
+        """Number M of atoms."""
+        return self.dictionary.out_channels  # type: ignore[no-any-return]
+
     @leaf
     def forward(
         self,

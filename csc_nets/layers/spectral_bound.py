@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ SAME, FAR = 1e-4, 0.5
 JUMP = 1.05
 # A stored bound that is as good as a fresh one stays: both are estimates, and codes should not depend on which.
 LOW, HIGH = 0.99, 1.03
+# So does one from a file beside its atoms, with which codes were computed, where the step size stays safe.
+LOW_LOADED, HIGH_LOADED = 0.9, 1.3
 # A bound falls no faster from one forward pass in training to the next, while power steps find the norm.
 FALL = 0.98
 # The loose bound falls so fast.
@@ -67,8 +69,8 @@ class SpectralBound(Savable):
         """Computes the bounds of these atoms from scratch."""
         raise NotImplementedError
 
-    def _keep_up(self, weight: Tensor, training: bool) -> None:
-        """Brings the bounds up to date; may read values."""
+    def _keep_up(self, weight: Tensor, training: bool, loaded: bool = False) -> None:
+        """Brings the bounds up to date; may read values. See :func:`keep_up`."""
         raise NotImplementedError
 
     def _keep_up_blindly(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
@@ -145,7 +147,7 @@ class SpectralBound(Savable):
             if is_transformed() or not self._has_values(weight):
                 return self._keep_up_blindly(weight, training)
             if weight.device.type == "cpu":
-                self._keep_up(weight, training)
+                self._keep_up(weight, training, self.__dict__.pop("_loaded", False))
                 return self._values()
             if not training and (stamp := self._stamp()) != self.__dict__.get("_stamped"):
                 self._keep_up(weight, False)
@@ -160,7 +162,7 @@ class SpectralBound(Savable):
         weight = self._atoms.detach()
         if self._has_values(weight):
             with full_precision(weight):
-                self._keep_up(weight, False)
+                self._keep_up(weight, False, self.__dict__.pop("_loaded", False))
 
     def train(self, mode: bool = True) -> Any:
         leaves = self.training and not mode
@@ -180,12 +182,17 @@ class SpectralBound(Savable):
 
     def _remember(self, now: Tensor) -> None:
         if self.seen.device != now.device:  # a module from the meta device: only a state dict's buffers were assigned
-            self.seen = torch.full_like(now, torch.nan)
+            with torch.inference_mode(False):
+                self.seen = torch.full_like(now, torch.nan)
         self.seen.copy_(now)
 
 
+@torch.no_grad()
 def _settle_after_loading(module: nn.Module, incompatible: Any) -> None:
-    module.settle()  # type: ignore[operator]
+    bound = cast(SpectralBound, module)
+    bound.__dict__["_loaded"] = True
+    if not bound.training:  # a training that is resumed goes on as if it had not stopped
+        bound.settle()
 
 
 def watch_loading(module: SpectralBound) -> None:
@@ -238,13 +245,21 @@ class State:
             buffer.copy_(torch.where(good, value.to(buffer), buffer))
 
 
-def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, training: bool) -> None:
-    """Brings the bound up to date with the atoms; reads values."""
+def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, training: bool, loaded: bool = False) -> None:
+    """Brings the bound up to date with the atoms; reads values.
+
+    Args:
+        weight: atoms.
+        state: the buffers.
+        geometry: of the signals on which the bound is measured.
+        training: the atoms move a little with every call.
+        loaded: atoms and bound were read from a file.
+    """
     now = fingerprint(weight, cached=True)
     before = state.reference if training else state.seen
     change = 0.0 if torch.equal(now, before) else moved(now, before.to(now)).item()
     same = change <= SAME + 4 * torch.finfo(before.dtype).eps
-    if same and not training:
+    if same and not training and not loaded:  # whether a bound in a file is that of its atoms is looked at
         return
     grows = False
     if training:
@@ -260,8 +275,10 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
     if not fresh > 0:
         state.seen.fill_(torch.nan)
         return
-    as_good = bool(LOW * fresh <= state.lipschitz) and bool(state.lipschitz <= HIGH * fresh)
-    if not (as_good and state.direction.norm() > 0):
+    low, high = (LOW_LOADED, HIGH_LOADED) if loaded else (LOW, HIGH)
+    as_good = bool(low * fresh <= state.lipschitz) and bool(state.lipschitz <= high * fresh)
+    as_good = as_good and bool(state.direction.norm() > 0)
+    if not as_good:
         state.direction.copy_(direction)
         state.lipschitz.copy_(fresh)
     state.scan.add_(direction, alpha=10)  # it goes on from there, at the frequencies of the direction

@@ -453,3 +453,26 @@ def test_bad_input_is_refused():
         SparseCoding(7, 3)(torch.zeros(2, 6))
     with pytest.raises(ValueError, match="must be positive"):
         CSC2d(0, 8, 3)
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "SparseCoding"])
+def test_attributes_are_those_of_a_convolution(name):
+    cls, args, kwargs, shape = LAYERS[name]
+    convolution = getattr(torch.nn, cls.__name__.replace("CSC", "Conv"))(*args, **kwargs)
+    for layer in (cls(*args, **kwargs), cls(*args, **kwargs).dictionary):
+        for attribute in ("in_channels", "out_channels", "kernel_size", "stride", "dilation", "padding_mode"):
+            assert getattr(layer, attribute) == getattr(convolution, attribute)
+        assert layer.padding == (convolution.padding if args[2] % 2 == 0 or convolution.padding != "same" else (1, 1))
+        assert layer.weight.shape == convolution.weight.shape
+    with torch.no_grad():  # a layer with the convolution's filters is that convolution
+        layer = cls(*args, **kwargs, unit_norm=False, pursuit="threshold", lam=0.0)
+        layer.weight = convolution.weight
+        convolution.bias.zero_()
+        x = torch.randn(shape)
+        torch.testing.assert_close(layer(x), torch.relu(convolution(x)), rtol=1e-5, atol=1e-5)
+
+
+def test_attributes_are_those_of_a_linear_layer():
+    layer, linear = SparseCoding(7, 12), torch.nn.Linear(7, 12)
+    assert (layer.in_features, layer.out_features) == (linear.in_features, linear.out_features)
+    assert layer.weight.shape == linear.weight.shape

@@ -179,7 +179,7 @@ def test_an_idle_atom_gets_a_new_start_in_the_first_half_only():
 
     def distance(**options):
         model = model_of("csc_dictionary", {"widths": [4], "kernel_size": 5, "padding": 0, "lam": 0.05})
-        weight = model.dictionaries[0].weight.detach()
+        weight = model.dictionaries[0].weight.detach().clone()
         weight[1] = idle
         model.dictionaries[0].weight = weight
         model.project()
