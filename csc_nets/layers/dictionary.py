@@ -268,8 +268,8 @@ class Dictionary(SpectralBound):
                 self.scan = noise(self.scan.shape, self.scan.dtype, device)
         return State(self.seen, self.reference, self.direction, self.scan, self.lipschitz)
 
-    def _keep_up(self, weight: Tensor, training: bool, loaded: bool = False) -> None:
-        keep_up(weight, self._state(weight), self._spectral_geometry, training, loaded)
+    def _keep_up(self, weight: Tensor, training: bool, known: bool = False) -> None:
+        keep_up(weight, self._state(weight), self._spectral_geometry, training, known)
 
     def _keep_up_compiled(self, weight: Tensor, training: bool) -> tuple[Tensor, ...]:
         geometry = flat(self._spectral_geometry)

@@ -145,7 +145,7 @@ class EffectiveDictionary2d(Dictionary2d):
     def _values(self) -> tuple[Tensor, ...]:
         return self.lipschitz, self.lipschitz_single
 
-    def _keep_up(self, weight: Tensor, training: bool, loaded: bool = False) -> None:
+    def _keep_up(self, weight: Tensor, training: bool, known: bool = False) -> None:
         now = fingerprint(weight)
         if training or not bool(moved(now, self.seen.to(now)) <= SAME):
             self._follow(weight, now)

@@ -38,8 +38,8 @@ SAME, FAR = 1e-4, 0.5
 JUMP = 1.05
 # A stored bound that is as good as a fresh one stays: both are estimates, and codes should not depend on which.
 LOW, HIGH = 0.99, 1.03
-# So does one from a file beside its atoms, with which codes were computed, where the step size stays safe.
-LOW_LOADED, HIGH_LOADED = 0.9, 1.3
+# So does one that training followed or a file holds beside its atoms, where the step size stays safe.
+LOW_KNOWN, HIGH_KNOWN = 0.9, 1.3
 # A bound falls no faster from one forward pass in training to the next, while power steps find the norm.
 FALL = 0.98
 # The loose bound falls so fast.
@@ -69,7 +69,7 @@ class SpectralBound(Savable):
         """Computes the bounds of these atoms from scratch."""
         raise NotImplementedError
 
-    def _keep_up(self, weight: Tensor, training: bool, loaded: bool = False) -> None:
+    def _keep_up(self, weight: Tensor, training: bool, known: bool = False) -> None:
         """Brings the bounds up to date; may read values. See :func:`keep_up`."""
         raise NotImplementedError
 
@@ -147,7 +147,9 @@ class SpectralBound(Savable):
             if is_transformed() or not self._has_values(weight):
                 return self._keep_up_blindly(weight, training)
             if weight.device.type == "cpu":
-                self._keep_up(weight, training, self.__dict__.pop("_loaded", False))
+                if training:  # which follows the bound from where it is
+                    self.__dict__.pop("_look", None)
+                self._keep_up(weight, training)
                 return self._values()
             if not training and (stamp := self._stamp()) != self.__dict__.get("_stamped"):
                 self._keep_up(weight, False)
@@ -159,10 +161,12 @@ class SpectralBound(Savable):
         """Brings the bound up to date with the atoms now, for what comes next: an export, or an accelerator."""
         if self.lipschitz.is_meta or is_transformed():
             return
+        if self.__dict__.pop("_look", False):
+            self.seen.fill_(torch.nan)
         weight = self._atoms.detach()
         if self._has_values(weight):
             with full_precision(weight):
-                self._keep_up(weight, False, self.__dict__.pop("_loaded", False))
+                self._keep_up(weight, False, known=True)
 
     def train(self, mode: bool = True) -> Any:
         leaves = self.training and not mode
@@ -190,9 +194,11 @@ class SpectralBound(Savable):
 @torch.no_grad()
 def _settle_after_loading(module: nn.Module, incompatible: Any) -> None:
     bound = cast(SpectralBound, module)
-    bound.__dict__["_loaded"] = True
-    if not bound.training:  # a training that is resumed goes on as if it had not stopped
+    if not bound.training:
+        bound.seen.fill_(torch.nan)  # whether a bound in a file is that of its atoms is looked at
         bound.settle()
+    else:  # at the end of training; one that is resumed goes on as if it had not stopped
+        bound.__dict__["_look"] = True
 
 
 def watch_loading(module: SpectralBound) -> None:
@@ -245,7 +251,7 @@ class State:
             buffer.copy_(torch.where(good, value.to(buffer), buffer))
 
 
-def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, training: bool, loaded: bool = False) -> None:
+def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, training: bool, known: bool = False) -> None:
     """Brings the bound up to date with the atoms; reads values.
 
     Args:
@@ -253,13 +259,13 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
         state: the buffers.
         geometry: of the signals on which the bound is measured.
         training: the atoms move a little with every call.
-        loaded: atoms and bound were read from a file.
+        known: the bound belongs to atoms near these: training followed it, or a file holds both.
     """
     now = fingerprint(weight, cached=True)
     before = state.reference if training else state.seen
     change = 0.0 if torch.equal(now, before) else moved(now, before.to(now)).item()
     same = change <= SAME + 4 * torch.finfo(before.dtype).eps
-    if same and not training and not loaded:  # whether a bound in a file is that of its atoms is looked at
+    if same and not training:
         return
     grows = False
     if training:
@@ -275,12 +281,14 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
     if not fresh > 0:
         state.seen.fill_(torch.nan)
         return
-    low, high = (LOW_LOADED, HIGH_LOADED) if loaded else (LOW, HIGH)
+    low, high = (LOW_KNOWN, HIGH_KNOWN) if known else (LOW, HIGH)
     as_good = bool(low * fresh <= state.lipschitz) and bool(state.lipschitz <= high * fresh)
     as_good = as_good and bool(state.direction.norm() > 0)
     if not as_good:
         state.direction.copy_(direction)
         state.lipschitz.copy_(fresh)
+    if as_good and bool(moved(now, state.reference.to(now)) <= SAME):
+        return
     state.scan.add_(direction, alpha=10)  # it goes on from there, at the frequencies of the direction
     state.reference.copy_(now)
 

@@ -114,7 +114,7 @@ def test_lista_trains_and_keeps_its_steps(own):
         wanted = target.eval()(x)
     optimizer = torch.optim.Adam(layer.parameters(), 1e-2)
     before, losses = copy.deepcopy(layer), []
-    for _ in range(20):
+    for _ in range(30):
         optimizer.zero_grad()
         loss = (layer(x) - wanted).square().mean()
         loss.backward()
