@@ -1,6 +1,7 @@
 """The largest eigenvalue of a positive semi-definite operator: what step sizes are made of."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -40,9 +41,16 @@ def scan_step(apply: Callable[[Tensor], Tensor], u: Tensor, stride: Sequence[int
     Returns:
         The next signal, the next direction (unit norm, the part with the largest norm), and its 0-d norm.
     """
-    v, axes = apply(u), tuple(range(2, u.ndim))
-    before, after = (torch.fft.fftn(t, dim=axes) if axes else t for t in (u, v))
-    shares = [n for size, s in zip(u.shape[2:], stride, strict=True) for n in (s, size // s)]
+    v, sizes, axes = apply(u), u.shape[2:], tuple(range(2, u.ndim))
+    if not axes:
+        transform: Callable[[Tensor], Tensor] = _same
+        back: Callable[[Tensor], Tensor] = _same
+    elif all(s == 1 for s in stride):  # no frequencies mix, so half of them say all of a real signal
+        transform, back = partial(torch.fft.rfftn, dim=axes), partial(torch.fft.irfftn, s=sizes, dim=axes)
+    else:
+        transform, back = partial(torch.fft.fftn, dim=axes), partial(_real_part, dim=axes)
+    before, after = transform(u), transform(v)
+    shares = [n for size, s in zip(after.shape[2:], stride, strict=True) for n in (s, size // s)]
     together = (0, 1, *range(2, 2 + 2 * len(axes), 2))
 
     def norms(t: Tensor) -> Tensor:
@@ -50,8 +58,7 @@ def scan_step(apply: Callable[[Tensor], Tensor], u: Tensor, stride: Sequence[int
         return norm
 
     def times(t: Tensor, factor: Tensor) -> Tensor:
-        scaled = (t.reshape(*t.shape[:2], *shares) * factor).reshape(t.shape)
-        return torch.fft.ifftn(scaled, dim=axes).real if axes else scaled
+        return back((t.reshape(*t.shape[:2], *shares) * factor).reshape(t.shape))
 
     start, end = norms(before), norms(after)
     tiny = torch.finfo(end.dtype).tiny
@@ -59,6 +66,15 @@ def scan_step(apply: Callable[[Tensor], Tensor], u: Tensor, stride: Sequence[int
     value = ratio.amax()
     top = times(after, torch.where(ratio >= 0.9999 * value, 1 / start.clamp_min(tiny), 0))
     return times(after, 1 / end.clamp_min(tiny)), top / torch.linalg.vector_norm(top).clamp_min(tiny), value
+
+
+def _same(t: Tensor) -> Tensor:
+    return t
+
+
+def _real_part(t: Tensor, dim: Sequence[int]) -> Tensor:
+    real: Tensor = torch.fft.ifftn(t, dim=dim).real
+    return real
 
 
 def largest_eigenpair(apply: Callable[[Tensor], Tensor], u: Tensor, steps: int = 16) -> tuple[Tensor, Tensor]:
