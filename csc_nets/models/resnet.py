@@ -9,7 +9,10 @@ from torch import nn
 from csc_nets.models.registry import register_model
 from csc_nets.models.residual import ResidualBlock, ResidualNetwork
 
-__all__ = ["ResNet"]
+__all__ = ["SMALL", "ResNet"]
+
+# Channels of CIFAR's own family (He et al., section 4.2), with 1 x 1 shortcuts where the width changes.
+SMALL = (16, 32, 64)
 
 
 class ResNet(ResidualNetwork):
@@ -68,3 +71,15 @@ def resnet18(**overrides: Any) -> ResNet:
 def resnet34(**overrides: Any) -> ResNet:
     """ResNet-34, the baseline of SDNet-34."""
     return ResNet(**{"depths": (3, 4, 6, 3), **overrides})
+
+
+@register_model
+def resnet20(**overrides: Any) -> ResNet:
+    """ResNet-20 of CIFAR's own family, 0.27 million parameters."""
+    return ResNet(**{"widths": SMALL, "depths": (3, 3, 3), **overrides})
+
+
+@register_model
+def resnet32(**overrides: Any) -> ResNet:
+    """ResNet-32 of CIFAR's own family, 0.47 million parameters."""
+    return ResNet(**{"widths": SMALL, "depths": (5, 5, 5), **overrides})

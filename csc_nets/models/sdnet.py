@@ -9,7 +9,7 @@ from torch import nn
 from csc_nets.layers import CodingOptions, CSC2d
 from csc_nets.models.registry import register_model
 from csc_nets.models.residual import Layer, ResidualBlock, ResidualNetwork
-from csc_nets.models.resnet import max_pool
+from csc_nets.models.resnet import SMALL, max_pool
 
 __all__ = ["SDNet"]
 
@@ -97,3 +97,21 @@ def sdnet18_all(**overrides: Any) -> SDNet:
 def sdnet34_all(**overrides: Any) -> SDNet:
     """SDNet-34-all: every 3 x 3 layer coded; 33 coded layers, 34 with the ImageNet stem."""
     return SDNet(**{"depths": (3, 4, 6, 3), **overrides})
+
+
+@register_model
+def sdnet20(**overrides: Any) -> SDNet:
+    """SDNet-20: ResNet-20 with a coded stem."""
+    return SDNet(**{"coding": "stem", "widths": SMALL, "depths": (3, 3, 3), **overrides})
+
+
+@register_model
+def sdnet20_all(**overrides: Any) -> SDNet:
+    """SDNet-20-all: ResNet-20 with every 3 x 3 layer coded, 19 layers."""
+    return SDNet(**{"widths": SMALL, "depths": (3, 3, 3), **overrides})
+
+
+@register_model
+def sdnet32_all(**overrides: Any) -> SDNet:
+    """SDNet-32-all: ResNet-32 with every 3 x 3 layer coded, 31 layers."""
+    return SDNet(**{"widths": SMALL, "depths": (5, 5, 5), **overrides})

@@ -24,6 +24,8 @@ def test_equals_torchvision(name, size):
     [
         ("resnet18", "cifar", 10, 11.174),
         ("resnet34", "cifar", 10, 21.282),
+        ("resnet20", "cifar", 10, 0.272),
+        ("resnet32", "cifar", 10, 0.467),
         ("resnet18", "imagenet", 1000, 11.690),
         ("resnet34", "imagenet", 1000, 21.798),
     ],

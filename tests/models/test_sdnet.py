@@ -30,6 +30,9 @@ def count(model: nn.Module) -> int:
         ("sdnet18_all", IMAGENET, 11.726, 18, "resnet18", 64 * 64 * 9),
         ("sdnet18_all", {**IMAGENET, "shortcut": False}, 11.553, 18, "resnet18", 64 * 64 * 9 - 173_824),
         ("sdnet34_all", {}, 21.282, 33, "resnet34", 0),
+        ("sdnet20", {}, 0.272, 1, "resnet20", 0),
+        ("sdnet20_all", {}, 0.272, 19, "resnet20", 0),
+        ("sdnet32_all", {}, 0.467, 31, "resnet32", 0),
     ],
 )
 def test_parameters_and_coded_layers_are_the_published_ones(name, arguments, millions, layers, baseline, difference):

@@ -43,10 +43,10 @@ def test_lists_of_filters():
     """As timm's with globs; a filter without one is a part of the name here, and the whole of it there."""
     names = csc_nets.list_models()
     assert csc_nets.list_models(["sdnet*", "resnet*"]) == sorted(n for n in names if n.startswith(("sdnet", "resnet")))
-    assert csc_nets.list_models("sdnet*", exclude_filters="*_all") == ["sdnet18", "sdnet34"]
-    assert csc_nets.list_models(["sdnet*"], exclude_filters=["*18*", "*_all"]) == ["sdnet34"]
+    assert csc_nets.list_models("sdnet*", exclude_filters="*_all") == ["sdnet18", "sdnet20", "sdnet34"]
+    assert csc_nets.list_models(["sdnet*"], exclude_filters=["*18*", "*_all"]) == ["sdnet20", "sdnet34"]
     for package in (timm, csc_nets):
-        assert package.list_models(["resnet1?", "resnet3?"], exclude_filters=["*34"]) == ["resnet18"]
+        assert package.list_models(["resnet1?", "resnet3?"], exclude_filters=["*34", "*32"]) == ["resnet18"]
     with_weights = {name for name in names if csc_nets.create_model(name).pretrained_url is not None}
     assert set(csc_nets.list_models(pretrained=True)) == with_weights
 
