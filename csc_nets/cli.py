@@ -1,10 +1,10 @@
 """What ``train.py`` and ``evaluate.py`` call: from a configuration to a run folder, and from there to numbers."""
 
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +24,7 @@ from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
+from csc_nets.sweeps import SweepFolder, execution_whitelist, finish_sweep, register_launchers, run_job
 from csc_nets.tasks import Task, create_task
 from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
@@ -34,7 +35,6 @@ from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
 from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
 from csc_nets.tasks.stopping import exit_status
-from csc_nets.tasks.sweep_folder import SweepFolder, execution_whitelist, job_folder
 from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
 
 __all__ = ["build", "evaluate", "plain", "run", "train"]
@@ -229,9 +229,10 @@ def set_pursuit(model: nn.Module, *, lam: float | None = None, steps: int | None
 def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path, config_name: str) -> None:
     """Runs ``program`` on the configuration that the command line asks for; with ``-m`` on several, one after another.
 
-    An error is one line on stderr and exit status 1; with ``HYDRA_FULL_ERROR=1`` in the environment, a traceback. What
-    a sweeper may optimise is ``val/best`` of the result. A run that collapses is a result of a sweep too, the worst: it
-    has its line, and the sweep goes on.
+    An error is one line on stderr and exit status 1; with ``HYDRA_FULL_ERROR=1`` in the environment, a traceback. A
+    job of a sweep that fails has its line, and the sweep goes on; its exit status is 1 then. A run that collapses is a
+    result of a sweep, the worst. The same command goes on with a sweep that was stopped. What a sweeper optimises is
+    ``objective``, numbers of the result.
 
     Args:
         program: :func:`train` or :func:`evaluate`.
@@ -239,38 +240,16 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         config_name: its root, without ``.yaml``.
     """
     reuse_memory()
+    register_launchers()
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
-
-    def job(cfg: Any) -> float | None:
-        hydra_config = HydraConfig.get()
-        in_sweep = hydra_config.mode is RunMode.MULTIRUN
-        os.environ["HYDRA_FULL_ERROR"] = str(int(whole))  # for the processes that a trainer starts
-        try:
-            config = resolved(cfg)
-            refuse_unknown(config, known_options(config_dir, config_name))
-            if in_sweep and "run_dir" in config:
-                config["run_dir"] = job_folder(hydra_config)
-            beside = ("resume=", "plugins=")
-            others = [choice for choice in hydra_config.overrides.task if not choice.startswith(beside)]
-            if config.get("resume") is not None and others:
-                allowed = "resume takes everything but plugins from the run's config.yaml"
-                raise ValueError(f"{allowed}, got also {', '.join(others)}")
-            return program(config).get("val/best")
-        except Exception as error:
-            if in_sweep and isinstance(error, FloatingPointError):
-                complain(error, f" (in {config['run_dir']}; the sweep goes on)")
-                return math.inf if getattr(hydra_config.sweeper, "direction", None) == "minimize" else -math.inf
-            if whole or in_sweep:
-                raise
-            _exit(error)
-        finally:
-            os.environ["HYDRA_FULL_ERROR"] = "1"
-
+    failures = 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
+        job = _Job(program, config_dir, config_name, whole)
         hydra.main(config_path=str(config_dir.absolute()), config_name=config_name, **execution_whitelist())(job)()
+        failures = finish_sweep()
     except (SIGTERMException, KeyboardInterrupt) as stop:  # outside of training, which says more
-        print("stopped", file=sys.stderr)
+        print("stopped" + _to_go_on(), file=sys.stderr)
         sys.exit(exit_status(stop))
     except Exception as error:
         if whole:
@@ -278,6 +257,44 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
         _exit(error)
     finally:
         SweepFolder.forget()
+    if failures:
+        sys.exit(1)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What Hydra calls with a configuration. Processes of a sweep that inherit nothing can have it sent."""
+
+    program: Callable[[Mapping[str, Any]], dict[str, Any]]
+    config_dir: Path
+    config_name: str
+    whole: bool
+
+    def __call__(self, cfg: Any) -> Any:
+        hydra_config = HydraConfig.get()
+        in_sweep = hydra_config.mode is RunMode.MULTIRUN
+        os.environ["HYDRA_FULL_ERROR"] = str(int(self.whole))  # for the processes that a trainer starts
+        try:
+            config = resolved(cfg)
+            refuse_unknown(config, known_options(self.config_dir, self.config_name))
+            beside = ("resume=", "plugins=")
+            others = [choice for choice in hydra_config.overrides.task if not choice.startswith(beside)]
+            if config.get("resume") is not None and others:
+                allowed = "resume takes everything but plugins from the run's config.yaml"
+                raise ValueError(f"{allowed}, got also {', '.join(others)}")
+            if in_sweep and "run_dir" in config and config["resume"] is None:
+                return run_job(self.program, config, hydra_config)
+            return self.program(config).get("val/best")
+        except Exception as error:
+            if self.whole or in_sweep:
+                raise
+            _exit(error)
+        finally:
+            os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _to_go_on() -> str:
+    return "; to go on: the same command" if SweepFolder.current() else ""
 
 
 def _import_plugins(options: Mapping[str, Any]) -> list[str]:

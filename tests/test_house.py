@@ -24,7 +24,7 @@ ROOMS = [
     {"checkpoint"},
     {"data"},
     {"tasks"},
-    {"evaluation"},
+    {"evaluation", "sweeps"},
     {"cli"},
 ]
 """From the ground floor up: a room imports from the rooms before it."""

@@ -191,7 +191,9 @@ def test_ctrl_c_in_a_sweep_is_one_line(tmp_path, capfd):
     os.kill(process.pid, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 130
-    assert [line for line in capfd.readouterr().err.splitlines() if line.strip()] == ["stopped"]
+    assert [line for line in capfd.readouterr().err.splitlines() if line.strip()] == [
+        "stopped; to go on: the same command"
+    ]
 
 
 @pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")

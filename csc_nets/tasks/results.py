@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from csc_nets.tasks.file_names import short_value
 from csc_nets.tasks.safe_files import set_aside, write_whole
-from csc_nets.tasks.sweep_folder import short_value
 
 __all__ = ["add_results", "evaluation_label", "show_results"]
 

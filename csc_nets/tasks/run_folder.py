@@ -13,7 +13,7 @@ import yaml
 
 from csc_nets.tasks.safe_files import sweep_temporary, write_whole
 
-__all__ = ["RunFolder", "folder_option", "free_names"]
+__all__ = ["RunFolder", "folder_option", "free_names", "is_time"]
 
 _TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
@@ -146,6 +146,11 @@ def folder_option(option: str, value: Any) -> Path:
     return path
 
 
+def is_time(path: Path) -> bool:
+    """Whether the name of a folder is a time, so that nobody chose it."""
+    return _TIME.fullmatch(path.name) is not None
+
+
 def free_names(path: Path) -> Iterator[Path]:
     """Names to try for a new folder, one after another.
 
@@ -153,6 +158,6 @@ def free_names(path: Path) -> Iterator[Path]:
     in one second. Another name is the only one.
     """
     yield path
-    if _TIME.fullmatch(path.name):
+    if is_time(path):
         for number in count(2):
             yield path.with_name(f"{path.name}_{number}")
