@@ -54,10 +54,11 @@ def run_job(
         return values[0] if single else values
 
     try:
+        again = _same_options(folder, config)
+        begin_job(folder, job_options(hydra_config.overrides.task))
         numbers = finished_numbers(folder)
-        if numbers is None or not _same_options(folder, config):
-            begin_job(folder, job_options(hydra_config.overrides.task))
-            numbers = program(_to_run(folder, config))
+        if numbers is None or not again:
+            numbers = program({**config, "resume": str(folder)} if again else config)
     except FloatingPointError as error:
         complain(error, f" (in {folder}; the sweep goes on)")
         return objective(_worst(hydra_config, len(names)))
@@ -89,11 +90,6 @@ def killed_by(exitcode: int) -> str | None:
         return signal.Signals(number).name if number > 0 else None
     except ValueError:
         return None
-
-
-def _to_run(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The configuration of a new run, or that which goes on with the one in the folder."""
-    return {**config, "resume": str(folder)} if _same_options(folder, config) else config
 
 
 def _same_options(folder: Path, config: dict[str, Any]) -> bool:

@@ -63,12 +63,12 @@ def read_job(folder: Path) -> Job:
     error = table.get("error")
     numbers = finished_numbers(folder)
     state: State
-    if numbers is not None:
-        state, error = "collapsed" if numbers.get("collapsed") else "finished", None
-    elif _is_running(folder):
-        state, error = "running", None
+    if error:
+        state = "failed"
+    elif numbers is not None:
+        state = "collapsed" if numbers.get("collapsed") else "finished"
     else:
-        state = "failed" if error else "stopped"
+        state = "running" if _is_running(folder) else "stopped"
     return Job(folder, state, options if isinstance(options, dict) else {}, _config(folder), numbers or {}, error)
 
 

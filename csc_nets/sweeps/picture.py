@@ -10,6 +10,7 @@ from csc_nets.sweeps.table import SweepTable
 __all__ = ["draw_sweep"]
 
 _WIDTH, _HEIGHT, _IN_A_ROW = 4.2, 3.4, 4
+_TICKS = 8
 _DOT, _FRONT, _MEAN = "#56B4E9", "#D55E00", "#0072B2"
 _DENSITY, _SECONDS = "test/density", "training_seconds"
 
@@ -17,7 +18,7 @@ _DENSITY, _SECONDS = "test/density", "training_seconds"
 def draw_sweep(table: SweepTable, file: Path) -> None:
     """Draws a sweep; matplotlib is needed.
 
-    One axis an option: a dot for each job, and a line through the means of each value. Then the score against the
+    One axis an option: a dot for each job, and the mean of each value as a line. Then the score against the
     density, and against the time of training where the jobs have no density: the larger the dot, the longer the
     training. Rows on the Pareto front of score, density and time are orange.
 
@@ -44,20 +45,26 @@ def draw_sweep(table: SweepTable, file: Path) -> None:
 
 def _draw_option(axis: Any, table: SweepTable, name: str) -> None:
     points = [(row.options.get(name, ""), value) for row in table.rows for value in _score(table, row)]
-    values = sorted({text for text, _ in points}, key=_as_number)
+    from matplotlib.ticker import NullLocator
+
+    values = sorted({text for text, _ in points}, key=lambda text: (_as_number(text), text))
     numbers = [_as_number(text) for text in values]
-    if all(math.isfinite(number) for number in numbers):
+    if numeric := all(map(math.isfinite, numbers)):
         places = dict(zip(values, numbers, strict=True))
         positive = [number for number in numbers if number > 0]
         if len(positive) > 2 and max(positive) >= 10 * min(positive):
             axis.set_xscale("log" if len(positive) == len(numbers) else "symlog", **_linear_below(positive, numbers))
+            axis.xaxis.set_minor_locator(NullLocator())
     else:
         places = dict(zip(values, map(float, range(len(values))), strict=True))
-        axis.set_xticks(list(places.values()), [_short(text) for text in values], rotation=20, ha="right")
         axis.margins(x=0.1)
+    if not numeric or len(values) <= _TICKS:
+        slant = {} if numeric else {"rotation": 20, "ha": "right"}
+        axis.set_xticks(list(places.values()), [_short(text) for text in values], **slant)
     axis.plot([places[text] for text, _ in points], [score for _, score in points], "o", color=_DOT, markersize=4)
     means = [_mean([score for other, score in points if other == text]) for text in values]
-    axis.plot([places[text] for text in values], means, color=_MEAN, linewidth=1)
+    style: dict[str, Any] = {"linewidth": 1} if numeric else {"linestyle": "", "marker": "_", "markersize": 24}
+    axis.plot([places[text] for text in values], means, color=_MEAN, **style)
     axis.set(xlabel=name, ylabel=table.score.key)
     axis.grid(alpha=0.3)
 

@@ -219,11 +219,9 @@ def _plain(value: Any) -> str:
     """A value as it stands on a command line."""
     if isinstance(value, list):
         return f"[{','.join(map(_plain, value))}]"
-    return (
-        {None: "null", True: "true", False: "false"}.get(value, str(value))
-        if not isinstance(value, dict)
-        else str(value)
-    )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
 
 
 def _is_number(value: Any) -> bool:
