@@ -38,11 +38,14 @@ def end(process, status=0, timeout=180):
     return output, [line for line in errors.splitlines() if line.strip()]
 
 
-def forked(function, *arguments):
-    """A call in a process of its own that has everything imported; ``exitcode`` and ``kill`` are its."""
+def forked(function, *arguments, daemon=True):
+    """A call in a process of its own that has everything imported; ``exitcode`` and ``kill`` are its.
+
+    With ``daemon=False`` it may start processes, and whoever calls ends it.
+    """
     if torch.cuda.is_available():
         pytest.skip("forks, which the threads of autograd for a GPU do not survive")
-    process = get_context("fork").Process(target=function, args=arguments, daemon=True)
+    process = get_context("fork").Process(target=function, args=arguments, daemon=daemon)
     process.start()
     return process
 
