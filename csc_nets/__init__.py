@@ -1,9 +1,16 @@
-"""csc_nets: a PyTorch zoo of unrolled sparse-coding networks."""
+"""csc_nets: a PyTorch zoo of unrolled sparse-coding networks.
 
-from csc_nets.checkpoint import load
-from csc_nets.functional import register_gradient, register_penalty, register_pursuit, solve
-from csc_nets.models import create_model, is_model, list_models, register_model
-from csc_nets.plugins import import_plugins
+What is named here is imported when it is first asked for, so that the command line answers before torch is loaded.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from csc_nets.checkpoint import load
+    from csc_nets.functional import register_gradient, register_penalty, register_pursuit, solve
+    from csc_nets.models import create_model, is_model, list_models, register_model
+    from csc_nets.plugins import import_plugins
 
 __version__ = "0.2.0"
 
@@ -19,3 +26,23 @@ __all__ = [
     "register_pursuit",
     "solve",
 ]
+
+_HOMES = {"load": "checkpoint", "import_plugins": "plugins"}
+_HOMES |= dict.fromkeys(("create_model", "is_model", "list_models", "register_model"), "models")
+_HOMES |= dict.fromkeys(("register_gradient", "register_penalty", "register_pursuit", "solve"), "functional")
+_ROOMS = ("checkpoint", "functional", "layers", "models", "theory")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_ROOMS})

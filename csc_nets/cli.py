@@ -87,7 +87,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
             return _fit_and_test(trainer, task, data, folder, config, resume)
     except (SystemExit, KeyboardInterrupt) as stop:
         if trainer.is_global_zero:
-            print(f"stopped; to go on: python train.py resume={folder.path}", file=sys.stderr)
+            print(f"stopped; to go on: {_program()} resume={folder.path}", file=sys.stderr)
         raise SystemExit(exit_status(stop)) from None
     finally:
         finish_loggers(trainer.loggers, failed=sys.exc_info()[0] is not None)
@@ -291,6 +291,11 @@ class _Job:
             _exit(error)
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _program() -> str:
+    """What a user typed to train."""
+    return sys.argv[0] if sys.argv[0].startswith("csc-nets ") else "python train.py"
 
 
 def _to_go_on() -> str:

@@ -26,6 +26,8 @@ ROOMS = [
     {"tasks"},
     {"evaluation", "sweeps"},
     {"cli"},
+    {"commands"},
+    {"__main__"},
 ]
 """From the ground floor up: a room imports from the rooms before it."""
 

@@ -1,5 +1,6 @@
 """The Lightning trainer of a run: what it writes, and where."""
 
+import os
 import secrets
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -177,7 +178,10 @@ def own_logger(logger: dict[str, Any], folder: Path, resume: bool) -> dict[str, 
     """
     if logger["name"] != "wandb" or "id" in logger:
         return logger
-    return {**logger, "id": f"{folder.parent.name}-{folder.name}".replace("=", "-") if resume else new_wandb_id()}
+    if resume:
+        return {**logger, "id": f"{folder.parent.name}-{folder.name}".replace("=", "-")}
+    agents = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None  # it has begun the run there
+    return {**logger, "id": agents or new_wandb_id()}
 
 
 def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:

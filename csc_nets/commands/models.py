@@ -1,0 +1,74 @@
+"""``csc-nets models``: the zoo, with the sizes of its networks."""
+
+import argparse
+import inspect
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from csc_nets.models import create_model, list_models
+from csc_nets.models.registry import ENTRIES
+
+__all__ = ["main", "multiplications", "summary"]
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints a line for each network.
+
+    Raises:
+        SystemExit: no name fits.
+    """
+    parser = argparse.ArgumentParser(
+        prog="csc-nets models",
+        description="Networks with their parameters and multiplications of one image (MACs), 10 classes.",
+        epilog="What they reach: docs/results.md and the pages of each system.",
+    )
+    parser.add_argument("filter", nargs="?", default="", help="part of a name, or a glob such as 'sdnet*'")
+    chosen = parser.parse_args(arguments)
+    names = list_models(chosen.filter)
+    if not names:
+        print(f"error: no model fits {chosen.filter!r} (known: {', '.join(list_models())})", file=sys.stderr)
+        sys.exit(1)
+    rows = [("model", "parameters", "MACs", "image", "what it is")]
+    rows += [(name, *summary(name)) for name in names]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for name, parameters, macs, image, text in rows:
+        sizes = [parameters.rjust(widths[1]), macs.rjust(widths[2]), image.ljust(widths[3])]
+        print("  ".join([name.ljust(widths[0]), *sizes, text]).rstrip())
+
+
+def summary(name: str) -> tuple[str, str, str, str]:
+    """Parameters, multiplications, size of an image, and the first sentence of what is written of a network."""
+    with torch.device("meta"):
+        model = create_model(name).eval()
+    size = tuple(int(n) for n in model.pretrained_cfg["input_size"])
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    text = " ".join((inspect.getdoc(ENTRIES[name].build) or "").split()).partition(". ")[0].rstrip(".")
+    try:
+        macs = multiplications(model, size)
+    except RuntimeError:  # it looks at numbers
+        macs = multiplications(create_model(name).eval(), size)
+    return f"{parameters:,}", _short(macs), " x ".join(map(str, size)), text
+
+
+@torch.no_grad()
+def multiplications(model: torch.nn.Module, size: Sequence[int]) -> int:
+    """Multiplications of convolutions and matrix products for one image.
+
+    Args:
+        model: in eval mode; on the meta device nothing is computed.
+        size: of an image, ``(C, H, W)``.
+    """
+    counter = FlopCounterMode(display=False)
+    with counter:
+        model(torch.zeros(1, *size, device=next(model.parameters()).device))
+    return int(counter.get_total_flops()) // 2
+
+
+def _short(number: float) -> str:
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            return f"{number / scale:.2f} {unit}"
+    return f"{number:.0f}"
