@@ -41,10 +41,5 @@ def test_a_job_for_slurm(tmp_path):
         signal_delay_s=launcher.signal_delay_s,
     )
     lines = set(script.splitlines())
-    assert {
-        "#SBATCH --partition=gpu",
-        "#SBATCH --gpus-per-node=1",
-        "#SBATCH --cpus-per-task=8",
-        "#SBATCH --time=600",
-    } <= lines
-    assert Path(tmp_path).exists() and "SLURM_JOB_ID" not in os.environ
+    asked = {"partition=gpu", "gpus-per-node=1", "cpus-per-task=8", "time=600"}
+    assert {f"#SBATCH --{option}" for option in asked} <= lines
