@@ -51,7 +51,7 @@ def sweep_file(overrides: Sequence[str], method: str | None = None, program: str
         ValueError: nothing varies, several objectives, or a grid over an interval.
     """
     register_launchers()
-    with initialize_config_dir(str(config_folder()), version_base=None):
+    with initialize_config_dir(str(config_folder())):
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         fixed = [override for override in parsed if not override.is_sweep_override()]
         config = compose("train", overrides=[str(override.input_line) for override in fixed], return_hydra_config=True)

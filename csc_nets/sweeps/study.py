@@ -76,6 +76,8 @@ class StudySweeper(OptunaSweeper):
                 if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
                     raise
                 # It asks for the best trial, and none has a result yet.
+        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+            raise ValueError("no trial has a result: the lines above say why")
 
 
 def open_storage(storage: Any, folder: Path) -> Any:

@@ -44,7 +44,7 @@ def test_completion_of_commands(asked):
 
 
 def test_completion_of_options(asked):
-    assert asked("csc-nets train experi") == ["experiment="]
+    assert asked("csc-nets train logge") == ["logger.", "logger="]
     assert "experiment=digits_autoencoder" in asked("csc-nets train seed=1 experiment=digits")
     assert asked("csc-nets train model.la") == ["model.lam="]
     assert "which=" in asked("csc-nets evaluate w")

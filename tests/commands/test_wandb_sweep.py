@@ -18,7 +18,7 @@ def test_lists_become_a_grid():
 
 def test_intervals_and_ranges():
     options = ["task.lr=tag(log,interval(1e-4,1e-2))", "model.lam=interval(0.0,1.0)", "model.steps=range(1,4)"]
-    options += ["seed=interval(0,9)", "data.batch_size=tag(log,interval(8,64))"]
+    options += ["seed=int(interval(0,9))", "data.batch_size=tag(log,int(interval(8,64)))"]
     found = sweep_file([*options, "task.weight_decay=0.1"], program="train.py")
     assert found["method"] == "bayes" and found["program"] == "train.py"
     assert found["parameters"] == {

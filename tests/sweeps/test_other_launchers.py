@@ -28,7 +28,7 @@ def test_a_job_for_slurm(tmp_path):
 
     options = ["partition=gpu", "gpus_per_node=1", "timeout_min=600", "cpus_per_task=8"]
     overrides = ["hydra/launcher=submitit_slurm", *(f"hydra.launcher.{option}" for option in options)]
-    with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+    with initialize_config_dir(str(ROOT / "configs")):
         launcher = compose("train", overrides=overrides, return_hydra_config=True).hydra.launcher
     assert launcher._target_.endswith("SlurmLauncher")
     script = _make_sbatch_string(

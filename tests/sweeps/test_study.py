@@ -142,3 +142,8 @@ def test_a_study_in_a_database(sweep):
     storage = "sqlite:///study.db"
     assert sweep("sweep=optuna", "hydra.sweeper.n_trials=2", f"hydra.sweeper.storage='{storage}'") == (0, [])
     assert len(study(storage=storage).trials) == 2 and not Path("sweep/study.log").exists()
+
+
+def test_a_typing_error_is_no_study(sweep):
+    status, errors = sweep("sweep=optuna", "hydra.sweeper.n_trials=2", "+lr=0.1")
+    assert status == 1 and errors[-1] == "error: no trial has a result: the lines above say why"
