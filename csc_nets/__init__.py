@@ -30,7 +30,7 @@ __all__ = [
 _HOMES = {"load": "checkpoint", "import_plugins": "plugins"}
 _HOMES |= dict.fromkeys(("create_model", "is_model", "list_models", "register_model"), "models")
 _HOMES |= dict.fromkeys(("register_gradient", "register_penalty", "register_pursuit", "solve"), "functional")
-_ROOMS = ("checkpoint", "functional", "layers", "models", "theory")
+_ROOMS = ("checkpoint", "functional", "layers", "models", "plugins", "registry", "theory")
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ from csc_nets.models import create_model
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
 from csc_nets.sweeps import SweepFolder, execution_whitelist, finish_sweep, register_launchers, run_job
 from csc_nets.tasks import Task, create_task
+from csc_nets.tasks.file_names import quote_folders
 from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
@@ -241,6 +242,7 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     """
     reuse_memory()
     register_launchers()
+    sys.argv[1:] = quote_folders(sys.argv[1:])
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
     failures = 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback

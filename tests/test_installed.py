@@ -71,7 +71,7 @@ def test_train_and_evaluate(run, tmp_path):
     run("csc-nets", "train", "--config-dir", "mine", "experiment=small", *TINY, "run_dir=run")
     assert "lam: 0.25" in (tmp_path / "run" / "config.yaml").read_text()
     trained = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert f"{trained['test/acc']:.2%}" in run("csc-nets", "evaluate", "run=run")
+    assert f"{trained['test/acc']:.2%}" in run("csc-nets", "evaluate", "run=run", "trainer.limit_test_batches=2")
 
 
 def test_the_module_and_sweeps(run, tmp_path):

@@ -1,10 +1,21 @@
-"""Where the configurations are."""
+"""Where the package and its configurations are."""
 
+import sys
 from pathlib import Path
 
-import csc_nets
+__all__ = ["config_folder", "package_folder", "package_version"]
 
-__all__ = ["config_folder"]
+_PACKAGE = __name__.partition(".")[0]
+
+
+def package_folder() -> Path:
+    """Folder of the package."""
+    return Path(__file__).parents[1]
+
+
+def package_version() -> str:
+    """Version of the code that runs; that of the metadata may be of an older installation."""
+    return str(sys.modules[_PACKAGE].__version__)
 
 
 def config_folder() -> Path:
@@ -13,7 +24,7 @@ def config_folder() -> Path:
     Raises:
         FileNotFoundError: the package was copied without it.
     """
-    package = Path(csc_nets.__file__).parent
+    package = package_folder()
     for folder in (package / "configs", package.parent / "configs"):
         if (folder / "train.yaml").is_file():
             return folder

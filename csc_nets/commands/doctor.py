@@ -13,8 +13,7 @@ from typing import Literal
 
 import torch
 
-import csc_nets
-from csc_nets.commands.config_folder import config_folder
+from csc_nets.commands.config_folder import config_folder, package_folder, package_version
 from csc_nets.data.facts import FACTS
 
 __all__ = ["Finding", "examine", "main"]
@@ -100,7 +99,7 @@ def fit(torch_version: str, torchvision_version: str) -> str | None:
 
 
 def _installation() -> Iterator[Finding]:
-    yield Finding("csc-nets", "ok", f"{csc_nets.__version__} in {Path(csc_nets.__file__).parent}")
+    yield Finding("csc-nets", "ok", f"{package_version()} in {package_folder()}")
     yield Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
     yield Finding("configurations", "ok", str(config_folder()))
 

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import csc_nets
 from csc_nets.commands.completion import complete, install_completion
+from csc_nets.commands.config_folder import config_folder, package_version
 
 __all__ = ["main"]
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="\n".join(["commands:", *(f"  {name:<14}{text}" for name, text in COMMANDS.items())]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=f"csc-nets {csc_nets.__version__}")
+    parser.add_argument("--version", action="version", version=f"csc-nets {package_version()}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help="one of those below")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, metavar="...", help="its arguments; --help shows them")
     chosen = parser.parse_args(given)
@@ -58,8 +58,7 @@ def _program(name: str, arguments: list[str]) -> None:
     # OpenMP reads it once, when torch loads: as in train.py.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     cli = importlib.import_module("csc_nets.cli")
-    folder = importlib.import_module("csc_nets.commands.config_folder").config_folder()
     sys.argv = [f"csc-nets {name}", *arguments]
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(1, str(Path.cwd()))  # for plugins, as with python train.py
-    cli.run(getattr(cli, name), folder, name)
+    cli.run(getattr(cli, name), config_folder(), name)

@@ -11,15 +11,15 @@ import socket
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 from hydra_plugins.hydra_optuna_sweeper.optuna_sweeper import OptunaSweeper
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, Trial, TrialState
 
 from csc_nets.tasks.safe_files import is_alive
+
+if TYPE_CHECKING:  # every training would wait for it
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial
 
 __all__ = ["StudySweeper", "open_storage"]
 
@@ -52,6 +52,8 @@ class StudySweeper(OptunaSweeper):
         Args:
             arguments: options of the command line.
         """
+        import optuna
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         sweeper = self.sweeper
         sweeper.storage = open_storage(sweeper.storage, self._folder)
@@ -67,16 +69,17 @@ class StudySweeper(OptunaSweeper):
             directions=directions,
             load_if_exists=True,
         )
+        complete = (optuna.trial.TrialState.COMPLETE,)
         _repeat_broken(study)
         while (left := wanted - _begun(study.get_trials(deepcopy=False))) > 0:
             sweeper.n_trials = left if isinstance(sweeper.sampler, functools.partial) else min(sweeper.n_jobs, left)
             try:
                 sweeper.sweep(arguments)
             except ValueError:
-                if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+                if study.get_trials(deepcopy=False, states=complete):
                     raise
                 # It asks for the best trial, and none has a result yet.
-        if not study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if not study.get_trials(deepcopy=False, states=complete):
             raise ValueError("no trial has a result: the lines above say why")
 
 
@@ -92,22 +95,29 @@ def open_storage(storage: Any, folder: Path) -> Any:
         storage = str(folder / _FILE)
     if isinstance(storage, str) and storage.endswith(".log"):
         Path(storage).absolute().parent.mkdir(parents=True, exist_ok=True)
+        from optuna.storages import JournalStorage
+        from optuna.storages.journal import JournalFileBackend
+
         return JournalStorage(JournalFileBackend(storage))
     return storage
 
 
-def _begun(trials: Sequence[FrozenTrial]) -> int:
+def _begun(trials: Sequence["FrozenTrial"]) -> int:
     """Trials that count: those that wait for their turn and those that are repeated do not."""
+    from optuna.trial import TrialState
+
     repeated = _repeated(trials)
     return sum(t.state is not TrialState.WAITING and t.number not in repeated for t in trials)
 
 
-def _repeated(trials: Sequence[FrozenTrial]) -> set[int]:
+def _repeated(trials: Sequence["FrozenTrial"]) -> set[int]:
     return {t.user_attrs[_REPEATS] for t in trials if _REPEATS in t.user_attrs}
 
 
-def _repeat_broken(study: optuna.Study) -> None:
+def _repeat_broken(study: "Study") -> None:
     """Asks again for trials that failed, or whose process is gone."""
+    from optuna.trial import TrialState
+
     trials = study.get_trials()
     repeated = _repeated(trials)
     for trial in trials:
@@ -120,7 +130,7 @@ def _repeat_broken(study: optuna.Study) -> None:
         study.enqueue_trial(trial.params, user_attrs={_REPEATS: trial.number})
 
 
-def _is_left(trial: FrozenTrial) -> bool:
+def _is_left(trial: "FrozenTrial") -> bool:
     """Whether nobody runs a trial any more. Of a process on another machine nobody here knows: it counts as running."""
     worker = trial.user_attrs.get(_WORKER)
     if worker is None:  # its process was stopped before it could sign, or is about to
@@ -129,7 +139,7 @@ def _is_left(trial: FrozenTrial) -> bool:
     return host == socket.gethostname() and not is_alive(int(pid))
 
 
-def _sign(own: Any, config: Any, trial: Trial) -> None:
+def _sign(own: Any, config: Any, trial: "Trial") -> None:
     """Writes into a trial who runs it, then does what the user's ``custom_search_space`` does."""
     trial.set_user_attr(_WORKER, f"{socket.gethostname()}:{os.getpid()}")
     if own is not None:

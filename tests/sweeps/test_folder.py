@@ -3,7 +3,6 @@ import json
 import pytest
 
 from csc_nets.sweeps.folder import job_name, number_of_jobs, varied_options
-from csc_nets.tasks.file_names import short_value
 
 
 @pytest.fixture
@@ -33,13 +32,6 @@ def test_names_stay_short_and_apart(varied):
     first = job_name([f"{key}=value_{n}" for n, key in enumerate(keys)])
     other = job_name([f"{key}=value_{n}" for n, key in enumerate(keys[:-1])] + [f"{keys[-1]}=another"])
     assert len(first) == len(other) <= 80 and first != other and first[:60] == other[:60]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"), [("[64,128]", "64-128"), (-0.5, "-0.5"), ("a b='c'", "a-b-c"), ("null", "null"), ("''", "none")]
-)
-def test_values_need_no_quotes(value, text):
-    assert short_value(value) == text
 
 
 def test_what_a_command_line_varies():

@@ -108,6 +108,12 @@ def test_a_job_in_use_waits_for_its_turn(tmp_path, sweep):
     assert "test/acc" in numbers("sweep/seed-0")
 
 
+def test_processes_that_inherit_nothing(tmp_path, sweep, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    assert sweep("seed=0", *PROCESSES, "hydra.launcher.start_method=spawn", "run_dir=sweep") == (0, [])
+    assert numbers("sweep/job")["collapsed"] == 0
+
+
 def test_jobs_end_with_their_sweep(tmp_path):
     process = in_the_background(
         tmp_path, "trainer.max_epochs=1000", "seed=0,1", *PROCESSES, f"run_dir={tmp_path / 'sweep'}"

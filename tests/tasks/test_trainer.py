@@ -13,7 +13,7 @@ from csc_nets.models import create_model
 from csc_nets.tasks import ClassificationTask
 from csc_nets.tasks.keeping import MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
-from csc_nets.tasks.trainer import build_loggers, build_trainer
+from csc_nets.tasks.trainer import build_loggers, build_trainer, own_logger
 from csc_nets.tasks.weight_averaging import AveragedWeights
 
 CALLBACKS = {"ema_decay": None, "patience": None, "progress_bar": False}
@@ -132,3 +132,12 @@ def test_the_average_copies_buffers_and_forgets_its_start():
         share = min(0.999, (1 + n) / (10 + n))
         expected = share * expected + (1 - share) * k
     assert weights[-1] == pytest.approx(expected, rel=1e-4) and weights[-1] > 10
+
+
+def test_a_run_that_an_agent_of_weights_and_biases_has_begun_keeps_its_id(tmp_path, monkeypatch):
+    logger = {"name": "wandb", "project": "p"}
+    monkeypatch.setenv("WANDB_RUN_ID", "agents")
+    assert own_logger(logger, tmp_path, resume=False)["id"] != "agents"  # of somebody's shell
+    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+    assert own_logger(logger, tmp_path, resume=False)["id"] == "agents"
+    assert own_logger({**logger, "id": "own"}, tmp_path, resume=True)["id"] == "own"
