@@ -62,12 +62,12 @@ def run_job(
     except FloatingPointError as error:
         complain(error, f" (in {folder}; the sweep goes on)")
         return objective(_worst(hydra_config, len(names)))
-    except BlockingIOError as error:
-        if os.environ.get(JOB_PROCESS):
-            raise SystemExit(IN_USE) from None
-        note(f"passed over: {error}")
-        return objective([math.nan] * len(names))
     except Exception as error:
+        if isinstance(error, BlockingIOError) or (isinstance(error, FileExistsError) and _is_begun(folder)):
+            if os.environ.get(JOB_PROCESS):
+                raise SystemExit(IN_USE) from None
+            note(f"passed over: {error}")
+            return objective([math.nan] * len(names))
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exc()
         complain(error, f" (in {folder}; the sweep goes on)")
@@ -98,8 +98,7 @@ def _same_options(folder: Path, config: dict[str, Any]) -> bool:
     Raises:
         ValueError: it holds one with others.
     """
-    file = folder / "config.yaml"
-    if not file.is_file() or not file.stat().st_size:  # a full disk leaves an empty one
+    if not _is_begun(folder):
         return False
     theirs = RunFolder(folder).config()
     for key in sorted(set(theirs) & set(config) - {"run_dir", "resume", "plugins", "objective"}):
@@ -109,6 +108,12 @@ def _same_options(folder: Path, config: dict[str, Any]) -> bool:
                 f"{folder} holds a run with {option}={old}, and now it is {new}: choose another run_dir, or delete it"
             )
     return True
+
+
+def _is_begun(folder: Path) -> bool:
+    """Whether a folder holds a run; another process may have begun it a moment ago."""
+    file = folder / "config.yaml"
+    return file.is_file() and file.stat().st_size > 0  # a full disk leaves an empty one
 
 
 def _difference(key: str, old: Any, new: Any) -> tuple[str, Any, Any] | None:

@@ -131,6 +131,19 @@ def test_a_job_that_another_process_runs_is_passed_over(sweep, tmp_path):
     )
 
 
+def test_a_job_that_another_process_begins_at_the_same_moment_is_passed_over(sweep, monkeypatch):
+    def program(config):
+        real(config)  # of the other one
+        Path("sweep/job/metrics.json").unlink()
+        return real(config)
+
+    real = cli.train
+    monkeypatch.setattr(cli, "train", program)
+    status, errors = sweep("debug=fast", "seed=0", "run_dir=sweep")
+    assert status == 0 and len(errors) == 1 and "already holds a run" in errors[0]
+    assert errors[0].startswith("note: passed over: ")
+
+
 def test_names_of_jobs_need_no_quotes(sweep, monkeypatch, capsys):
     options = ["model.widths=[4],[4,8]", "task.lr=1e-3"]
     assert sweep("debug=fast", *options)[0] == 0
