@@ -23,7 +23,7 @@ FIGURES = {
     "scattering": ("MNIST", "99.09 %", "energy.md"),
     "sparse_prior_cnn": ("MNIST, two passes", "99.37 %", "multi_layer.md"),
 }
-"""Data, what a network of ours reaches on their test images (the least of several seeds), and the page that says how."""
+"""Data, what a network reaches on their test images (the least of several seeds), and the page that says how."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def summary(name: str) -> tuple[str, str, str, str, str]:
-    """Parameters, multiplications, size of an image, a figure, and the first sentence of what is written of a network."""
+    """Parameters, multiplications, size of an image, a figure, and the first sentence that describes a network."""
     with torch.device("meta"):
         model = create_model(name).eval()
     size = tuple(int(n) for n in model.pretrained_cfg["input_size"])
