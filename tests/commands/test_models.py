@@ -23,7 +23,7 @@ def test_resnet_has_the_published_size():
     assert text == "ResNet-18, the baseline of SDNet-18"
 
 
-@pytest.mark.parametrize("name", ["csc_small", "cdlnet", "ml_csc_mnist"])
+@pytest.mark.parametrize("name", ["csc_small", "ml_csc_mnist"])
 def test_a_line_of_the_table(name, capsys):
     main([name])
     head, line, *_ = capsys.readouterr().out.splitlines()
