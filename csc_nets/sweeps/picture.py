@@ -58,9 +58,9 @@ def _draw_option(axis: Any, table: SweepTable, name: str) -> None:
     else:
         places = dict(zip(values, map(float, range(len(values))), strict=True))
         axis.margins(x=0.1)
-    if not numeric or len(values) <= _TICKS:
-        slant = {} if numeric else {"rotation": 20, "ha": "right"}
-        axis.set_xticks(list(places.values()), [_short(text) for text in values], **slant)
+    named = values[:: math.ceil(len(values) / _TICKS)]
+    slant = {} if numeric else {"rotation": 20, "ha": "right"}
+    axis.set_xticks([places[text] for text in named], [_short(text) for text in named], **slant)
     axis.plot([places[text] for text, _ in points], [score for _, score in points], "o", color=_DOT, markersize=4)
     means = [_mean([score for other, score in points if other == text]) for text in values]
     style: dict[str, Any] = {"linewidth": 1} if numeric else {"linestyle": "", "marker": "_", "markersize": 24}
