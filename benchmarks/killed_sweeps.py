@@ -26,8 +26,9 @@ JOB += ["trainer.max_epochs=2", "trainer.limit_train_batches=15", "trainer.limit
 
 
 def command(folder: Path, jobs: int, processes: int) -> list[str]:
-    seeds = max(1, jobs // 20)
-    vary = ["model.steps=1,2", "model.lam=range(0.02,0.22,step=0.02)", f"seed=range({seeds})"]
+    weights = min(10, jobs // 2)
+    seeds = jobs // (2 * weights)
+    vary = ["model.steps=1,2", f"model.lam=range(0.02,{0.02 * weights + 0.01:.2f},step=0.02)", f"seed=range({seeds})"]
     launcher = ["hydra/launcher=processes", f"hydra.launcher.n_jobs={processes}", "hydra.launcher.retries=100"]
     return [sys.executable, str(ROOT / "train.py"), "-m", *JOB, *vary, *launcher, f"run_dir={folder}"]
 
@@ -82,13 +83,13 @@ def row(name: str, ours: float, reference: float, unit: str) -> dict[str, object
 
 def main() -> None:
     options = timing.parser(__doc__.splitlines()[0])
-    options.add_argument("--jobs", type=int, default=200)
+    options.add_argument("--jobs", type=int, default=200, help="an even number below 20, or a multiple of 20")
     options.add_argument("--kills", type=int, default=10)
     options.add_argument("--processes", type=int, default=2)
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.jobs, chosen.kills = 20, 2
+        chosen.jobs, chosen.kills = 8, 2
     random.seed(chosen.seed)
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = (Path(temporary) / name for name in ("whole", "killed"))
