@@ -4,11 +4,14 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from csc_nets.functional.checks import full_precision
+
 __all__ = ["psnr", "ssim"]
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio ``(N,)`` in dB of images ``(N, C, H, W)``; white is 1. Infinite for equal images."""
+    images, reference = _wide(images), _wide(reference)
     return -10 * torch.log10((images - reference).square().flatten(1).mean(1))
 
 
@@ -26,6 +29,12 @@ def ssim(images: Tensor, reference: Tensor, *, interior: bool = False) -> Tensor
             a pixel, with images that are mirrored at their border, as in torchmetrics. Errors at the border then count
             as much as others; the two differ by some thousandths.
     """
+    images, reference = _wide(images), _wide(reference)
+    with full_precision(images):  # a variance is a small difference of large numbers, which bfloat16 has not
+        return _ssim(images, reference, interior)
+
+
+def _ssim(images: Tensor, reference: Tensor, interior: bool) -> Tensor:
     if min(reference.shape[2:]) < 3:
         return _ssim_of_one_window(images, reference)
     sigma = 1.5 if min(reference.shape[2:]) >= 16 else 0.5  # torchmetrics' window spans 7 sigma
@@ -38,6 +47,10 @@ def ssim(images: Tensor, reference: Tensor, *, interior: bool = False) -> Tensor
     if interior and min(height, width) > 2 * margin:
         places = places[..., margin : height - margin, margin : width - margin]
     return places.flatten(1).mean(1)
+
+
+def _wide(images: Tensor) -> Tensor:
+    return images.to(torch.promote_types(images.dtype, torch.float32))
 
 
 def _ssim_of_one_window(images: Tensor, reference: Tensor) -> Tensor:
