@@ -109,7 +109,7 @@ class ProcessLauncher(Launcher):
 
     def _start(self, task: _Task) -> None:
         task.answer, theirs = self._context.Pipe(duplex=False)
-        state = None if self._context.get_start_method() == "fork" else Singleton.get_state()
+        state = None if self._context.get_start_method() == "fork" else Singleton.get_state()["instances"]
         work = (self.hydra_context, self.task_function, self.config, task.index, list(task.overrides))
         task.process = self._context.Process(target=_run, args=(theirs, os.getpid(), self.n_jobs, state, *work))
         task.process.start()
@@ -190,7 +190,7 @@ def _run(
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // n_jobs))
     if singletons is not None:  # of a process that has inherited nothing
-        Singleton.set_state(singletons)
+        Singleton.set_state({**Singleton.get_state(), "instances": singletons})  # resolvers are closures: its own
     setup_globals()
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
     job_config.hydra.job.id, job_config.hydra.job.num = str(index), index
