@@ -23,6 +23,8 @@ from csc_nets.evaluation import save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
+from csc_nets.models.rebuilding import MisfitError, check_network
+from csc_nets.models.registry import network_signature
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
 from csc_nets.tasks import Task, create_task
 from csc_nets.tasks.messages import complain, leave_out_noise
@@ -30,7 +32,7 @@ from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolve
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.registry import accepts
 from csc_nets.tasks.results import add_results, evaluation_label, show_results
-from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
+from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint, weights_of_run
 from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
 from csc_nets.tasks.stopping import exit_status
@@ -74,7 +76,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         config["data"] = with_statistics(config["data"], "train")
     config["plugins"] = plugins
     config["logger"] = own_logger(config["logger"], folder.path, resume)
-    data, task = build(config)
+    data, task = rebuild(folder, config) if resume else build(config)
     if config["compile"]:
         task.compile_model()
     settings = config["trainer"], config["callbacks"], config["logger"]
@@ -176,6 +178,25 @@ def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
     data = _datamodule(config)
     model = create_model(num_classes=data.num_classes, in_chans=data.in_chans, **config["model"])
     return data, _task(config, model, data)
+
+
+def rebuild(folder: RunFolder, config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
+    """As :func:`build`, for the configuration in a run folder: only a network that its checkpoint has the weights of.
+
+    Raises:
+        ValueError: the network has other sizes, or does not fit into memory where there is no checkpoint.
+    """
+    data = _datamodule(config)
+    name, known = config["model"].get("name"), {"num_classes": data.num_classes, "in_chans": data.in_chans}
+    taken = network_signature(name).arguments
+    arguments = {
+        k: v for k, v in {**known, **config["model"]}.items() if k != "name" and (k not in known or k in taken)
+    }
+    try:
+        check_network(name, arguments, weights_of_run(folder, config))
+    except MisfitError as error:
+        raise ValueError(f"{folder.path}: the network of config.yaml does not fit: {error}") from error
+    return build(config)
 
 
 def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataModule:
