@@ -27,6 +27,7 @@ from csc_nets.models.rebuilding import MisfitError, check_network
 from csc_nets.models.registry import network_signature
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
 from csc_nets.tasks import Task, create_task
+from csc_nets.tasks.command_line import checked_command
 from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
@@ -35,6 +36,7 @@ from csc_nets.tasks.results import add_results, evaluation_label, show_results
 from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint, weights_of_run
 from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
+from csc_nets.tasks.schema import EvaluationOptions, TrainingOptions, check_data, check_options
 from csc_nets.tasks.stopping import exit_status
 from csc_nets.tasks.sweep_folder import SweepFolder, execution_whitelist, job_folder
 from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
@@ -72,7 +74,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = _config_of_run(folder, plugins)
-    else:  # so that a run says by which statistics its images were normalised
+    check_options(config, TrainingOptions)
+    if not resume:  # so that a run says by which statistics its images were normalised
         config["data"] = with_statistics(config["data"], "train")
     config["plugins"] = plugins
     config["logger"] = own_logger(config["logger"], folder.path, resume)
@@ -142,8 +145,10 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     leave_out_noise()
     options = plain(cfg)
     plugins = _import_plugins(options)
+    check_options({key: value for key, value in options.items() if key != "data"}, EvaluationOptions)
     folder = RunFolder(folder_option("run", options["run"]))
     config = _config_of_run(folder, plugins)
+    check_data(options["data"], config)
     file = folder.checkpoint(options["which"])
     fit_of_checkpoint(read_checkpoint(file), config, file)
     model = load(file)
@@ -261,6 +266,13 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     """
     reuse_memory()
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    top = TrainingOptions if config_name == "train" else EvaluationOptions
+    try:
+        sys.argv = [sys.argv[0], *checked_command(sys.argv[1:], config_dir, config_name, top)]
+    except Exception as error:
+        if whole:
+            raise
+        _exit(error)
 
     def job(cfg: Any) -> float | None:
         hydra_config = HydraConfig.get()

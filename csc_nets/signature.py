@@ -79,11 +79,10 @@ def signature_of(build: Callable[..., Any]) -> Signature:
     if rest is None:
         return Signature(own)
     made: Any = _hints(build).get("return")
-    further = (
-        _of_class(made) if isinstance(made, type) and made.__init__ is not object.__init__ else Signature({}, True)
-    )
     if isinstance(rest, Mapping):
         further = Signature(dict(rest))
+    else:
+        further = _of_class(made) if isinstance(made, type) else Signature({}, True)
     return Signature({**own, **{k: v for k, v in further.arguments.items() if k not in own}}, further.is_open)
 
 
@@ -101,7 +100,7 @@ def check_value(option: str, value: Any, argument: Argument) -> None:
     Example:
         >>> check_value("widths", 48, Argument(Sequence[int], (32, 64)))
         Traceback (most recent call last):
-        ValueError: widths must be a list of whole numbers such as [32, 64], got 48
+        ValueError: widths must be a list of whole numbers such as [32,64], got 48
     """
     if type(value) is type(argument.default) and value == argument.default:
         return
@@ -129,7 +128,7 @@ def shown(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(shown, value))}]"
+        return f"[{','.join(map(shown, value))}]"
     return repr(value)
 
 

@@ -96,7 +96,7 @@ def refused(file, reason, read=load):
         ({"pretrained": True}, "csc_small is not built from pretrained=true"),
         ({"features_only": True, "out_indices": [0]}, "csc_small is not built from features_only=true"),
         ({"width": [4, 8]}, "not built from width=.*; did you mean widths?"),
-        ({"widths": "48"}, r"widths must be a list of whole numbers such as \[48, 96, 128\], got '48'"),
+        ({"widths": "48"}, r"widths must be a list of whole numbers such as \[48,96,128\], got '48'"),
         ({"lam": "0.2"}, "lam must be a number, got '0.2'"),
         ({"pursuit": {"name": "fista", "count": 10**12}}, "pursuit is 1000000000000, beyond all use"),
         ({"steps": 10**12}, "steps is 1000000000000, beyond all use"),
