@@ -4,6 +4,8 @@ What is read here calls nothing, opens no other file and no address, and takes n
 docs/security.md says against whom that stands.
 """
 
+import json
+import math
 import pickletools
 import re
 import warnings
@@ -15,8 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["read_torch_file"]
+__all__ = ["read_safetensors", "read_torch_file"]
 
+_LONGEST_HEADER = 100_000_000  # as in the format
+_KINDS = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _DEEPEST = 64
 _VIEWS = 4  # times the size of the file that all tensors together may have, since several may be views of one
 _SCALARS = (type(None), bool, int, float, complex, str, bytes, torch.device, torch.dtype)
@@ -53,6 +68,53 @@ def read_torch_file(file: str | Path) -> Any:
     except Exception as error:  # zipfile, pickletools and torch raise many types for damaged bytes
         raise ValueError(f"it cannot be read ({type(error).__name__})") from error
     return _Copy(size).of(content)
+
+
+def read_safetensors(file: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `safetensors <https://github.com/huggingface/safetensors#format>`_ file, on the CPU.
+
+    Args:
+        file: path of a file that exists.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: its header is not that of its content. The message is the reason and does not name the file.
+    """
+    file = Path(file)
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, _LONGEST_HEADER):
+            raise ValueError(f"its header would have {length} bytes, and the file has {size}")
+        try:
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            places = sorted((_place(name, entry), name) for name, entry in header.items())
+        except (AttributeError, KeyError, TypeError, RecursionError, ValueError) as error:
+            raise ValueError(f"its header is damaged ({' '.join(str(error).split())})") from error
+        # The parts of the content follow one another, without gap or overlap.
+        ends = [0, *(last for (_, last), _ in places)]
+        if [first for (first, _), _ in places] != ends[:-1] or ends[-1] != size - 8 - length:
+            raise ValueError("its tensors overlap, leave gaps or end elsewhere than the file")
+        content = bytearray(stream.read())
+    read = {}
+    for (first, last), name in places:
+        kind, shape = _KINDS[header[name]["dtype"]], header[name]["shape"]
+        data = torch.frombuffer(content, dtype=torch.uint8, count=last - first, offset=first) if last > first else None
+        read[name] = torch.empty(shape, dtype=kind) if data is None else data.clone().view(kind).view(shape)
+    return read
+
+
+def _place(name: str, entry: Any) -> tuple[int, int]:
+    """Where the content of a tensor begins and ends."""
+    kind, shape, (first, last) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if kind not in _KINDS:
+        raise ValueError(f"{name!r} is of the type {kind!r}")
+    if not all(type(number) is int and number >= 0 for number in (*shape, first, last)):
+        raise ValueError(f"{name!r} has sizes that are none")
+    if last - first != math.prod(shape) * _KINDS[kind].itemsize:
+        raise ValueError(f"{name!r} of shape {shape} and type {kind} cannot have {last - first} bytes")
+    return first, last
 
 
 class _RefusedError(ValueError):

@@ -118,7 +118,7 @@ def create_model(
         in_chans: channels of the images; None for what the network was made for, 3 for most.
         features_only: return the stages alone, as a module from images to a list of feature maps.
         out_indices: with ``features_only``, the stages to return (as timm: indices, or how many last ones).
-        checkpoint_path: a file with a state dict to load (``torch.save(model.state_dict(), path)``).
+        checkpoint_path: a file with a state dict to load (``torch.save(model.state_dict(), path)``, or safetensors).
         **overrides: arguments of the network, such as ``lam=0.2`` or ``steps=4``.
 
     Returns:

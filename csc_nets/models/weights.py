@@ -11,7 +11,7 @@ from torch import Tensor
 
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.staged_encoder import StagedEncoder
-from csc_nets.reading import read_torch_file
+from csc_nets.reading import read_safetensors, read_torch_file
 
 __all__ = ["load_weights"]
 
@@ -21,7 +21,8 @@ def load_weights(model: StagedEncoder, source: str | Path) -> None:
 
     Args:
         model: the network to fill.
-        source: path or address (``https://``, ``file://``) of what ``torch.save(model.state_dict(), ...)`` wrote.
+        source: path or address (``https://``, ``file://``) of what ``torch.save(model.state_dict(), ...)`` wrote, or of
+            a file whose name ends in ``.safetensors``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -45,7 +46,7 @@ def load_weights(model: StagedEncoder, source: str | Path) -> None:
 def _read(source: str | Path) -> Mapping[str, Tensor]:
     file = _local(str(source)) if "://" in str(source) else Path(source)
     try:
-        state = read_torch_file(file)
+        state = (read_safetensors if file.suffix == ".safetensors" else read_torch_file)(file)
     except ValueError as error:
         raise ValueError(f"{source} is not a file of weights: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
@@ -63,7 +64,8 @@ def _local(address: str) -> Path:
     if parts.scheme == "file":
         return Path(url2pathname(parts.path))
     digest = hashlib.sha256(address.encode()).hexdigest()[:16]
-    file = Path(torch.hub.get_dir()) / "csc_nets" / f"{digest}.pt"
+    suffix = ".safetensors" if parts.path.endswith(".safetensors") else ".pt"
+    file = Path(torch.hub.get_dir()) / "csc_nets" / f"{digest}{suffix}"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(address, str(file), progress=False)
