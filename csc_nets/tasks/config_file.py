@@ -40,6 +40,8 @@ def read_config(file: Path) -> dict[str, Any]:
     for group in _GROUPS:
         if not isinstance(config.get(group, {}), dict):
             raise ValueError(f"{file} is damaged: {group} has no options")
+        if not isinstance(config.get(group, {}).get("name", ""), str):
+            raise ValueError(f"{file} is damaged: {group}.name is no name")
     for option in _WEIGHTS:
         config.get("model", {}).pop(option, None)
     if "download" in config.get("data", {}):

@@ -96,6 +96,8 @@ class RunFolder:
         config = read_config(file)
         if not {"data", "model", "task"} <= set(config):
             raise ValueError(f"{file} is damaged: it lacks data, model or task")
+        if nameless := [group for group in ("data", "model", "task") if "name" not in config[group]]:
+            raise ValueError(f"{file} is damaged: {nameless[0]} has no name")
         return config
 
     def sweep(self) -> None:
