@@ -170,6 +170,8 @@ def _hints(build: Any) -> dict[str, Any]:
 
 def _fits(value: Any, hint: Any) -> bool:
     origin, inside = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in inside)
     if origin is Annotated:
