@@ -132,3 +132,18 @@ def test_the_average_copies_buffers_and_forgets_its_start():
         share = min(0.999, (1 + n) / (10 + n))
         expected = share * expected + (1 - share) * k
     assert weights[-1] == pytest.approx(expected, rel=1e-4) and weights[-1] > 10
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_a_run_without_a_login_is_told_of_offline(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse():
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "login", refuse)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(ValueError, match=r"^logger=wandb: No API key .* to log in; .* logger\.offline=true$"):
+        build_loggers(tmp_path, name="wandb")
+    assert not list(tmp_path.iterdir())
+    assert len(build_loggers(tmp_path, name="wandb", offline=True)) == 2
