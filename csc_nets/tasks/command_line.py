@@ -76,10 +76,9 @@ class _Command:
                 group, name = override.key_or_group, str(choice)
                 if isinstance(choice, str) and choice not in files:
                     near = nearest(name, files)
-                    hint = f"; did you mean {group}={near[0]}?" if near else ""
-                    raise ValueError(
-                        f"{group}={name}: there is no such choice{hint} (known: {', '.join(sorted(files))})"
-                    )
+                    hint = f", did you mean {group}={near[0]}?" if near else ""
+                    known = f"Available options in {group!r}: {', '.join(sorted(files))}"
+                    raise ValueError(f"Could not find '{group}/{name}'{hint} {known}")
 
     def complete(self, given: list[str]) -> list[str]:
         """Checks all values, and adds what Hydra wants before an option that is in no file."""

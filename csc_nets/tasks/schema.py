@@ -101,7 +101,8 @@ def _logger(name: str) -> Signature:
 
 def _trainer(name: str) -> Signature:
     ours = ["default_root_dir", "callbacks", "logger", "enable_progress_bar", "enable_checkpointing", "plugins"]
-    return signature_of(L.Trainer).without(ours)
+    taken = signature_of(L.Trainer).without(ours)
+    return Signature({**taken.arguments, "max_epochs": Argument(Annotated[int, AtLeast(1)])})
 
 
 def _callbacks(name: str) -> Signature:

@@ -29,9 +29,9 @@ def command(*arguments, name="train"):
         ("modell.lam=1", "unknown option modell.lam, did you mean model.lam?"),
         ("experimnt=cifar10_sdnet18", "unknown option experimnt, did you mean experiment?"),
         # choices
-        ("model=sdnet81", "model=sdnet81: there is no such choice; did you mean model=sdnet18? (known: cdlnet,"),
-        ("-m model=csc_small,sdnet81", "model=sdnet81: there is no such choice; did you mean model=sdnet18?"),
-        ("trainer=gpuu", "trainer=gpuu: there is no such choice; did you mean trainer=gpu? (known: cpu, ddp,"),
+        ("model=sdnet81", "Could not find 'model/sdnet81', did you mean model=sdnet18? Available options in 'model': cdlnet,"),
+        ("-m model=csc_small,sdnet81", "Could not find 'model/sdnet81', did you mean model=sdnet18?"),
+        ("trainer=gpuu", "Could not find 'trainer/gpuu', did you mean trainer=gpu? Available options in 'trainer': cpu, ddp,"),
         # values
         ("task.lr=abc", "task.lr must be a number, got 'abc'"),
         ("task.lr=null", "task.lr must be a number, got null"),
@@ -40,7 +40,7 @@ def command(*arguments, name="train"):
         ("seed=abc", "seed must be a whole number >= 0, got 'abc'"),
         ("seed=-1", "seed must be a whole number >= 0, got -1"),
         ("data.batch_size=true", "data.batch_size must be a whole number, got true"),
-        ("trainer.max_epochs=2.5", "trainer.max_epochs must be a whole number or null, got 2.5"),
+        ("trainer.max_epochs=2.5", "trainer.max_epochs must be a whole number >= 1, got 2.5"),
         ("callbacks.patience=abc", "callbacks.patience must be a whole number or null, got 'abc'"),
         ("compile=maybe", "compile must be true or false, got 'maybe'"),
         ("task.optimizer=adamm", "task.optimizer must be one of sgd, adamw, got 'adamm'; did you mean adamw?"),
