@@ -268,7 +268,7 @@ ERRORS = {
     "model=nothing": "Could not find 'model/nothing' Available options",
     "model.name=csc_smal": "unknown model 'csc_smal'",
     "data.name=digit": "unknown data set 'digit'",
-    "model.nothing=3": "unknown option model.nothing (csc_small takes",
+    "model.nothing=3": "unknown option model.nothing, did you mean model.nonneg?",
     "model.lam=-1": "lam must be",
     "model.steps=0": "steps must be an int >= 1, got 0",
     "task.lr=-1": "lr must be a positive number, got -1",
