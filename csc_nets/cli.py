@@ -3,8 +3,8 @@
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -74,7 +74,8 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = _config_of_run(folder, plugins)
-    check_options(config, TrainingOptions)
+    with _named(folder.path / "config.yaml") if resume else nullcontext():
+        check_options(config, TrainingOptions)
     if not resume:  # so that a run says by which statistics its images were normalised
         config["data"] = with_statistics(config["data"], "train")
     config["plugins"] = plugins
@@ -330,7 +331,18 @@ def _config_of_run(folder: RunFolder, plugins: list[str]) -> dict[str, Any]:
     if trained and not plugins:
         needed = f"plugins=[{','.join(trained)}]"
         raise ValueError(f"this run was trained with {needed}; add {needed} to the command")
+    with _named(folder.path / "config.yaml"):
+        check_data(config["data"], config)
     return {**config, "data": with_statistics(config["data"], "all")}
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Puts the name of a file in front of what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:

@@ -100,6 +100,7 @@ def test_processes_that_a_trainer_starts_have_errors_of_one_line_too(asked, monk
 
 
 def test_a_damaged_run_is_named_and_left_out_of_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "docs")
     for name in ("table_of_runs", "curves_of_runs"):
         (tmp_path / "run").mkdir(exist_ok=True)
         (tmp_path / "run" / "config.yaml").write_text("seed: 0")

@@ -29,9 +29,15 @@ def command(*arguments, name="train"):
         ("modell.lam=1", "unknown option modell.lam, did you mean model.lam?"),
         ("experimnt=cifar10_sdnet18", "unknown option experimnt, did you mean experiment?"),
         # choices
-        ("model=sdnet81", "Could not find 'model/sdnet81', did you mean model=sdnet18? Available options in 'model': cdlnet,"),
+        (
+            "model=sdnet81",
+            "Could not find 'model/sdnet81', did you mean model=sdnet18? Available options",
+        ),
         ("-m model=csc_small,sdnet81", "Could not find 'model/sdnet81', did you mean model=sdnet18?"),
-        ("trainer=gpuu", "Could not find 'trainer/gpuu', did you mean trainer=gpu? Available options in 'trainer': cpu, ddp,"),
+        (
+            "trainer=gpuu",
+            "Could not find 'trainer/gpuu', did you mean trainer=gpu? Available",
+        ),
         # values
         ("task.lr=abc", "task.lr must be a number, got 'abc'"),
         ("task.lr=null", "task.lr must be a number, got null"),
