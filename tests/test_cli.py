@@ -307,7 +307,7 @@ def test_errors_of_evaluation_and_resuming(tmp_path, monkeypatch, capsys):
         return message_of(monkeypatch, capsys, call, name, *arguments)
 
     assert "Missing mandatory value: run" in error(cli.evaluate, "evaluate")
-    assert "which must be 'best' or 'last', got 'first'" in error(cli.evaluate, "evaluate", f"run={run}", "which=first")
+    assert "which must be one of best, last, got 'first'" in error(cli.evaluate, "evaluate", f"run={run}", "which=first")
     assert "lam must be" in error(cli.evaluate, "evaluate", f"run={run}", "lam=-1")
     assert "steps must be an int >= 1, got 0" in error(cli.evaluate, "evaluate", f"run={run}", "steps=0")
     assert "already holds a run" in error(cli.train, "train", f"run_dir={run}")
