@@ -1,23 +1,27 @@
 """Trained networks from disk."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from csc_nets.models import create_model, list_models
+from csc_nets.models import list_models
+from csc_nets.models.rebuilding import MisfitError, rebuild_model
+from csc_nets.reading import read_torch_file
 
-__all__ = ["load", "read_checkpoint"]
+__all__ = ["load", "network_weights", "read_checkpoint"]
 
 
 def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Module:
     """Loads a trained network, without the trainer around it.
 
-    No code in the file is executed: it is read with ``torch.load(..., weights_only=True)``. Nothing that it names is
-    imported. A network of your own must be registered before: import its module, or call
-    :func:`csc_nets.import_plugins`. Where training averaged the weights (EMA), the averaged ones come back.
+    The file may come from anybody. No code in it is executed, nothing that it names is imported, and no other file and
+    no address is opened. Its arguments must be among those that build the network, and the sizes of its weights, or it
+    is refused before memory is taken. docs/security.md says more.
+
+    A network of your own must be registered before: import its module, or call :func:`csc_nets.import_plugins`. Where
+    training averaged the weights (EMA), the averaged ones come back.
 
     Args:
         path: a run folder (its ``checkpoints/best.ckpt`` is taken, or ``last.ckpt`` where there is no best one), or a
@@ -49,12 +53,16 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
         )
     if name not in list_models() and hint:
         raise ValueError(f"load: {file} holds the network {name!r} {hint}")
-    weights = {key.removeprefix("model."): v for key, v in checkpoint["state_dict"].items() if key.startswith("model.")}
+    weights = network_weights(checkpoint)
     try:
-        model = create_model(name, **args)
-    except (TypeError, ValueError) as error:
+        model = rebuild_model(name, args, weights)
+    except MisfitError as error:
+        raise ValueError(f"load: the weights in {file} do not fit {name}: {error}") from error
+    except Exception as error:  # arguments that make no sense end in whatever a network does with them
+        reason = " ".join(str(error).split())
+        kind = "" if isinstance(error, TypeError | ValueError) else f"{type(error).__name__}: "
         hint = f" ({hint})" if hint else ""
-        raise ValueError(f"load: {file} holds a network that cannot be built: {error}{hint}") from error
+        raise ValueError(f"load: {file} holds a network that cannot be built: {kind}{reason}{hint}") from error
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -78,14 +86,24 @@ def read_checkpoint(file: str | Path) -> dict[str, Any]:
     if file.stat().st_size == 0:
         raise ValueError(f"load: {file} is empty")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch muses about foreign pickles
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for a damaged file
-        raise ValueError(f"load: {file} is damaged, or no checkpoint (of plain tensors and values)") from error
+        checkpoint = read_torch_file(file)
+    except ValueError as error:
+        raise ValueError(f"load: {file} is damaged, or no checkpoint (of plain tensors and values): {error}") from error
     parts = ("state_dict", "hyper_parameters")
     if not isinstance(checkpoint, dict) or not all(isinstance(checkpoint.get(part), dict) for part in parts):
         raise ValueError(f"load: {file} is no checkpoint of train.py (it lacks state_dict or hyper_parameters)")
+    for key, value in checkpoint["state_dict"].items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"load: {file} is no checkpoint of train.py (its state_dict holds {key!r}: {value!r:.40})")
+    if strange := [key for key in checkpoint["hyper_parameters"] if not isinstance(key, str)]:
+        raise ValueError(f"load: {file} is no checkpoint of train.py (its hyper_parameters have {strange[0]!r})")
     return checkpoint
+
+
+def network_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict of the network in a checkpoint."""
+    state = checkpoint["state_dict"]
+    return {key.removeprefix("model."): value for key, value in state.items() if key.startswith("model.")}
 
 
 def _checkpoint_file(path: Path) -> Path:

@@ -2,8 +2,8 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,18 +23,22 @@ from csc_nets.evaluation import save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
+from csc_nets.models.rebuilding import MisfitError, check_network
+from csc_nets.models.registry import network_signature
 from csc_nets.plugins import import_installed, import_plugins, installed_plugins, named_plugins
 from csc_nets.sweeps import SweepFolder, execution_whitelist, finish_sweep, register_launchers, run_job
 from csc_nets.tasks import Task, create_task
+from csc_nets.tasks.command_line import checked_command
 from csc_nets.tasks.file_names import quote_folders
 from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.registry import accepts
 from csc_nets.tasks.results import add_results, evaluation_label, show_results
-from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint
+from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint, weights_of_run
 from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
+from csc_nets.tasks.schema import EvaluationOptions, TrainingOptions, check_data, check_options
 from csc_nets.tasks.stopping import exit_status
 from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
 
@@ -71,11 +75,13 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
     if resume:
         config = _config_of_run(folder, plugins)
-    else:  # so that a run says by which statistics its images were normalised
+    with _named(folder.path / "config.yaml") if resume else nullcontext():
+        check_options(config, TrainingOptions)
+    if not resume:  # so that a run says by which statistics its images were normalised
         config["data"] = with_statistics(config["data"], "train")
     config["plugins"] = plugins
     config["logger"] = own_logger(config["logger"], folder.path, resume)
-    data, task = build(config)
+    data, task = rebuild(folder, config) if resume else build(config)
     if config["compile"]:
         task.compile_model()
     settings = config["trainer"], config["callbacks"], config["logger"]
@@ -141,8 +147,10 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     leave_out_noise()
     options = plain(cfg)
     plugins = _import_plugins(options)
+    check_options({key: value for key, value in options.items() if key != "data"}, EvaluationOptions)
     folder = RunFolder(folder_option("run", options["run"]))
     config = _config_of_run(folder, plugins)
+    check_data(options["data"], config)
     file = folder.checkpoint(options["which"])
     fit_of_checkpoint(read_checkpoint(file), config, file)
     model = load(file)
@@ -177,6 +185,25 @@ def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
     data = _datamodule(config)
     model = create_model(num_classes=data.num_classes, in_chans=data.in_chans, **config["model"])
     return data, _task(config, model, data)
+
+
+def rebuild(folder: RunFolder, config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
+    """As :func:`build`, for the configuration in a run folder: only a network that its checkpoint has the weights of.
+
+    Raises:
+        ValueError: the network has other sizes, or does not fit into memory where there is no checkpoint.
+    """
+    data = _datamodule(config)
+    name, known = config["model"].get("name"), {"num_classes": data.num_classes, "in_chans": data.in_chans}
+    taken = network_signature(name).arguments
+    arguments = {
+        k: v for k, v in {**known, **config["model"]}.items() if k != "name" and (k not in known or k in taken)
+    }
+    try:
+        check_network(name, arguments, weights_of_run(folder, config))
+    except MisfitError as error:
+        raise ValueError(f"{folder.path}: the network of config.yaml does not fit: {error}") from error
+    return build(config)
 
 
 def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataModule:
@@ -244,7 +271,15 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     register_launchers()
     sys.argv[1:] = quote_folders(sys.argv[1:])
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    top = TrainingOptions if config_name == "train" else EvaluationOptions
+    try:
+        sys.argv = [sys.argv[0], *checked_command(sys.argv[1:], config_dir, config_name, top)]
+    except Exception as error:
+        if whole:
+            raise
+        _exit(error)
     failures = 0
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
         job = _Job(program, config_dir, config_name, whole)
@@ -321,7 +356,18 @@ def _config_of_run(folder: RunFolder, plugins: list[str]) -> dict[str, Any]:
     if trained and not plugins:
         needed = f"plugins=[{','.join(trained)}]"
         raise ValueError(f"this run was trained with {needed}; add {needed} to the command")
+    with _named(folder.path / "config.yaml"):
+        check_data(config["data"], config)
     return {**config, "data": with_statistics(config["data"], "all")}
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Puts the name of a file in front of what is wrong with it."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _datamodule(config: dict[str, Any]) -> ImageDataModule:

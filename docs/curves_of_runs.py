@@ -29,10 +29,14 @@ def main() -> None:
     axes = figure.subplots(1, len(chosen.keys), squeeze=False)[0]
     labels: dict[str, str] = {}
     for table in sorted(path for folder in chosen.folders for path in folder.rglob("metrics.csv")):
-        config = yaml.safe_load((table.parent / "config.yaml").read_text())
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        curves = [[(int(row["step"]) + 1, float(row[key])) for row in rows if row.get(key)] for key in chosen.keys]
+        try:
+            config = yaml.safe_load((table.parent / "config.yaml").read_text())
+            with table.open(newline="") as file:
+                rows = list(csv.DictReader(file))
+            curves = [[(int(row["step"]) + 1, float(row[key])) for row in rows if row.get(key)] for key in chosen.keys]
+        except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+            print(f"left out: {table} or its config.yaml is damaged: {' '.join(str(error).split())}")
+            continue
         if not all(curves):
             print(f"left out: {table} lacks one of {', '.join(chosen.keys)}")
             continue

@@ -26,8 +26,12 @@ def main() -> None:
     found: dict[str, list[dict[str, float]]] = defaultdict(list)
     configs: dict[str, dict[str, Any]] = {}
     for metrics in sorted(path for folder in chosen.folders for path in folder.rglob("metrics.json")):
-        config = yaml.safe_load((metrics.parent / "config.yaml").read_text())
-        numbers = json.loads(metrics.read_text())
+        try:
+            config = yaml.safe_load((metrics.parent / "config.yaml").read_text())
+            numbers = json.loads(metrics.read_text())
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            print(f"left out: {metrics} or its config.yaml is damaged: {' '.join(str(error).split())}")
+            continue
         if chosen.key not in numbers and not numbers.get("collapsed"):
             print(f"left out: {metrics.parent} has no {chosen.key}")
             continue

@@ -268,12 +268,12 @@ ERRORS = {
     "model=nothing": "Could not find 'model/nothing' Available options",
     "model.name=csc_smal": "unknown model 'csc_smal'",
     "data.name=digit": "unknown data set 'digit'",
-    "model.nothing=3": "Could not override 'model.nothing'",
+    "model.nothing=3": "unknown option model.nothing, did you mean model.nonneg?",
     "model.lam=-1": "lam must be",
     "model.steps=0": "steps must be an int >= 1, got 0",
     "task.lr=-1": "lr must be a positive number, got -1",
     "data.batch_size=0": "batch_size must be a whole number >= 1, got 0",
-    "trainer.max_epochs=ten": "trainer.max_epochs must be an int >= 1, got 'ten'",
+    "trainer.max_epochs=ten": "trainer.max_epochs must be a whole number >= 1, got 'ten'",
     "resume=nowhere": "nowhere is no run folder: it holds no config.yaml",
     "task=autoencoding": "needs an autoencoder, got CSCSmall",
 }
@@ -307,7 +307,9 @@ def test_errors_of_evaluation_and_resuming(tmp_path, monkeypatch, capsys):
         return message_of(monkeypatch, capsys, call, name, *arguments)
 
     assert "Missing mandatory value: run" in error(cli.evaluate, "evaluate")
-    assert "which must be 'best' or 'last', got 'first'" in error(cli.evaluate, "evaluate", f"run={run}", "which=first")
+    assert "which must be one of best, last, got 'first'" in error(
+        cli.evaluate, "evaluate", f"run={run}", "which=first"
+    )
     assert "lam must be" in error(cli.evaluate, "evaluate", f"run={run}", "lam=-1")
     assert "steps must be an int >= 1, got 0" in error(cli.evaluate, "evaluate", f"run={run}", "steps=0")
     assert "already holds a run" in error(cli.train, "train", f"run_dir={run}")

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "csc_nets"
 
 ROOMS = [
-    {"registry", "plugins", "memory"},  # of the standard library alone
+    {"registry", "plugins", "memory", "signature"},  # of the standard library alone
+    {"reading"},
     {"functional"},
     {"layers"},
     {"theory"},
@@ -31,7 +32,7 @@ ROOMS = [
 ]
 """From the ground floor up: a room imports from the rooms before it."""
 
-CORE = {"registry", "plugins", "functional", "layers", "theory", "models", "checkpoint"}
+CORE = {"registry", "plugins", "signature", "reading", "functional", "layers", "theory", "models", "checkpoint"}
 """What ``import csc_nets`` brings: torch, and nothing else that must be installed."""
 
 OPTIONAL = {

@@ -62,7 +62,7 @@ def test_an_early_stopped_run_stays_stopped(tmp_path):
         ("+task.rate=3", "rate"),
         ("+data.nothing=3", "nothing"),
         ("+model.nothing=3", "nothing"),
-        ("trainer.fast_dev_run=true", "Could not override 'trainer.fast_dev_run'"),
+        ("trainer.fast_dev_run=true", "trainer.fast_dev_run leaves no checkpoint to test: use debug=fast"),
         ("+trainer.fast_dev_run=true", "trainer.fast_dev_run leaves no checkpoint to test: use debug=fast"),
     ],
 )

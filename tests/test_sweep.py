@@ -2,8 +2,10 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -95,3 +97,17 @@ def test_processes_that_a_trainer_starts_have_errors_of_one_line_too(asked, monk
     seen = []
     cli.run(lambda config: seen.append(os.environ["HYDRA_FULL_ERROR"]) or {}, ROOT / "configs", "train")
     assert seen == [asked]
+
+
+def test_a_damaged_run_is_named_and_left_out_of_tables(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    for name in ("table_of_runs", "curves_of_runs"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        (tmp_path / "run" / "config.yaml").write_text("seed: 0")
+        (tmp_path / "run" / "metrics.json").write_text('{"test/acc": 0.')
+        (tmp_path / "run" / "metrics.csv").write_text("epoch,step,val/loss\n0,torn,0.5\n")
+        out = ["--out", str(tmp_path / "x.png")] if name == "curves_of_runs" else []
+        monkeypatch.setattr(sys, "argv", [name, str(tmp_path), *out])
+        with suppress(SystemExit):
+            runpy.run_path(str(ROOT / "docs" / f"{name}.py"), run_name="__main__")
+        assert f"left out: {tmp_path / 'run' / 'metrics.'}" in capsys.readouterr().out

@@ -16,6 +16,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 BILINEAR = Image.Resampling.BILINEAR
 MODES = {1: "L", 3: "RGB"}
+_FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What is decoded, whatever a file is called: all in this process. Others (EPS) hand the file to a program."""
 
 
 class FileList(NamedTuple):
@@ -141,7 +143,7 @@ def bits_in_use(name: str, files: FileList, most: int = 64) -> int:
     highest = -1
     for path in files.paths[::step]:
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 if is_sixteen_bit_colour(image):
                     highest = max(highest, int(np.asarray(image).max()) << 8 | 255)
                 elif is_sixteen_bit(image):
@@ -199,7 +201,7 @@ class ImageFiles(Dataset):
         """Pixels of one file with whatever random numbers come next."""
         path = self.files.paths[index]
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=_FORMATS) as image:
                 picture = as_eight_bit(image, MODES[self.in_chans], self.bits)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else str(error).splitlines()[0]

@@ -1,5 +1,6 @@
 """The images that a run holds out, kept by name and content: later images never change sides of the others."""
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -42,12 +43,10 @@ def read_split(file: Path) -> _Entries:
     Raises:
         ValueError: the file is damaged.
     """
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         sides = json.loads(file.read_text())
-        if all(isinstance(sides[side], dict) for side in ("train", "val")):
+        if isinstance(sides, dict) and set(sides) == {"train", "val"} and all(map(_names_images, sides.values())):
             return sides
-    except (ValueError, KeyError, TypeError):
-        pass
     raise ValueError(f"{file} is damaged: it must name the images in train and in val")
 
 
@@ -84,3 +83,7 @@ def apply_split(root: Path, files: FileList, sides: _Entries) -> tuple[list[int]
 def taken(files: FileList, index: Sequence[int]) -> FileList:
     """Part of a file list."""
     return FileList([files.paths[i] for i in index], [files.labels[i] for i in index])
+
+
+def _names_images(entries: object) -> bool:
+    return isinstance(entries, dict) and all(isinstance(mark, str) for mark in entries.values())

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from math import isfinite
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning import LightningDataModule
@@ -79,7 +79,7 @@ class ImageDataModule(LightningDataModule, ABC):
         batch_size: int = 128,
         eval_batch_size: int | None = None,
         crop_padding: int = 0,
-        padding_mode: str = "zeros",
+        padding_mode: Literal["zeros", "reflect"] = "zeros",
         flip: bool = False,
         cutout: int = 0,
         channels_last: bool = False,

@@ -5,8 +5,9 @@ from typing import Any, TypeVar, overload
 
 from csc_nets.data.module import ImageDataModule
 from csc_nets.registry import Registry
+from csc_nets.signature import Signature, signature_of
 
-__all__ = ["create_datamodule", "list_datasets", "register_dataset"]
+__all__ = ["create_datamodule", "dataset_signature", "list_datasets", "register_dataset"]
 
 _DATASETS: Registry[Callable[..., ImageDataModule]] = Registry("data set", "register_dataset", "create_datamodule")
 _Build = TypeVar("_Build", bound=Callable[..., ImageDataModule])
@@ -41,6 +42,15 @@ def register_dataset(build: Any = None, *, name: str | None = None) -> Any:
 def list_datasets() -> list[str]:
     """Names that `create_datamodule` knows, sorted."""
     return _DATASETS.names()
+
+
+def dataset_signature(name: str) -> Signature:
+    """The options of a data set.
+
+    Raises:
+        ValueError: In one line, if the name is unknown.
+    """
+    return signature_of(_DATASETS[name])
 
 
 def create_datamodule(name: str, **options: Any) -> ImageDataModule:

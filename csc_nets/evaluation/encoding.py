@@ -17,6 +17,7 @@ from csc_nets.functional import SparseCode
 from csc_nets.layers import encode_tiles
 from csc_nets.layers.csc import ConvCSC
 from csc_nets.layers.tiles import BUDGET, chain
+from csc_nets.reading import read_torch_file
 
 __all__ = ["EncodedImages", "encode_folder", "folder_images", "read_codes"]
 
@@ -123,9 +124,17 @@ def encode_folder(
 
 
 def read_codes(file: str | Path) -> EncodedImages:
-    """The codes of one file of :func:`encode_folder`; no code in it is executed."""
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    return EncodedImages(content["files"], SparseCode.from_state_dict(content["code"]))
+    """The codes of one file of :func:`encode_folder`; no code in it is executed.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is damaged, or no file of codes.
+    """
+    try:
+        content = read_torch_file(file)
+        return EncodedImages(content["files"], SparseCode.from_state_dict(content["code"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"read_codes: {file} is damaged, or no file of codes: {error}") from error
 
 
 def _as_it_is(picture: Image.Image) -> Image.Image:

@@ -1,23 +1,23 @@
 """Networks by name: ``register_model``, ``list_models``, ``create_model``."""
 
 import fnmatch
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints, overload
+from typing import Any, TypeVar, overload
 
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
 from csc_nets.registry import Part, refuse_taken, unknown_name
+from csc_nets.signature import Signature, signature_of
 
-__all__ = ["create_model", "is_model", "list_models", "register_model"]
+__all__ = ["create_model", "is_model", "list_models", "network_signature", "register_model"]
 
 
 @dataclass(frozen=True)
 class _Entry:
     build: Callable[..., StagedEncoder]
-    accepted: frozenset[str]
+    signature: Signature
     in_chans: int
     url: str | None
 
@@ -54,9 +54,9 @@ def register_model(build: Any = None, *, url: str | None = None) -> Any:
         name = build.__name__
         if name in ENTRIES:
             refuse_taken("register_model", name, ENTRIES[name].build.__module__, build.__module__)
-        accepted = _accepted(build)
-        channels = accepted.get("in_chans", 3)
-        ENTRIES[name] = _Entry(build, frozenset(accepted), channels, url)
+        signature = signature_of(build)
+        channels = signature.arguments["in_chans"].default if "in_chans" in signature.arguments else 3
+        ENTRIES[name] = _Entry(build, signature, channels if isinstance(channels, int) else 3, url)
         return build
 
     return register if build is None else register(build)
@@ -87,6 +87,17 @@ def is_model(name: str) -> bool:
     return name in ENTRIES
 
 
+def network_signature(name: str) -> Signature:
+    """What builds the network ``name``, and nothing that reads a file or an address.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in ENTRIES:
+        raise unknown_name("create_model", "model", name, ENTRIES)
+    return ENTRIES[name].signature
+
+
 def create_model(
     name: str,
     pretrained: bool = False,
@@ -107,7 +118,7 @@ def create_model(
         in_chans: channels of the images; None for what the network was made for, 3 for most.
         features_only: return the stages alone, as a module from images to a list of feature maps.
         out_indices: with ``features_only``, the stages to return (as timm: indices, or how many last ones).
-        checkpoint_path: a file with a state dict to load (``torch.save(model.state_dict(), path)``).
+        checkpoint_path: a file with a state dict to load (``torch.save(model.state_dict(), path)``, or safetensors).
         **overrides: arguments of the network, such as ``lam=0.2`` or ``steps=4``.
 
     Returns:
@@ -119,9 +130,10 @@ def create_model(
     if name not in ENTRIES:
         raise unknown_name("create_model", "model", name, ENTRIES)
     entry = ENTRIES[name]
-    unknown = sorted(set(overrides) - entry.accepted)
-    if unknown:
-        accepted = ", ".join(sorted(entry.accepted))
+    known = entry.signature.arguments
+    unknown = sorted(set(overrides) - set(known))
+    if unknown and not entry.signature.is_open:
+        accepted = ", ".join(sorted(known))
         raise ValueError(f"create_model: {name} does not accept {', '.join(unknown)}; accepted: {accepted}")
     if pretrained and entry.url is None:
         raise ValueError(f"create_model: no pretrained weights are known for {name}; train it, or give checkpoint_path")
@@ -130,7 +142,7 @@ def create_model(
 
     in_chans = entry.in_chans if in_chans is None else in_chans
     args = {key: _plain(key, value) for key, value in overrides.items()}
-    args |= {k: v for k, v in {"num_classes": num_classes, "in_chans": in_chans}.items() if k in entry.accepted}
+    args |= {k: v for k, v in {"num_classes": num_classes, "in_chans": in_chans}.items() if k in known}
     model = entry.build(**args)
     model.model_name, model.model_args, model.pretrained_url = name, args, entry.url
     if pretrained and entry.url is not None:
@@ -142,26 +154,6 @@ def create_model(
         model.model_name, model.pretrained_url = name, entry.url
         model.model_args = {**args, "features_only": True, "out_indices": model.out_indices}
     return model
-
-
-def _accepted(build: Callable[..., StagedEncoder]) -> dict[str, Any]:
-    """What the builder accepts, with defaults; 3 where it has none for ``in_chans``."""
-    parameters = inspect.signature(build).parameters
-    accepted = {p.name: p.default for p in parameters.values() if p.kind is not p.VAR_KEYWORD}
-    if len(accepted) < len(parameters):
-        made = get_type_hints(build)["return"]
-        further = inspect.signature(made).parameters.values()
-        accepted = _unpacked(made) | {p.name: p.default for p in further if p.kind is not p.VAR_KEYWORD} | accepted
-    if accepted.get("in_chans") is inspect.Parameter.empty:
-        accepted["in_chans"] = 3
-    return accepted
-
-
-def _unpacked(made: type) -> dict[str, Any]:
-    """The keys of the ``TypedDict`` that a class takes by ``**options: Unpack[...]``."""
-    keywords = [p.name for p in inspect.signature(made).parameters.values() if p.kind is p.VAR_KEYWORD]
-    hints = get_type_hints(made.__init__)  # type: ignore[misc]
-    return {key: None for name in keywords for typed in get_args(hints[name]) for key in get_type_hints(typed)}
 
 
 def _plain(key: str, value: Any) -> Any:

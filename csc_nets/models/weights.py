@@ -1,13 +1,17 @@
 """Trained weights from a file or an address into a network."""
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import torch
 from torch import Tensor
 
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.staged_encoder import StagedEncoder
+from csc_nets.reading import read_safetensors, read_torch_file
 
 __all__ = ["load_weights"]
 
@@ -17,7 +21,8 @@ def load_weights(model: StagedEncoder, source: str | Path) -> None:
 
     Args:
         model: the network to fill.
-        source: path or address (``https://``, ``file://``) of what ``torch.save(model.state_dict(), ...)`` wrote.
+        source: path or address (``https://``, ``file://``) of what ``torch.save(model.state_dict(), ...)`` wrote, or of
+            a file whose name ends in ``.safetensors``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -39,15 +44,29 @@ def load_weights(model: StagedEncoder, source: str | Path) -> None:
 
 
 def _read(source: str | Path) -> Mapping[str, Tensor]:
+    file = _local(str(source)) if "://" in str(source) else Path(source)
     try:
-        if "://" in str(source):
-            state = torch.hub.load_state_dict_from_url(str(source), map_location="cpu", weights_only=True)
-        else:
-            state = torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:  # Not found or not readable: the message says which.
-        raise
-    except Exception as error:  # torch raises whatever the damaged bytes lead to.
-        raise ValueError(f"{source} is not a file of weights: {type(error).__name__}") from error
+        state = (read_safetensors if file.suffix == ".safetensors" else read_torch_file)(file)
+    except ValueError as error:
+        raise ValueError(f"{source} is not a file of weights: {error}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{source} must hold a state dict (name: tensor), got {type(state).__name__}")
     return state
+
+
+def _local(address: str) -> Path:
+    """The file of an address, fetched once.
+
+    Its name in torch's cache is made of the whole address: under a name of the address's own choice, another package
+    would take it for weights of its own.
+    """
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        return Path(url2pathname(parts.path))
+    digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+    suffix = ".safetensors" if parts.path.endswith(".safetensors") else ".pt"
+    file = Path(torch.hub.get_dir()) / "csc_nets" / f"{digest}{suffix}"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(address, str(file), progress=False)
+    return file

@@ -45,6 +45,15 @@ class SafeCheckpointIO(TorchCheckpointIO):
         sync_folder(file.parent)
         previous(file).unlink(missing_ok=True)
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Reads a checkpoint as plain values, whatever the trainer's settings are.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: it is damaged.
+        """
+        return read_checkpoint(path)
+
 
 def previous(file: Path) -> Path:
     """Where the checkpoint before is kept while a new one is written."""

@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class DenoisingTask(Task):
         noise: float | Sequence[float] = (20.0, 30.0),
         val_noise: Sequence[float] | None = None,
         test_noise: Sequence[float] = (15.0, 25.0, 50.0),
-        loss: str = "mse",
+        loss: Literal["mse", "mc_sure"] = "mse",
         clip: float | None = 0.05,
         fall: float = 2.0,
         shrink: float = 0.8,

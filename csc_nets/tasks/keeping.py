@@ -39,14 +39,18 @@ class MovableCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restores the state, with paths in the folder of this session."""
-        folder = str(self.dirpath)
+        """Restores the state, with paths in the folder of this session.
 
-        def here(path: str) -> str:
-            return os.path.join(folder, os.path.basename(path)) if path else path
+        A better checkpoint replaces the one that the state names, which is deleted then, with all that is in it. So no
+        other name than that of this callback's own file is taken.
+        """
+        own = f"{self.filename}{self.FILE_EXTENSION}"
+
+        def here(path: object) -> str:
+            return os.path.join(str(self.dirpath), own) if os.path.basename(str(path)) == own else ""
 
         moved = {key: here(state_dict[key]) for key in ("best_model_path", "kth_best_model_path", "last_model_path")}
-        models = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        models = {here(path): score for path, score in state_dict["best_k_models"].items() if here(path)}
         super().load_state_dict({**state_dict, **moved, "best_k_models": models, "dirpath": self.dirpath})
 
 

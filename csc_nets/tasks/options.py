@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["known_options", "plain", "refuse_unknown", "resolved"]
+__all__ = ["known_options", "options_alike", "plain", "refuse_unknown", "resolved"]
 
 
 def plain(node: Any) -> Any:
@@ -59,12 +59,12 @@ def refuse_unknown(config: Mapping[str, Any], known: Iterable[str]) -> None:
     names = set(known)
     unknown = sorted(set(config) - names)
     if unknown:
-        meant = _alike(unknown[0], {key: value for key, value in config.items() if key in names})
+        meant = options_alike(unknown[0], {key: value for key, value in config.items() if key in names})
         hint = f", did you mean {' or '.join(meant)}?" if meant else f" (known: {', '.join(sorted(names))})"
         raise ValueError(f"unknown option {unknown[0]}{hint}")
 
 
-def _alike(name: str, config: Mapping[str, Any]) -> list[str]:
+def options_alike(name: str, config: Mapping[str, Any]) -> list[str]:
     """Options anywhere in the tree that bear the name, contain it, or nearly do."""
     paths = list(_paths(config))
     last = {path: path.rpartition(".")[2] for path in paths}

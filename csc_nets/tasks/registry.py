@@ -1,15 +1,15 @@
 """Tasks by name: ``register_task``, ``list_tasks``, ``create_task``."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 from torch import nn
 
 from csc_nets.registry import Registry
+from csc_nets.signature import Signature, signature_of
 from csc_nets.tasks.task import Task
 
-__all__ = ["accepts", "create_task", "list_tasks", "register_task"]
+__all__ = ["accepts", "create_task", "list_tasks", "register_task", "task_signature"]
 
 TASKS: Registry[type[Task]] = Registry("task", "register_task", "create_task")
 _Class = TypeVar("_Class", bound=type[Task])
@@ -70,17 +70,19 @@ def create_task(name: str, model: nn.Module, **options: Any) -> Task:
     return TASKS[name](model, **options)
 
 
-def accepts(name: str, option: str) -> bool:
-    """Whether a task takes an argument, itself or by handing it on to the class that it extends.
+def task_signature(name: str) -> Signature:
+    """What a task takes, itself or by handing it on to the class that it extends.
 
     Raises:
         ValueError: unknown name.
     """
-    for base in TASKS[name].__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters
-            if option in parameters:
-                return True
-            if all(p.kind is not p.VAR_KEYWORD for p in parameters.values()):
-                return False
-    return False
+    return signature_of(TASKS[name])
+
+
+def accepts(name: str, option: str) -> bool:
+    """Whether a task takes an argument, see :func:`task_signature`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    return option in task_signature(name).arguments

@@ -37,7 +37,7 @@ def add_results(results: Mapping[str, Any], file: Path) -> None:
         try:
             known = json.loads(file.read_text())
             why = "" if isinstance(known, dict) else "no table of numbers"
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             why = str(error)
         if why:
             set_aside(file, why)

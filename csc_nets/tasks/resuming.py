@@ -3,12 +3,38 @@
 from pathlib import Path
 from typing import Any
 
-from csc_nets.checkpoint import read_checkpoint
-from csc_nets.tasks.checkpoint_io import recover
+from torch import Tensor
+
+from csc_nets.checkpoint import network_weights, read_checkpoint
+from csc_nets.tasks.checkpoint_io import previous, recover
 from csc_nets.tasks.run_folder import RunFolder
 from csc_nets.tasks.safe_files import note
 
-__all__ = ["checkpoint_to_resume", "fit_of_checkpoint"]
+__all__ = ["checkpoint_to_resume", "fit_of_checkpoint", "weights_of_run"]
+
+
+def weights_of_run(folder: RunFolder, config: dict[str, Any]) -> dict[str, Tensor] | None:
+    """The weights in the checkpoint that a run will go on from, as far as one can tell before its lock is taken.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+
+    Returns:
+        The state dict of the network; None where no checkpoint is readable.
+
+    Raises:
+        ValueError: it is that of another network.
+    """
+    for which in ("last", "best"):
+        for file in (folder.checkpoint(which), previous(folder.checkpoint(which))):
+            try:
+                checkpoint = read_checkpoint(file)
+            except (OSError, ValueError):
+                continue
+            fit_of_checkpoint(checkpoint, config, file)
+            return network_weights(checkpoint)
+    return None
 
 
 def checkpoint_to_resume(folder: RunFolder, config: dict[str, Any]) -> Path | None:

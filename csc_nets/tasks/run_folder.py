@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from csc_nets.tasks.config_file import read_config
 from csc_nets.tasks.safe_files import sweep_temporary, write_whole
 
 __all__ = ["RunFolder", "folder_option", "free_names", "is_time"]
@@ -83,7 +84,7 @@ class RunFolder:
             raise
 
     def config(self) -> dict[str, Any]:
-        """What was chosen for the run.
+        """What was chosen for the run, less what would reach out, see :func:`~csc_nets.tasks.config_file.read_config`.
 
         Raises:
             FileNotFoundError: this is no run folder.
@@ -92,12 +93,11 @@ class RunFolder:
         file = self._config_file
         if not file.is_file():
             raise FileNotFoundError(f"{self.path} is no run folder: it holds no config.yaml")
-        try:
-            config = yaml.safe_load(file.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{file} is damaged: {' '.join(str(error).split())}") from error
-        if not isinstance(config, dict) or not {"data", "model", "task"} <= set(config):
+        config = read_config(file)
+        if not {"data", "model", "task"} <= set(config):
             raise ValueError(f"{file} is damaged: it lacks data, model or task")
+        if nameless := [group for group in ("data", "model", "task") if "name" not in config[group]]:
+            raise ValueError(f"{file} is damaged: {nameless[0]} has no name")
         return config
 
     def sweep(self) -> None:

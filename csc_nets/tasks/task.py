@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -54,12 +54,12 @@ class Task(L.LightningModule):
         self,
         model: nn.Module,
         *,
-        optimizer: str = "sgd",
+        optimizer: Literal["sgd", "adamw"] = "sgd",
         lr: float = 0.1,
         weight_decay: float = 0.0,
         momentum: float = 0.9,
         nesterov: bool = True,
-        schedule: str = "cosine",
+        schedule: Literal["cosine", "linear", "step", "constant"] = "cosine",
         warmup_epochs: float = 0.0,
         min_lr: float = 0.0,
         milestones: Sequence[float] = (),

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
@@ -148,7 +149,7 @@ def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:
             that of the run there; without it, a new one.
 
     Raises:
-        ValueError: unknown ``name``, or an option that the logger does not have.
+        ValueError: unknown ``name``, an option that the logger does not have, or nobody is logged in.
     """
     if name in ("none", "csv") and options:
         raise ValueError(f"unknown option logger.{min(options)}: logger={name} takes none")
@@ -157,6 +158,8 @@ def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:
     if name == "csv":
         return [MetricsCSV(run_dir)]
     if name == "wandb":
+        if not options.get("offline") and os.environ.get("WANDB_MODE", "online") in ("online", "shared"):
+            require_login()
         settings = {"id": new_wandb_id(), "name": f"{run_dir.parent.name}-{run_dir.name}", **options}
         try:
             wandb = WandbLogger(save_dir=run_dir, resume="allow", **settings)
@@ -164,6 +167,22 @@ def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:
             raise ValueError(f"logger: {error}") from error
         return [MetricsCSV(run_dir), wandb]
     raise ValueError(f"logger must be 'csv', 'wandb' or 'none', got {name!r}")
+
+
+@rank_zero_only
+def require_login() -> None:
+    """Refuses a run that Weights & Biases would not take, before there is a folder of it.
+
+    Raises:
+        ValueError: nobody is logged in, or the service does not answer.
+    """
+    import wandb
+
+    try:
+        wandb.login()
+    except (wandb.Error, OSError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"logger=wandb: {reason}; without an account or a network: logger.offline=true") from error
 
 
 def new_wandb_id() -> str:

@@ -178,3 +178,52 @@ def test_colours_of_sixteen_bits(tmp_path):
         bits_in_use("toy", dark)
     with pytest.raises(ValueError, match=r"12\.png \(colours of 16 bits, .* data\.bits=16 only, got 12"):
         ImageFiles("toy", dark, square, 3, 12).read(0)
+
+
+def header_of_png(width, height):
+    """A PNG of a few bytes that says how large it is."""
+    data = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    def part(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    return b"\x89PNG\r\n\x1a\n" + part(b"IHDR", data) + part(b"IDAT", zlib.compress(bytes(1000))) + part(b"IEND", b"")
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n(executed) (w) file closefile\n%%EOF\n"
+HOSTILE = {
+    "bomb.png": header_of_png(100_000, 100_000),
+    "eps.jpg": EPS,
+    "eps.png": EPS,
+    "fits.tif": b"SIMPLE  =                    T".ljust(2880),
+    "wmf.bmp": struct.pack("<IHhhhhHI", 0x9AC6CDD7, 0, 0, 0, 8, 8, 72, 0).ljust(64, b"\0"),
+    "palette.ppm": b"P6 100000 100000 255\n",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_an_image_takes_no_more_than_it_has_and_calls_nothing(tmp_path, monkeypatch, name):
+    """The reader of EPS files hands them to Ghostscript, whatever they are called."""
+    from PIL import EpsImagePlugin
+
+    def called(*args, **kwargs):
+        raise AssertionError("an external program")
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", called)
+    monkeypatch.setattr("subprocess.Popen", called)
+    path = tmp_path / "train" / name
+    path.parent.mkdir()
+    path.write_bytes(HOSTILE[name])
+    files = FileList([path], [0])
+    with pytest.raises(ValueError, match=f"toy: cannot read the image {path}") as error:
+        ImageFiles("toy", files, lambda picture: picture, 3).read(0)
+    assert "\n" not in str(error.value)
+    assert bits_in_use("toy", files) == 16
+
+
+def test_images_with_the_name_of_another_format_are_read(tmp_path):
+    """Collections of images from the web have them."""
+    for kind in ("PNG", "GIF", "JPEG", "WEBP", "BMP", "TIFF", "PPM"):
+        Image.fromarray(noise(4, 4)).save(tmp_path / "image.jpg", format=kind)
+        files = ImageFiles("toy", FileList([tmp_path / "image.jpg"], [0]), lambda picture: picture, 3)
+        assert files.read(0).shape == (3, 4, 4)

@@ -58,3 +58,10 @@ def test_a_damaged_file_is_named(images, text):
     (images / "split.json").write_text(text)
     with pytest.raises(ValueError, match=r"split\.json is damaged: it must name the images in train and in val"):
         read_split(images / "split.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"train": {}}', '{"train": {"a": [1]}, "val": {}}', "[" * 10**5])
+def test_a_hostile_split_is_named(tmp_path, text):
+    (tmp_path / "split.json").write_text(text)
+    with pytest.raises(ValueError, match=r"split\.json is damaged"):
+        read_split(tmp_path / "split.json")

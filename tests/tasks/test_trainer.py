@@ -141,3 +141,18 @@ def test_a_run_that_an_agent_of_weights_and_biases_has_begun_keeps_its_id(tmp_pa
     monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
     assert own_logger(logger, tmp_path, resume=False)["id"] == "agents"
     assert own_logger({**logger, "id": "own"}, tmp_path, resume=True)["id"] == "own"
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_a_run_without_a_login_is_told_of_offline(tmp_path, monkeypatch):
+    import wandb
+
+    def refuse():
+        raise wandb.errors.UsageError("No API key configured. Use `wandb login` to log in.")
+
+    monkeypatch.setattr(wandb, "login", refuse)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    with pytest.raises(ValueError, match=r"^logger=wandb: No API key .* to log in; .* logger\.offline=true$"):
+        build_loggers(tmp_path, name="wandb")
+    assert not list(tmp_path.iterdir())
+    assert len(build_loggers(tmp_path, name="wandb", offline=True)) == 2

@@ -1,0 +1,119 @@
+"""The options of a program, held against the signatures of what they are for, before anything is built."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypedDict, get_type_hints
+
+import lightning as L
+
+from csc_nets.data.registry import dataset_signature
+from csc_nets.models import create_model
+from csc_nets.models.registry import network_signature
+from csc_nets.signature import Argument, AtLeast, Signature, check_value, nearest, signature_of
+from csc_nets.tasks.options import options_alike
+from csc_nets.tasks.registry import task_signature
+from csc_nets.tasks.trainer import build_callbacks, build_loggers
+
+__all__ = ["EvaluationOptions", "TrainingOptions", "check_data", "check_options"]
+
+
+class TrainingOptions(TypedDict):
+    """Options at the top of ``configs/train.yaml``; folders are checked where they are opened."""
+
+    seed: Annotated[int, AtLeast(0)]
+    compile: bool
+    channels_last: bool
+    test: bool
+    pictures: bool
+
+
+class EvaluationOptions(TypedDict):
+    """Options at the top of ``configs/evaluate.yaml``."""
+
+    which: Literal["best", "last"]
+    lam: float | None
+    steps: int | None
+    report: str | None
+    images: int
+
+
+def check_options(config: Mapping[str, Any], top: type) -> None:
+    """Refuses options that nobody takes, and values of a wrong type.
+
+    Args:
+        config: the tree of a program as plain values. The plugins that it needs are imported.
+        top: the options at its top, a ``TypedDict``.
+
+    Raises:
+        ValueError: In one line that names the option, the value, and what it takes or the option that may be meant.
+    """
+    for key, hint in get_type_hints(top, include_extras=True).items():
+        if key in config:
+            check_value(key, config[key], Argument(hint))
+    for group, signature in _SIGNATURES.items():
+        if isinstance(config.get(group), Mapping) and ("name" in config[group] or group in ("trainer", "callbacks")):
+            _check_group(group, config, signature)
+
+
+def check_data(changes: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """As :func:`check_options`, for changes to the data of a run.
+
+    Args:
+        changes: some options of ``data``.
+        config: of the run.
+    """
+    name = changes.get("name", config["data"].get("name"))
+    _check_group("data", {"data": {**changes, "name": name}}, _data)
+
+
+def _check_group(group: str, config: Mapping[str, Any], signature_of_name: Callable[[str], Signature]) -> None:
+    options = dict(config.get(group, {}))
+    name = options.pop("name", "")
+    check_value(f"{group}.name", name, Argument(str))
+    signature = signature_of_name(name)
+    for key, value in options.items():
+        if key in signature.arguments:
+            check_value(f"{group}.{key}", value, signature.arguments[key])
+        elif not signature.is_open:
+            near = [f"{group}.{found}" for found in nearest(key, signature.arguments)]
+            near = near or options_alike(key, {k: v for k, v in config.items() if k != group})
+            known = f" ({name or group} takes {', '.join(signature.arguments) or 'none'})"
+            raise ValueError(f"unknown option {group}.{key}" + (f", did you mean {near[0]}?" if near else known))
+
+
+def _model(name: str) -> Signature:
+    """Also what ``create_model`` reads weights from; classes and channels are those of the data."""
+    builds = network_signature(name).without(["num_classes", "in_chans"])
+    reads = {key: signature_of(create_model).arguments[key] for key in ("checkpoint_path", "pretrained")}
+    return Signature({**builds.arguments, **reads}, builds.is_open)
+
+
+def _data(name: str) -> Signature:
+    return dataset_signature(name).without(["name", "seed", "channels_last", "class_names", "num_classes", "x", "y"])
+
+
+def _task(name: str) -> Signature:
+    return task_signature(name).without(["model", "seed", "channels_last", "mean", "std"])
+
+
+def _logger(name: str) -> Signature:
+    return signature_of(build_loggers).without(["run_dir", "name"])
+
+
+def _trainer(name: str) -> Signature:
+    ours = ["default_root_dir", "callbacks", "logger", "enable_progress_bar", "enable_checkpointing", "plugins"]
+    taken = signature_of(L.Trainer).without(ours)
+    return Signature({**taken.arguments, "max_epochs": Argument(Annotated[int, AtLeast(1)])})
+
+
+def _callbacks(name: str) -> Signature:
+    return signature_of(build_callbacks).without(["run_dir", "task"])
+
+
+_SIGNATURES: dict[str, Callable[[str], Signature]] = {
+    "data": _data,
+    "model": _model,
+    "task": _task,
+    "trainer": _trainer,
+    "callbacks": _callbacks,
+    "logger": _logger,
+}
