@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from csc_nets.models.shelf import card, shelved
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
 from csc_nets.registry import Part, refuse_taken, unknown_name
@@ -73,7 +74,7 @@ def list_models(
         exclude_filters: names that match one of these are left out.
     """
     wanted, unwanted = ([f] if isinstance(f, str) else list(f) for f in (filter, exclude_filters))
-    names = [name for name, entry in ENTRIES.items() if entry.url is not None or not pretrained]
+    names = [name for name, entry in ENTRIES.items() if not pretrained or entry.url is not None or card(name)]
     return sorted(n for n in names if _matches(n, wanted) and not _matches(n, [f for f in unwanted if f]))
 
 
@@ -113,7 +114,8 @@ def create_model(
 
     Args:
         name: one of :func:`list_models`.
-        pretrained: load the trained weights that are known for this network.
+        pretrained: load the trained weights that are known for this network. Those in the package need no connection;
+            ``pretrained_cfg`` says what they were trained on.
         num_classes: classes; networks without a classifier leave it aside.
         in_chans: channels of the images; None for what the network was made for, 3 for most.
         features_only: return the stages alone, as a module from images to a list of feature maps.
@@ -135,7 +137,8 @@ def create_model(
     if unknown and not entry.signature.is_open:
         accepted = ", ".join(sorted(known))
         raise ValueError(f"create_model: {name} does not accept {', '.join(unknown)}; accepted: {accepted}")
-    if pretrained and entry.url is None:
+    weights = (entry.url or shelved(name)) if pretrained else None
+    if pretrained and weights is None:
         raise ValueError(f"create_model: no pretrained weights are known for {name}; train it, or give checkpoint_path")
     if out_indices is not None and not features_only:
         raise ValueError(f"create_model: out_indices={out_indices!r} needs features_only=True")
@@ -145,8 +148,8 @@ def create_model(
     args |= {k: v for k, v in {"num_classes": num_classes, "in_chans": in_chans}.items() if k in known}
     model = entry.build(**args)
     model.model_name, model.model_args, model.pretrained_url = name, args, entry.url
-    if pretrained and entry.url is not None:
-        load_weights(model, entry.url)
+    if weights is not None:
+        load_weights(model, weights)
     if checkpoint_path is not None:
         load_weights(model, checkpoint_path)
     if features_only:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from csc_nets.layers import Coder, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
+from csc_nets.models.shelf import card
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
 
@@ -158,6 +159,7 @@ class StagedEncoder(nn.Module):
             "url": self.pretrained_url,
             "input_size": (self.in_chans, self.input_size, self.input_size),
             "first_conv": next((name for name, m in self.named_modules() if _takes_images(m)), None),
+            **card(self.model_name),
         }
 
     @property

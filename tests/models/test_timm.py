@@ -48,7 +48,7 @@ def test_lists_of_filters():
     for package in (timm, csc_nets):
         assert package.list_models(["resnet1?", "resnet3?"], exclude_filters=["*34", "*32"]) == ["resnet18"]
     with torch.device("meta"):
-        with_weights = {name for name in names if csc_nets.create_model(name).pretrained_url is not None}
+        with_weights = {name for name in names if csc_nets.create_model(name).pretrained_cfg.get("sha256")}
     assert set(csc_nets.list_models(pretrained=True)) == with_weights
 
 
