@@ -69,9 +69,12 @@ class BlockTransform:
 
     def synthesis(self, code: Tensor, size: tuple[int, int]) -> Tensor:
         """Images ``(N, C, *size)`` of coefficients."""
-        b, (height, width) = self.block, (-(-n // self.block) for n in size)
+        b = self.block
+        rows, columns = (-(-n // b) for n in size)
         cut = (code @ self.basis).unflatten(2, (-1, b, b)) + self.mean
-        whole = cut.unflatten(1, (height, width)).permute(0, 3, 1, 4, 2, 5).reshape(len(code), -1, height * b, width * b)
+        whole = (
+            cut.unflatten(1, (height, width)).permute(0, 3, 1, 4, 2, 5).reshape(len(code), -1, height * b, width * b)
+        )
         return whole[..., : size[0], : size[1]]
 
 
