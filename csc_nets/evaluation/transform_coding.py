@@ -1,7 +1,6 @@
 """What a code is compared with: block transforms (DCT, principal components) and JPEG on the same images."""
 
 import io
-import math
 from dataclasses import dataclass
 
 import torch
@@ -10,26 +9,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 
-__all__ = ["BlockTransform", "colour_axes", "dct_matrix", "jpeg", "keep_largest"]
+from csc_nets.functional.dct import colour_axes, dct_atoms
 
-
-def dct_matrix(size: int) -> Tensor:
-    r"""Orthonormal DCT-II ``(size, size)``, a row a frequency: :math:`c_k \cos(\pi (n + 1/2) k / N)`.
-
-    Ahmed, Natarajan, Rao, "Discrete Cosine Transform", 1974; :math:`c_0 = \sqrt{1/N}`, others :math:`\sqrt{2/N}`.
-    """
-    n = torch.arange(size, dtype=torch.float64)
-    basis = torch.cos(math.pi / size * (n + 0.5) * n[:, None]) * math.sqrt(2 / size)
-    basis[0] /= math.sqrt(2)
-    return basis
-
-
-def colour_axes(pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(C,)`` and principal axes ``(C, C)``, a row an axis, of the colours of images ``(N, C, H, W)``."""
-    colours = pixels.double().transpose(0, 1).flatten(1)
-    mean = colours.mean(1)
-    centred = colours - mean[:, None]
-    return mean, torch.linalg.eigh(centred @ centred.T).eigenvectors.T.flip(0)
+__all__ = ["BlockTransform", "jpeg", "keep_largest"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +32,7 @@ class BlockTransform:
     def dct(cls, train: Tensor, block: int) -> "BlockTransform":
         """The DCT of each block along the principal axes of the colours of training images ``(N, C, H, W)``."""
         mean, axes = colour_axes(train)
-        rows = dct_matrix(block)
-        basis = torch.einsum("ai,bj,ck->cabkij", rows, rows, axes).reshape(len(axes) * block**2, -1)
+        basis = dct_atoms(axes, block).flatten(1)
         return cls(basis, mean.view(-1, 1, 1), block)
 
     @classmethod
@@ -72,9 +53,8 @@ class BlockTransform:
         b = self.block
         rows, columns = (-(-n // b) for n in size)
         cut = (code @ self.basis).unflatten(2, (-1, b, b)) + self.mean
-        whole = (
-            cut.unflatten(1, (height, width)).permute(0, 3, 1, 4, 2, 5).reshape(len(code), -1, height * b, width * b)
-        )
+        grid = cut.unflatten(1, (rows, columns)).permute(0, 3, 1, 4, 2, 5)
+        whole = grid.reshape(len(code), -1, rows * b, columns * b)
         return whole[..., : size[0], : size[1]]
 
 

@@ -57,6 +57,7 @@ from csc_nets.functional.pursuits import (
     LISTA,
     LISTACP,
     Calibrated,
+    Descending,
     NoiseAdaptiveLISTA,
     PriorISTA,
     Pursuit,
@@ -103,6 +104,8 @@ from csc_nets.functional.wavelets.scattering import Scattering, ScatteringEnergy
 # Older names of the operator protocol.
 AdjointPair = Operator
 as_adjoint_pair = as_operator
+from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
+from csc_nets.functional.refit import refit
 
 __all__ = [
     "ALISTA",
@@ -118,6 +121,7 @@ __all__ = [
     "Cascade",
     "ConvGeometry",
     "Convolution",
+    "Descending",
     "ElasticNet",
     "FilterBank",
     "FreeL1",
@@ -164,9 +168,12 @@ __all__ = [
     "calibration_update",
     "class_coding_rate",
     "coding_rate",
+    "colour_axes",
     "ctrl_binary",
     "ctrl_multi",
     "ctrl_terms",
+    "dct_atoms",
+    "dct_matrix",
     "douglas_rachford",
     "duality_gap",
     "elastic_net_threshold",
@@ -187,6 +194,7 @@ __all__ = [
     "power_step",
     "rate_distance",
     "rate_reduction",
+    "refit",
     "register_gradient",
     "register_penalty",
     "register_pursuit",

@@ -15,7 +15,8 @@ from csc_nets.evaluation.rate_distortion import (
     psnr_of_all,
     quantise,
 )
-from csc_nets.evaluation.transform_coding import BlockTransform, colour_axes, dct_matrix, jpeg, keep_largest
+from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_largest
+from csc_nets.functional.dct import colour_axes, dct_matrix
 
 
 @pytest.fixture(scope="module")
