@@ -9,6 +9,7 @@ from csc_nets.functional.coding_rate import (
     rate_distance,
     rate_reduction,
 )
+from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
 from csc_nets.functional.deprecated import iterate
 from csc_nets.functional.gradients import Gradient, Implicit, Recompute, Unroll, as_gradient, register_gradient
 from csc_nets.functional.operators import (
@@ -89,6 +90,7 @@ from csc_nets.functional.pursuits import (
     whitening,
 )
 from csc_nets.functional.recovery import sparse_code_recovery
+from csc_nets.functional.refit import refit
 from csc_nets.functional.tiling.sparse_code import SparseCode
 from csc_nets.functional.wavelets.filter_bank import (
     FilterBank,
@@ -104,8 +106,6 @@ from csc_nets.functional.wavelets.scattering import Scattering, ScatteringEnergy
 # Older names of the operator protocol.
 AdjointPair = Operator
 as_adjoint_pair = as_operator
-from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
-from csc_nets.functional.refit import refit
 
 __all__ = [
     "ALISTA",

@@ -33,7 +33,7 @@ def dct_atoms(axes: Tensor, size: int, frequencies: int | None = None) -> Tensor
 
 
 def colour_axes(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean ``(C,)`` and principal axes ``(C, C)``, a row an axis, of the colours of images ``(N, C, H, W)``; float64."""
+    """Mean ``(C,)`` and principal axes ``(C, C)``, a row an axis, of the colours of images ``(N, C, H, W)``."""
     colours = images.double().transpose(0, 1).flatten(1)
     mean = colours.mean(1)
     centred = colours - mean[:, None]

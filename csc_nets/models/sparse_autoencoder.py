@@ -106,9 +106,8 @@ class SparseAutoencoder(StagedEncoder):
             lam: in place of the network's own: the rate, a number or one an image ``(N, 1, 1, 1)``.
             mask: 0 where pixels are missing; broadcasts against ``x``.
         """
-        z: Tensor = (
-            self.coder(x, lam=lam, mask=mask) if lam is not None or mask is not None else self.forward_features(x)
-        )
+        plain = lam is None and mask is None
+        z: Tensor = self.forward_features(x) if plain else self.coder(x, lam=lam, mask=mask)
         return refit(read(self.dictionary), x, z, self.refit, mask) if self.refit else z
 
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:

@@ -24,9 +24,9 @@ class SparseAutoencodingTask(AutoencodingTask):
 
     Each image of a batch gets a weight of its own, drawn evenly on a logarithmic scale. Its code is found by the
     network's pursuit, its values are fitted anew on the support, and the optimiser takes a step on D for these codes,
-    which are constants (Danskin's theorem, as in :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum is
-    a non-zero, so no rate outweighs the others. Before the first step the atoms start from the colours of the training
-    images.
+    which are constants (Danskin's theorem, as in :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum
+    is a non-zero, so no rate outweighs the others. Before the first step the atoms start from the colours of the
+    training images.
 
     Every ``revive_every`` steps of the first half, atoms that no code has used since the last time become patches of
     what is left of the images of the last batch.
