@@ -159,9 +159,7 @@ def _text(rows: Sequence[dict[str, Any]], name: str, count: int) -> str:
         )
     lines += ["", f"{count} test images of {name}. Non-zeros for each pixel and channel; bits for each pixel, uniform"]
     lines += [f"quantiser that costs the network at most {LOSS} dB, entropy of the indices (an ideal coder, no table)."]
-    lines += [
-        "Transforms have as many non-zeros as the network, or, quantised, at most as many bits. So has JPEG, without"
-    ]
+    lines += ["Transforms have as many non-zeros as the network, or, quantised, at most as many bits. So has JPEG,"]
     lines += [
         "without headers and tables. PSNR in dB: mean over images, and of the mean squared error over all images."
     ]

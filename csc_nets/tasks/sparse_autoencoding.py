@@ -48,7 +48,7 @@ class SparseAutoencodingTask(AutoencodingTask):
     monitor_mode = "min"
 
     def __init__(
-        self, model: nn.Module, *, lam: Sequence[float] = (1e-3, 0.3), revive_every: int = 50, **common: Any
+        self, model: nn.Module, *, lam: Sequence[float] = (1e-3, 0.3), revive_every: int = 200, **common: Any
     ) -> None:
         if not hasattr(model, "start_from"):
             raise ValueError(f"task sparse_autoencoding needs a sparse autoencoder, got {type(model).__name__}")
