@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -125,16 +126,19 @@ def _beside(
             back = transform.synthesis(kept, size).clamp(0, 1)
             title = f"{name}, {'largest of each image' if each else 'one threshold'}"
             found.append((measure(title, back, reference, codes=[kept]), back))
-        spent = lambda step, code=code: entropy_bits(quantise(code, step)[0])  # noqa: E731
-        step = _least(lambda step, spent=spent: spent(step) <= bits * pixels, 1e-4, 20.0)
-        values = quantise(code, step)[1]
+        step = _least(partial(_costs_at_most, code, bits * pixels), 1e-4, 20.0)
+        indices, values = quantise(code, step)
         back = transform.synthesis(values, size).clamp(0, 1)
-        found.append((measure(f"{name}, quantised", back, reference, codes=[values], bits=spent(step)), back))
+        found.append((measure(f"{name}, quantised", back, reference, codes=[values], bits=entropy_bits(indices)), back))
     if reference.shape[1] in (1, 3):
         fits = [q for q in (1, 3, 5, 8, 12, 17, 25, 35, 50, 65, 80, 90, 95) if jpeg(reference, q)[1] <= bits * pixels]
         back, total = jpeg(reference, fits[-1] if fits else 1)
         found.append((measure("JPEG", back, reference, bits=total), back))
     return found
+
+
+def _costs_at_most(code: Tensor, bits: float, step: float) -> bool:
+    return entropy_bits(quantise(code, step)[0]) <= bits
 
 
 def _least(fits: Callable[[float], bool], low: float, high: float) -> float:

@@ -29,17 +29,25 @@ def refit(operator: Any, x: Tensor, code: Tensor, steps: int = 10, mask: Tensor 
     """
     support, size = (code != 0).to(code.dtype), tuple(x.shape[2:])
     axes = tuple(range(1, code.ndim))
-    observed = (lambda signal: signal) if mask is None else (lambda signal: signal.masked_fill(mask == 0, 0))
+
+    def observed(signal: Tensor) -> Tensor:
+        return signal if mask is None else signal.masked_fill(mask == 0, 0)
+
     residual = support * operator.analysis(observed(x - operator.synthesis(code, size)))
     direction, energy = residual, residual.square().sum(axes, keepdim=True)
-    least = torch.finfo(code.dtype).eps ** 2 * energy.clamp_min(torch.finfo(code.dtype).tiny)
+    # Atoms of a support may depend on each other. A direction that changes no signal would get a huge rate.
+    tiny = torch.finfo(code.dtype).eps
+    least, first = tiny * energy, code
     for _ in range(steps):
         moved = observed(operator.synthesis(direction, size))
         curvature = moved.square().sum(tuple(range(1, x.ndim))).view_as(energy)
-        rate = torch.where((energy > least) & (curvature > 0), energy / curvature.clamp_min(least), 0.0)
+        usable = (energy > least) & (curvature > tiny**0.5 * direction.square().sum(axes, keepdim=True))
+        rate = torch.where(usable, energy / curvature, 0.0)
         code = code + rate * direction
         residual = residual - rate * support * operator.analysis(moved)
         new = residual.square().sum(axes, keepdim=True)
-        direction = residual + torch.where(energy > least, new / energy.clamp_min(least), 0.0) * direction
+        direction = residual + torch.where(usable, new / energy, 0.0) * direction
         energy = new
-    return code
+    errors = [observed(x - operator.synthesis(z, size)).square().flatten(1).sum(1) for z in (first, code)]
+    better = (errors[1] <= errors[0]).view_as(energy)
+    return torch.where(better, code, first)

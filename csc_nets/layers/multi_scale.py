@@ -122,7 +122,7 @@ class MultiScale:
         codes = self.layout.codes(z)
         signal = sum(part.synthesis(code, whole) for part, code in zip(self.parts, codes, strict=True))
         height, width = whole if output_size is None else output_size
-        return signal[..., :height, :width]  # type: ignore[index, no-any-return]
+        return signal[..., :height, :width]  # type: ignore[no-any-return]
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         """Triangle inequality: the squared norm of ``[D_1 D_2 ...]`` is at most the sum of the squared norms."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csc_nets.functional import colour_axes, dct_atoms, refit
 from csc_nets.functional.operators.protocol import read
@@ -66,7 +66,11 @@ class SparseAutoencoder(StagedEncoder):
         plain |= {} if "nonneg" in options else {"penalty": "l0"}
         coder = CSC(dictionary, **with_defaults(options, **plain))
         super().__init__(
-            [coder], [dictionary.out_channels], [dictionary.stride], in_chans=in_chans, input_size=max(32, max(sizes))
+            [nn.Identity(), coder],
+            [in_chans, dictionary.out_channels],
+            [1, dictionary.stride],
+            in_chans=in_chans,
+            input_size=max(32, *sizes),
         )
         self.refit = refit
         self.start_with(torch.eye(in_chans))
@@ -74,7 +78,7 @@ class SparseAutoencoder(StagedEncoder):
     @property
     def coder(self) -> CSC:
         """The layer that computes the code."""
-        return self.stages[0]  # type: ignore[return-value]
+        return self.stages[1]  # type: ignore[return-value]
 
     @property
     def dictionary(self) -> MultiScaleDictionary2d:

@@ -41,3 +41,14 @@ def test_missing_samples_do_not_count():
     code[:, ::10] = 1.0
     found = refit(Matrix(atoms), x.masked_fill(mask == 0, 100.0), code, 40, mask)
     torch.testing.assert_close(found, least_squares(atoms * mask, x * mask, code))
+
+
+def test_atoms_that_depend_on_each_other():
+    """An atom twice, and the sum of two others: the error is the least one, and nothing is huge."""
+    atoms = draw(6, 12).float()
+    atoms[1], atoms[2] = atoms[0], atoms[3] + atoms[4]
+    x, code = draw(9, 12)[6:].float(), torch.ones(3, 6)
+    found = refit(Matrix(atoms), x, code, 50)
+    best = torch.linalg.lstsq(atoms.T.double(), x.T.double(), rcond=1e-5, driver="gelsd").solution
+    errors = [(x - z.double() @ atoms.double()).square().sum() for z in (found, best.T)]
+    assert errors[0] < 1.001 * errors[1] and found.abs().max() < 100
