@@ -64,6 +64,16 @@ def test_missing_pixels_are_not_read(images):
     assert (filled - images)[missing].square().mean() < 0.5 * images[missing].square().mean()
 
 
+def test_tiles_are_equal_to_the_whole():
+    """Atoms that do not overlap: any cut between blocks of the largest size."""
+    image = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)).cumsum(2).cumsum(3) / 10
+    model = SparseAutoencoder(3, sizes=[4, 8, 16], steps=12, refit=3).eval()
+    tiles = torch.cat([model.encode(image[..., i : i + 16]) for i in (0, 16, 32)], 3)
+    whole = model.encode(image)
+    assert torch.equal(tiles != 0, whole != 0)
+    torch.testing.assert_close(model.decode(tiles), model.decode(whole), atol=0.05, rtol=0)  # refits stop elsewhere
+
+
 def test_built_again_from_its_arguments():
     model = csc_nets.create_model("sparse_autoencoder", in_chans=1, sizes=[4, 8], frequencies=[4, 2])
     again = csc_nets.create_model(model.model_name, **model.model_args)
