@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.utils import save_image
 
 from csc_nets.evaluation.rate_distortion import RatePoint, entropy_bits, measure, psnr_of_all, quantise
@@ -174,6 +175,7 @@ def _save(file: Path, rows: Sequence[dict[str, Any]], shown: Sequence[Tensor]) -
     """The curve to ``file``, and a picture with a row a method beside it: images, network, others, lam x 1."""
     if shown:
         wide = torch.cat([tiles.float() for tiles in shown])
+        wide = interpolate(wide, scale_factor=max(1, -(-64 // wide.shape[-1])))
         save_image(wide, file.with_name(f"{file.stem}_images.png"), nrow=len(shown[0]), padding=2, pad_value=1)
     if not find_spec("matplotlib"):
         return
