@@ -132,8 +132,11 @@ def _beside(
         back = transform.synthesis(values, size).clamp(0, 1)
         found.append((measure(f"{name}, quantised", back, reference, codes=[values], bits=entropy_bits(indices)), back))
     if reference.shape[1] in (1, 3):
-        fits = [q for q in (1, 3, 5, 8, 12, 17, 25, 35, 50, 65, 80, 90, 95) if jpeg(reference, q)[1] <= bits * pixels]
-        back, total = jpeg(reference, fits[-1] if fits else 1)
+        low, high = 1, 95
+        while low < high:  # the best quality with as many bits, or the worst there is
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if jpeg(reference, middle)[1] <= bits * pixels else (low, middle - 1)
+        back, total = jpeg(reference, low)
         found.append((measure("JPEG", back, reference, bits=total), back))
     return found
 
