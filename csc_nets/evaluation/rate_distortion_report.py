@@ -48,7 +48,9 @@ def rate_distortion(given: ReportInput) -> Result:
         rows += [other.row() | {"factor": factor, "of": other.name} for other, _ in beside]
         if factor == 1.0 or len(factors) == 1:
             shown = [reference, back, *(images for _, images in beside)]
-    _save(given.picture, rows, [tiles[: given.images] for tiles in shown])
+    # Neighbours look alike where images are patches of a photograph.
+    spread = torch.linspace(0, len(reference) - 1, min(given.images, len(reference))).round().long()
+    _save(given.picture, rows, [tiles[spread] for tiles in shown])
     return _text(rows, given.data.name, len(reference)), rows
 
 
