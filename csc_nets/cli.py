@@ -125,6 +125,8 @@ def _fit_and_test(
         add_results(results, folder.metrics)
         if config["pictures"]:
             save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
+            if hasattr(model, "encode") and hasattr(model, "decode"):
+                print(save_report("rate_distortion", model, data, folder.path / "reports"))
     return results
 
 

@@ -13,19 +13,31 @@ from csc_nets.evaluation.features import (
 from csc_nets.evaluation.generation import FeatureSpace, feature_space, frechet_distance, kernel_distance
 from csc_nets.evaluation.inversion import activation, invert, relative_error
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
+from csc_nets.evaluation.rate_distortion import (
+    RatePoint,
+    entropy_bits,
+    measure,
+    nonzeros_per_pixel,
+    psnr_mean,
+    psnr_of_all,
+    quantise,
+)
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
 from csc_nets.evaluation.report_input import ReportInput, Result
 from csc_nets.evaluation.reports import list_reports, register_report, save_report
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
+from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_largest
 
 # Older name.
 Subject = ReportInput
 
 __all__ = [
+    "BlockTransform",
     "ClassStructure",
     "ClassSubspaces",
     "FeatureSpace",
     "LayerInversions",
+    "RatePoint",
     "Reconstructions",
     "ReportInput",
     "Result",
@@ -36,16 +48,24 @@ __all__ = [
     "decode_classes",
     "effective_rank",
     "encode_folder",
+    "entropy_bits",
     "extract_features",
     "feature_space",
     "frechet_distance",
     "invert",
     "invert_layers",
+    "jpeg",
+    "keep_largest",
     "kernel_distance",
     "linear_probe",
     "list_reports",
+    "measure",
     "nearest_neighbours",
     "nearest_subspace",
+    "nonzeros_per_pixel",
+    "psnr_mean",
+    "psnr_of_all",
+    "quantise",
     "read_codes",
     "reconstruct_images",
     "register_report",

@@ -22,6 +22,7 @@ from csc_nets.evaluation.features import (
     nearest_subspace,
 )
 from csc_nets.evaluation.layer_inversion import invert_layers
+from csc_nets.evaluation.rate_distortion_report import rate_distortion
 from csc_nets.evaluation.report_input import ReportInput, Result
 from csc_nets.evaluation.structure import class_structure
 from csc_nets.registry import Registry
@@ -91,6 +92,8 @@ def save_report(
     Of an autoencoder:
 
     - ``"reconstruction"``: PSNR, SSIM, alignment of features, whether an image is recognised in what came back;
+    - ``"rate_distortion"``: how many non-zeros and bits its code has, and what comes back, beside DCT, principal
+      components and JPEG at as many; also ``rate_distortion_images.png``;
     - ``"noise"``: noisy images, and other sparsity weights, against the clean images.
 
     Of a closed loop:
@@ -191,5 +194,5 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (reconstruction, noise, classes, generation):
+for _report in (reconstruction, rate_distortion, noise, classes, generation):
     register_report(_report)

@@ -9,6 +9,7 @@ from csc_nets.functional.coding_rate import (
     rate_distance,
     rate_reduction,
 )
+from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
 from csc_nets.functional.deprecated import iterate
 from csc_nets.functional.gradients import Gradient, Implicit, Recompute, Unroll, as_gradient, register_gradient
 from csc_nets.functional.operators import (
@@ -57,6 +58,7 @@ from csc_nets.functional.pursuits import (
     LISTA,
     LISTACP,
     Calibrated,
+    Descending,
     NoiseAdaptiveLISTA,
     PriorISTA,
     Pursuit,
@@ -88,6 +90,7 @@ from csc_nets.functional.pursuits import (
     whitening,
 )
 from csc_nets.functional.recovery import sparse_code_recovery
+from csc_nets.functional.refit import refit
 from csc_nets.functional.tiling.sparse_code import SparseCode
 from csc_nets.functional.wavelets.filter_bank import (
     FilterBank,
@@ -118,6 +121,7 @@ __all__ = [
     "Cascade",
     "ConvGeometry",
     "Convolution",
+    "Descending",
     "ElasticNet",
     "FilterBank",
     "FreeL1",
@@ -164,9 +168,12 @@ __all__ = [
     "calibration_update",
     "class_coding_rate",
     "coding_rate",
+    "colour_axes",
     "ctrl_binary",
     "ctrl_multi",
     "ctrl_terms",
+    "dct_atoms",
+    "dct_matrix",
     "douglas_rachford",
     "duality_gap",
     "elastic_net_threshold",
@@ -187,6 +194,7 @@ __all__ = [
     "power_step",
     "rate_distance",
     "rate_reduction",
+    "refit",
     "register_gradient",
     "register_penalty",
     "register_pursuit",

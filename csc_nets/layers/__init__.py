@@ -7,6 +7,7 @@ from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.multi_layer import MultiLayerCSC
 from csc_nets.layers.multi_layer_pursuits import MultiLayerPursuit, register_multi_layer_pursuit
+from csc_nets.layers.multi_scale import MultiScaleDictionary2d
 from csc_nets.layers.options import CodingOptions
 from csc_nets.layers.pooled_csc import PooledCSC2d
 from csc_nets.layers.scattering import Scattering2d
@@ -29,6 +30,7 @@ __all__ = [
     "Dictionary3d",
     "MultiLayerCSC",
     "MultiLayerPursuit",
+    "MultiScaleDictionary2d",
     "PooledCSC2d",
     "Scattering2d",
     "SparseCoding",

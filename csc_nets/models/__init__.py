@@ -16,6 +16,7 @@ from csc_nets.models.resnet import ResNet
 from csc_nets.models.scattering import ScatteringNet
 from csc_nets.models.sdnet import SDNet
 from csc_nets.models.sdnet_import import import_sdnet
+from csc_nets.models.sparse_autoencoder import SparseAutoencoder
 from csc_nets.models.sparse_prior_cnn import SparsePriorCNN
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
@@ -39,6 +40,7 @@ __all__ = [
     "ResNet",
     "SDNet",
     "ScatteringNet",
+    "SparseAutoencoder",
     "SparsePriorCNN",
     "StagedEncoder",
     "create_model",

@@ -7,6 +7,7 @@ from csc_nets.tasks.denoising import DenoisingTask
 from csc_nets.tasks.dictionary_learning import DictionaryLearningTask
 from csc_nets.tasks.optimization import parameter_groups
 from csc_nets.tasks.registry import create_task, list_tasks, register_task
+from csc_nets.tasks.sparse_autoencoding import SparseAutoencodingTask
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.transcription import TranscriptionTask
 
@@ -16,6 +17,7 @@ __all__ = [
     "CodeStatistics",
     "DenoisingTask",
     "DictionaryLearningTask",
+    "SparseAutoencodingTask",
     "Task",
     "TranscriptionTask",
     "create_task",

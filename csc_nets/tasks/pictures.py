@@ -106,9 +106,12 @@ def atom_grids(model: nn.Module) -> dict[str, Tensor]:
 
     Each atom is scaled so that grey is 0 and its largest magnitude black or white. ``"atoms"`` are those of the image's
     dictionary; where the layer codes over a product of dictionaries, ``"atoms_2"`` and so on show what one non-zero of
-    each deeper code looks like in the image.
+    each deeper code looks like in the image. Atoms of several sizes have a picture a size, ``"atoms_of_8_pixels"``.
     """
     first: Any = next(iter(csc_layers(model).values()), None)
+    scales = getattr(getattr(first, "dictionary", None), "scales", None)
+    if scales is not None:
+        return {f"atoms_of_{s.geometry.kernel_size[0]}_pixels": _grid(s.weight) for s in scales}
     chain = [] if first is None else list(getattr(first.dictionary, "dictionaries", [first.dictionary]))
     if not chain or not hasattr(chain[0], "weight"):
         return {}

@@ -31,6 +31,7 @@ NARROW = {
         "padding": 1,
         "steps": 2,
     },
+    "sparse_autoencoder": {"sizes": [4, 8], "frequencies": [2, 3], "steps": 6},
     "scattering": {"scales": 2, "angles": 2, "input_size": 16},
     "sparse_prior_cnn": {"widths": [4, 6, 8], "kernel_size": 3, "stride": [1, 2, 2], "padding": 1, "steps": 3},
     **dict.fromkeys([f"csc_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),

@@ -5,6 +5,7 @@ from csc_nets.functional.pursuits.base import Pursuit, as_pursuit, register_purs
 from csc_nets.functional.pursuits.calibrated_steps import Calibrated, Whitened
 from csc_nets.functional.pursuits.calibration import calibrate, calibrated, calibration_update, whitening
 from csc_nets.functional.pursuits.competition import LCA, PriorISTA
+from csc_nets.functional.pursuits.descending import Descending
 from csc_nets.functional.pursuits.fourier_splitting import douglas_rachford
 from csc_nets.functional.pursuits.lista import ALISTA, LISTA, LISTACP, StepLISTA, TiLISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
@@ -32,6 +33,7 @@ __all__ = [
     "LISTA",
     "LISTACP",
     "Calibrated",
+    "Descending",
     "NoiseAdaptiveLISTA",
     "PriorISTA",
     "Pursuit",

@@ -1,0 +1,133 @@
+"""An autoencoder whose code is sparse and whose decoder is the dictionary of that code."""
+
+from collections.abc import Sequence
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional import colour_axes, dct_atoms, refit
+from csc_nets.functional.operators.protocol import read
+from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d
+from csc_nets.layers.options import with_defaults
+from csc_nets.models.registry import register_model
+from csc_nets.models.staged_encoder import StagedEncoder
+
+__all__ = ["SparseAutoencoder"]
+
+
+class SparseAutoencoder(StagedEncoder):
+    r"""Few numbers for an image: a sparse code over atoms of several sizes, and back by synthesis with the same.
+
+    .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_0, \qquad \hat x = D z, \qquad
+              D = [D_1 \; D_2 \; \cdots]
+
+    The pursuit is :class:`~csc_nets.functional.pursuits.Descending`. Every :math:`D_i` starts as an orthonormal DCT
+    along the principal axes of the colours, so with one size and no training this is the thresholded block DCT (the
+    least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size can only lower
+    the least objective. ``lam`` is the rate: one network serves all.
+
+    Args:
+        in_chans: channels of the image.
+        sizes: side in pixels of the atoms of each dictionary.
+        strides: of each dictionary; None for blocks that do not overlap. The largest is a multiple of every other one.
+        frequencies: each dictionary starts with so many frequencies an axis, which is the root of its number of atoms
+            a channel; None for all, a basis.
+        refit: steps of conjugate gradients that fit the values anew on the support of the code; 0 for none.
+        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 40 descending steps, l0 penalty.
+
+    Shape:
+        - input ``(N, in_chans, H, W)``, any size
+        - code ``(N, num_features, ceil(H / s), ceil(W / s))`` with the largest stride s
+        - output: as the input
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 3,
+        *,
+        sizes: Sequence[int] = (8, 16, 32),
+        strides: Sequence[int] | None = None,
+        frequencies: Sequence[int] | None = None,
+        refit: int = 0,
+        **options: Unpack[CodingOptions],
+    ) -> None:
+        self.sizes = list(sizes)
+        self.frequencies = list(sizes if frequencies is None else frequencies)
+        if not self.sizes or len(self.frequencies) != len(self.sizes):
+            raise ValueError(f"frequencies must be one for each of sizes {self.sizes}, got {self.frequencies}")
+        if any(not 1 <= f <= k for f, k in zip(self.frequencies, self.sizes, strict=True)):
+            raise ValueError(f"frequencies must be from 1 to sizes {self.sizes}, got {self.frequencies}")
+        if isinstance(refit, bool) or not isinstance(refit, int) or refit < 0:
+            raise ValueError(f"refit must be an int >= 0, got {refit!r}")
+        atoms = [in_chans * f * f for f in self.frequencies]
+        dictionary = MultiScaleDictionary2d(in_chans, atoms, self.sizes, self.sizes if strides is None else strides)
+        plain = {"lam": 0.02, "pursuit": "descending", "steps": 40}
+        plain |= {} if "nonneg" in options else {"penalty": "l0"}
+        coder = CSC(dictionary, **with_defaults(options, **plain))
+        super().__init__(
+            [nn.Identity(), coder],
+            [in_chans, dictionary.out_channels],
+            [1, dictionary.stride],
+            in_chans=in_chans,
+            input_size=max(32, *sizes),
+        )
+        self.refit = refit
+        self.start_with(torch.eye(in_chans))
+
+    @property
+    def coder(self) -> CSC:
+        """The layer that computes the code."""
+        return self.stages[1]  # type: ignore[return-value]
+
+    @property
+    def dictionary(self) -> MultiScaleDictionary2d:
+        """The atoms of all sizes."""
+        return self.coder.dictionary  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def start_with(self, axes: Tensor) -> None:
+        """Atoms of the DCT with the colours ``axes (C, C)``, a row each."""
+        for scale, size, count in zip(self.dictionary.scales, self.sizes, self.frequencies, strict=True):
+            atoms = dct_atoms(axes, size, count)
+            weight: Any = scale.get_parameter("parametrizations.weight.original")
+            weight.copy_(atoms)
+        self.dictionary.refresh()
+
+    def start_from(self, images: Tensor) -> None:
+        """Atoms of the DCT along the principal axes of the colours of images ``(N, in_chans, H, W)``."""
+        self.start_with(colour_axes(images)[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""
+        return self.decode(self.encode(x), x.shape[2:])
+
+    def encode(self, x: Tensor, *, lam: float | Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Sparse code ``(N, num_features, H', W')``.
+
+        Args:
+            x: images.
+            lam: in place of the network's own: the rate, a number or one an image ``(N, 1, 1, 1)``.
+            mask: 0 where pixels are missing; broadcasts against ``x``.
+        """
+        plain = lam is None and mask is None
+        z: Tensor = self.forward_features(x) if plain else self.coder(x, lam=lam, mask=mask)
+        return refit(read(self.dictionary), x, z, self.refit, mask) if self.refit else z
+
+    def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """Synthesis of a code, ``(N, in_chans, *output_size)``."""
+        return self.coder.synthesize(z, output_size)
+
+    def by_scale(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
+        """What the atoms of each size say of an image; the sum is the reconstruction."""
+        parts = z.split(self.dictionary.widths, 1)
+        return [
+            self.decode(torch.cat([p if i == j else torch.zeros_like(p) for j, p in enumerate(parts)], 1), output_size)
+            for i in range(len(parts))
+        ]
+
+
+@register_model
+def sparse_autoencoder(**overrides: Any) -> SparseAutoencoder:
+    """Blocks of 8, 16 and 32 pixels, twice overcomplete for colour images; about 1.2 M numbers in its atoms."""
+    return SparseAutoencoder(**{"frequencies": (8, 16, 8) if "sizes" not in overrides else None, **overrides})

@@ -1,0 +1,127 @@
+"""Training of an autoencoder whose code is sparse, for all rates at once."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from csc_nets.functional import refit
+from csc_nets.functional.operators.protocol import read
+from csc_nets.tasks.autoencoding import AutoencodingTask
+from csc_nets.tasks.precision import exact
+from csc_nets.tasks.registry import register_task
+
+__all__ = ["SparseAutoencodingTask"]
+
+
+@register_task(name="sparse_autoencoding")
+class SparseAutoencodingTask(AutoencodingTask):
+    r"""Dictionary learning for every rate, on batches ``(images (N, C, H, W), labels)``; labels are unused.
+
+    .. math:: \min_D \; E_\lambda \sum_j \min_{z_j} \frac{1}{2 \lambda} \|x_j - D z_j\|^2 + \|z_j\|_0
+
+    Each image of a batch gets a weight of its own, drawn evenly on a logarithmic scale. Its code is found by the
+    network's pursuit, its values are fitted anew on the support, and the optimiser takes a step on D for these codes,
+    which are constants (Danskin's theorem, as in :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum
+    is a non-zero, so no rate outweighs the others. Before the first step the atoms start from the colours of the
+    training images.
+
+    Every ``revive_every`` steps of the first half, atoms that no code has used since the last time become patches of
+    what is left of the images of the last batch.
+
+    Logs ``train/loss``; ``val/objective`` (in non-zeros an image, for weights evenly spread over the range) and
+    ``val/psnr`` at the network's own lam; for a test run what :class:`csc_nets.tasks.AutoencodingTask` logs.
+
+    Args:
+        model: a network as :class:`csc_nets.models.SparseAutoencoder`.
+        lam: the range of the weights, lowest and highest.
+        revive_every: steps; 0 for never.
+        **common: see :class:`csc_nets.tasks.AutoencodingTask`.
+
+    Raises:
+        ValueError: another kind of network, or a value out of range.
+    """
+
+    monitor = "val/objective"
+    monitor_mode = "min"
+
+    def __init__(
+        self, model: nn.Module, *, lam: Sequence[float] = (1e-3, 0.3), revive_every: int = 200, **common: Any
+    ) -> None:
+        if not hasattr(model, "start_from"):
+            raise ValueError(f"task sparse_autoencoding needs a sparse autoencoder, got {type(model).__name__}")
+        super().__init__(model, **common)
+        if len(lam) != 2 or not 0 < lam[0] <= lam[1] < math.inf:
+            raise ValueError(f"lam must be two numbers with 0 < lowest <= highest, got {list(lam)}")
+        if isinstance(revive_every, bool) or not isinstance(revive_every, int) or revive_every < 0:
+            raise ValueError(f"revive_every must be an int >= 0, got {revive_every!r}")
+        self.range, self.revive_every = (float(lam[0]), float(lam[1])), revive_every
+        for i, scale in enumerate(model.dictionary.scales):  # type: ignore[union-attr, arg-type]
+            self.register_buffer(f"used_{i}", torch.zeros(scale.out_channels))
+
+    def on_fit_start(self) -> None:
+        """Colours of the training images for a network that was not trained yet."""
+        super().on_fit_start()
+        if self.trainer.ckpt_path is None and self.global_step == 0:
+            batches = [images for (images, _), _ in zip(self.trainer.datamodule.train_dataloader(), range(20))]  # type: ignore[attr-defined] # noqa: B905
+            self.model.start_from(torch.cat(batches))  # type: ignore[operator]
+
+    def weights(self, count: int, spread: Tensor) -> Tensor:
+        """Weights ``(N, 1, 1, 1)`` at the places ``spread`` in [0, 1] of the logarithmic range."""
+        low, high = (math.log(value) for value in self.range)
+        return torch.exp(low + (high - low) * spread).view(count, 1, 1, 1)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Squared error of one batch over its weights, at the codes of the present atoms."""
+        images, _ = batch
+        model: Any = self.model
+        lam = self.weights(len(images), torch.rand(len(images), device=images.device))
+        with torch.no_grad():
+            z = model.encode(images, lam=lam)
+            z = refit(read(model.dictionary), images, z, 5)
+            for i, code in enumerate(model.dictionary.codes(z)):
+                self.get_buffer(f"used_{i}").add_((code != 0).sum((0, 2, 3)))
+        residual = images - model.decode(z, images.shape[2:])
+        self._last = residual.detach()
+        errors = exact(residual).square().sum((1, 2, 3)) / (2 * lam.flatten())
+        loss = errors.mean()
+        zero = exact(images).square().sum((1, 2, 3)) / (2 * lam.flatten())
+        self.divergence.see(loss, zero.mean())  # the objective of the code zero
+        return self.log_training_loss(loss)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """A step of the optimiser, then new starts for atoms that nothing uses."""
+        super().optimizer_step(*args, **kwargs)
+        step = self.global_step + 1
+        if self.revive_every and step % self.revive_every == 0 and 2 * step <= self.trainer.estimated_stepping_batches:
+            self.revive()
+
+    @torch.no_grad()
+    def revive(self) -> None:
+        """Makes patches of the last residual of the atoms that were not used since the last time."""
+        model: Any = self.model
+        for i, scale in enumerate(model.dictionary.scales):
+            used, weight = self.get_buffer(f"used_{i}"), scale.get_parameter("parametrizations.weight.original")
+            idle, size = (used == 0).nonzero().flatten(), scale.geometry.kernel_size[0]
+            fits = min(self._last.shape[2:]) >= size
+            if len(idle) and fits and weight.requires_grad:
+                cut = self._last.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+                order = cut.flatten(1).norm(dim=1).argsort(descending=True)[: len(idle)]
+                fresh = cut[order]
+                fresh = fresh[fresh.flatten(1).norm(dim=1) > 1e-6]
+                weight[idle[: len(fresh)]] = fresh / fresh.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            used.zero_()
+        model.dictionary.refresh()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Objective over the range of weights, and PSNR at the network's own."""
+        images, _ = batch
+        model: Any = self.model
+        lam = self.weights(len(images), torch.linspace(0, 1, len(images), device=images.device))
+        z = model.encode(images, lam=lam)
+        error = exact(images - model.decode(z, images.shape[2:])).square().sum((1, 2, 3)) / (2 * lam.flatten())
+        objective = error + (z != 0).sum((1, 2, 3))
+        self.log("val/objective", objective.mean(), prog_bar=True, sync_dist=True)
+        self.log("val/psnr", self.psnr(exact(self(images)), exact(images)), sync_dist=True)

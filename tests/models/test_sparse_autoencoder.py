@@ -1,0 +1,91 @@
+"""Closed-form limits: one basis is the thresholded DCT, lam 0 is the image, a large lam is nothing."""
+
+import pytest
+import torch
+
+import csc_nets
+from csc_nets.evaluation.transform_coding import BlockTransform
+from csc_nets.functional import dct_atoms
+from csc_nets.models import SparseAutoencoder
+
+
+@pytest.fixture
+def images():
+    torch.manual_seed(0)
+    return torch.randn(3, 3, 16, 16).cumsum(2).cumsum(3) / 10
+
+
+def test_one_size_and_no_training_is_the_thresholded_dct(images):
+    model = SparseAutoencoder(3, sizes=[8], lam=0.5).eval()
+    model.start_from(images)
+    code = BlockTransform(BlockTransform.dct(images, 8).basis, torch.zeros(3, 1, 1).double(), 8).analysis(images)
+    # A step of 0.9 takes an entry in from sqrt(2 lam / 0.9) on.
+    kept = torch.where(code.abs() > (1 / 0.9) ** 0.5, code, 0.0).flatten(1)
+    found = model.encode(images).flatten(1)
+    assert found.count_nonzero() == kept.count_nonzero()
+    torch.testing.assert_close(found.norm(dim=1).double(), kept.norm(dim=1), rtol=1e-2, atol=0)
+
+
+def test_each_thing_is_said_by_atoms_of_its_size():
+    """One wave over the whole image and one small block: two numbers, where one size alone needs far more."""
+    large, small = (dct_atoms(torch.eye(1), size)[9, 0].float() for size in (16, 4))
+    image = 4 * large
+    image[4:8, 8:12] += 3 * small
+    counts = [
+        SparseAutoencoder(1, sizes=sizes, lam=0.005).eval().encode(image[None, None]).count_nonzero().item()
+        for sizes in ([4, 16], [4], [16])
+    ]
+    assert counts[0] == 2 and min(counts[1:]) > 10, counts
+
+
+def test_lam_is_the_rate(images):
+    model = SparseAutoencoder(3, sizes=[4, 8], refit=5).eval()
+    counts = [model.encode(images, lam=lam).count_nonzero().item() for lam in (1e-4, 1e-2, 1.0, 1e6)]
+    assert counts == sorted(counts, reverse=True) and counts[-1] == 0
+    lam = torch.tensor([1e-4, 1e-2, 1.0]).view(3, 1, 1, 1)
+    each = model.encode(images, lam=lam)
+    torch.testing.assert_close(each[1:2], model.encode(images[1:2], lam=1e-2))
+    torch.testing.assert_close(model(images.masked_fill(images == 7, 0)).shape, images.shape)
+
+
+def test_scales_sum_to_the_image(images):
+    model = SparseAutoencoder(3, sizes=[4, 8]).eval()
+    z = model.encode(images)
+    torch.testing.assert_close(sum(model.by_scale(z)), model.decode(z))
+
+
+def test_missing_pixels_are_not_read(images):
+    model = SparseAutoencoder(3, sizes=[4, 8], refit=3).eval()
+    mask = torch.rand(3, 1, 16, 16) > 0.3
+    z = model.encode(images, mask=mask)
+    torch.testing.assert_close(model.encode(images.masked_fill(~mask, float("nan")), mask=mask), z)
+    filled = model.decode(z, (16, 16))
+    missing = ~mask.expand_as(images)
+    assert (filled - images)[missing].square().mean() < 0.5 * images[missing].square().mean()
+
+
+def test_tiles_are_equal_to_the_whole():
+    """Atoms that do not overlap: any cut between blocks of the largest size."""
+    image = torch.randn(1, 3, 32, 48, generator=torch.Generator().manual_seed(0)).cumsum(2).cumsum(3) / 10
+    model = SparseAutoencoder(3, sizes=[4, 8, 16], steps=12, refit=3).eval()
+    tiles = torch.cat([model.encode(image[..., i : i + 16]) for i in (0, 16, 32)], 3)
+    whole = model.encode(image)
+    assert torch.equal(tiles != 0, whole != 0)
+    torch.testing.assert_close(model.decode(tiles), model.decode(whole), atol=0.05, rtol=0)  # refits stop elsewhere
+
+
+def test_built_again_from_its_arguments():
+    model = csc_nets.create_model("sparse_autoencoder", in_chans=1, sizes=[4, 8], frequencies=[4, 2])
+    again = csc_nets.create_model(model.model_name, **model.model_args)
+    again.load_state_dict(model.state_dict())
+    x = torch.randn(1, 1, 11, 17)
+    torch.testing.assert_close(again(x), model(x))
+
+
+BAD = [{"sizes": []}, {"frequencies": [8]}, {"frequencies": [9, 16, 32]}, {"refit": -1}]
+
+
+@pytest.mark.parametrize("arguments", BAD)
+def test_bad_arguments(arguments):
+    with pytest.raises(ValueError, match="must be"):
+        SparseAutoencoder(3, **arguments)
