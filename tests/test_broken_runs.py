@@ -194,7 +194,7 @@ def test_what_json_does_not_have_is_null(run):
 def test_an_empty_config_is_one_line(run, monkeypatch, capsys):
     (run / "config.yaml").write_text("")
     status, errors = call(monkeypatch, capsys, "train", f"resume={run}")
-    assert status == 1 and len(errors) == 1 and "config.yaml is damaged: it lacks data, model or task" in errors[0]
+    assert status == 1 and len(errors) == 1 and "config.yaml is damaged: it holds no options" in errors[0]
 
 
 def test_a_full_disk_costs_no_checkpoint(tmp_path, monkeypatch, capfd):

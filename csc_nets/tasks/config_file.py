@@ -32,7 +32,7 @@ def read_config(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is no configuration: it has {size} bytes")
     try:
         config = yaml.load(file.read_text(), _Loader)  # a safe one
-        _check(config, [size])
+        _check(config, [size + 1])  # an empty file holds one value, null
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{file} is damaged: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):

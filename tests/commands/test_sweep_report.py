@@ -8,7 +8,8 @@ from csc_nets.commands import main
 
 def leave(folder, acc, **config):
     folder.mkdir(parents=True)
-    parts = {"data": {}, "model": {"lam": 0.1}, "task": {"name": "classification"}, **config}
+    parts = {"data": {"name": "digits"}, "model": {}, "task": {"name": "classification"}, **config}
+    parts["model"] = {"name": "csc_small", "lam": 0.1, **parts["model"]}
     (folder / "config.yaml").write_text(yaml.safe_dump(parts))
     if acc is not None:
         numbers = {"test/acc": acc, "test/loss": 1 - acc, "training_seconds": 2.0}

@@ -146,4 +146,4 @@ def test_a_study_in_a_database(sweep):
 
 def test_a_typing_error_is_no_study(sweep):
     status, errors = sweep("sweep=optuna", "hydra.sweeper.n_trials=2", "+lr=0.1")
-    assert status == 1 and errors[-1] == "error: no trial has a result: the lines above say why"
+    assert status == 1 and errors[-1] == "error: unknown option lr, did you mean task.lr?"

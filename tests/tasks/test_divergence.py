@@ -12,7 +12,7 @@ from csc_nets.tasks.divergence import Divergence
 QUIET = ["callbacks.progress_bar=false", "pictures=false", "trainer.max_epochs=3", "task.warmup_epochs=0"]
 TASKS = {
     "classification": [*TINY, "task.optimizer=sgd"],
-    "autoencoding": ["experiment=digits_autoencoder", "model.widths=[4]"],
+    "autoencoding": ["experiment=digits_csc_autoencoder", "model.widths=[4]"],
 }
 
 

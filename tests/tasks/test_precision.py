@@ -8,7 +8,7 @@ import csc_nets.cli as cli
 QUIET = ["callbacks.progress_bar=false", "pictures=false", "trainer.max_epochs=1", "trainer.limit_train_batches=3"]
 TASKS = {
     "classification": (["model.widths=[4,8]", "model.steps=2"], "test/reconstruction_error"),
-    "autoencoding": (["experiment=digits_autoencoder", "model.widths=[4]"], "test/reconstruction_error"),
+    "autoencoding": (["experiment=digits_csc_autoencoder", "model.widths=[4]"], "test/reconstruction_error"),
     "dictionary_learning": (
         ["experiment=sample_images_dictionary", "data=digits", "model.widths=[8]", "model.kernel_size=3"],
         "test/objective",
