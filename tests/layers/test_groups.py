@@ -26,16 +26,14 @@ def test_analysis_is_the_grouped_convolution_and_synthesis_its_adjoint(channels,
 
 
 def test_each_group_is_coded_by_itself():
-    layer = CSC2d(6, 9, 3, groups=3, lam=0.3, steps=1000)
-    x = torch.randn(2, 6, 7, 7)
+    options = {"lam": 0.3, "step_size": 0.1, "steps": 20}
+    layer, x = CSC2d(6, 9, 3, groups=3, **options), torch.randn(2, 6, 7, 7)
     z = layer(x)
-    assert layer.problem(x).duality_gap(z).max() < 1e-3 * layer.problem(x).energy().min()
     for i in range(3):
-        alone = CSC2d(2, 3, 3, lam=0.3, steps=1000)
+        alone = CSC2d(2, 3, 3, **options)
         alone.atoms = layer.atoms[3 * i : 3 * i + 3].detach()
-        torch.testing.assert_close(
-            alone(x[:, 2 * i : 2 * i + 2].contiguous()), z[:, 3 * i : 3 * i + 3], atol=3e-3, rtol=0
-        )
+        part = x[:, 2 * i : 2 * i + 2].contiguous()
+        torch.testing.assert_close(alone(part), z[:, 3 * i : 3 * i + 3], atol=1e-4, rtol=0)
 
 
 def test_the_bound_is_the_largest_of_the_groups():

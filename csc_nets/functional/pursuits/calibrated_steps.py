@@ -80,8 +80,8 @@ class Calibrated(nn.Module, Pursuit):
             plain = geometry is not None and max(*geometry.stride, *geometry.dilation, geometry.groups) == 1
             if not plain or dictionary.in_channels > _CHANNELS:
                 raise ValueError(
-                    f"pursuit='whitened' takes convolutions without groups, of stride 1, dilation 1 and at most {_CHANNELS} "
-                    f"channels, got {dictionary!r}; pursuit='calibrated' takes all"
+                    f"pursuit='whitened' takes convolutions without groups, of stride 1, dilation 1 and at most "
+                    f"{_CHANNELS} channels, got {dictionary!r}; pursuit='calibrated' takes all"
                 )
         attached = copy.deepcopy(self)
         if hasattr(self, "coefficients"):
