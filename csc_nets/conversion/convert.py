@@ -73,7 +73,7 @@ def convert(
         if place.reason:
             continue
         own = {**options, "lam": _first_fit(lam, place.name, 0.0), "pursuit": pursuit}
-        if isinstance(pursuit, str):
+        if isinstance(pursuit, str) or (isinstance(pursuit, Mapping) and "count" not in pursuit):
             own["steps"] = _first_fit(steps, place.name, 1)
         replaced[place.name] = _replace(network, place, own)
     return network, measure(network, replaced, skipped, images)

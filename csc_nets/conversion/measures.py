@@ -16,7 +16,20 @@ from csc_nets.theory.network.evaluation_mode import evaluation_mode
 
 __all__ = ["Conversion", "bounded", "duality_gap", "energy_kept", "measure"]
 
-COLUMNS = ("name", "kind", "atoms", "steps", "coherence", "density", "stripe", "gap_1", "gap", "energy_1", "energy", "time")
+COLUMNS = (
+    "name",
+    "kind",
+    "atoms",
+    "steps",
+    "coherence",
+    "density",
+    "stripe",
+    "gap_1",
+    "gap",
+    "energy_1",
+    "energy",
+    "time",
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +68,7 @@ def _cell(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def measure(
-    network: nn.Module, replaced: dict[str, str], skipped: dict[str, str], images: Tensor | None
-) -> Conversion:
+def measure(network: nn.Module, replaced: dict[str, str], skipped: dict[str, str], images: Tensor | None) -> Conversion:
     """The summary of a conversion.
 
     Args:
@@ -68,10 +79,10 @@ def measure(
     rows = []
     for name, kind in replaced.items():
         layer: Any = network.get_submodule(name)
-        negative = (layer.thresholds()[""] < 0).double().mean().item()
-        rows.append(
-            {"name": name, "kind": kind, "atoms": len(layer.scale), "steps": layer.steps, "negative": negative}
-        )
+        row = {"name": name, "kind": kind, "atoms": len(layer.scale), "steps": layer.steps}
+        if not layer.scale.is_meta:
+            row["negative"] = (layer.thresholds()[""] < 0).double().mean().item()
+        rows.append(row)
     if images is not None:
         by_name = {row["name"]: row for row in rows}
         handles = []

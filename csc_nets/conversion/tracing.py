@@ -31,6 +31,7 @@ class Place:
         norm: name of the batch norm that can go into the layer; None for none.
         rectified: whether a ReLU follows.
         reason: why the layer stays as it is; empty where it can be converted.
+        ends: whether its output is that of the network.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Place:
     norm: str | None = None
     rectified: bool = False
     reason: str = ""
+    ends: bool = False
 
 
 class _Tracer(fx.Tracer):
@@ -69,18 +71,18 @@ def find_places(model: nn.Module) -> list[Place]:
     calls: dict[str, list[tuple[fx.Node, dict[str, nn.Module]]]] = {}
     read: set[str] = set()
     _trace(model, "", calls, read)
-    outputs = {name for name, nodes in calls.items() if any(_ends(node) for node, _ in nodes)}
+    outputs = {name for name, nodes in calls.items() if any(_ends(node, own) for node, own in nodes)}
     modules, places = dict(model.named_modules()), []
     for name, module in modules.items():
         if not isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
             continue
         place = Place(name, module, reason=_obstacle(module))
-        called = calls.get(name, [])
+        place.ends, called = name in outputs, calls.get(name, [])
         if not place.reason and any(r == name or r.startswith(f"{name}.") for r in read):
             place.reason = "other code reads its weights"
         elif not place.reason and not called:
             place.reason = "no call of it was seen in the graph"
-        elif not place.reason and name in outputs:
+        elif not place.reason and place.ends:
             place.reason = "its output is that of the network"
         elif not place.reason and len(called) == 1:
             node, own = called[0]
@@ -105,11 +107,7 @@ def _trace(model: nn.Module, prefix: str, calls: dict[str, Any], read: set[str])
                 calls.setdefault(prefix + str(node.target), []).append((node, own))
             elif node.op == "get_attr":
                 read.add(prefix + str(node.target))
-        inner = [
-            f"{name}.{child}"
-            for name in dict.fromkeys(tracer.whole)
-            for child, _ in own[name].named_children()
-        ]
+        inner = [f"{name}.{child}" for name in dict.fromkeys(tracer.whole) for child, _ in own[name].named_children()]
     for name in inner:
         part = model.get_submodule(name)
         if isinstance(part, nn.ModuleList | nn.ModuleDict):
@@ -119,9 +117,15 @@ def _trace(model: nn.Module, prefix: str, calls: dict[str, Any], read: set[str])
             _trace(part, f"{prefix}{name}.", calls, read)
 
 
-def _ends(node: fx.Node) -> bool:
-    """Whether the output of a node is that of the whole network."""
-    return bool(node.meta["outermost"]) and any(user.op == "output" for user in node.users)
+def _ends(node: fx.Node, own: dict[str, nn.Module]) -> bool:
+    """Whether the output of a node is that of the whole network, perhaps with other axes or without some numbers."""
+    if not node.meta.get("outermost", True):
+        return False
+    for user in node.users:
+        passes = user.op == "call_module" and isinstance(own[str(user.target)], (nn.Identity, nn.Dropout, nn.Flatten))
+        if user.op == "output" or (passes and _ends(user, own)):
+            return True
+    return False
 
 
 def _obstacle(module: Any) -> str:
