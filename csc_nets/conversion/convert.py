@@ -141,8 +141,8 @@ def freeze_dictionaries(model: nn.Module, where: str | Sequence[str] = "*", froz
     names = []
     for name, module in model.named_modules():
         if isinstance(module, Coder) and _first_fit(patterns, name, False):
-            for part in module.children():
-                if hasattr(part, "analysis"):
+            for part in module.modules():  # type: ignore[attr-defined]
+                if hasattr(part, "lipschitz"):
                     part.requires_grad_(not frozen)
                     names.append(name)
     return list(dict.fromkeys(names))

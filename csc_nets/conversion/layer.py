@@ -1,13 +1,13 @@
 r"""Layers that compute what a convolution or a linear layer computed, and whose further steps sharpen the code.
 
 Write the filters of a layer as :math:`w_m = r_m a_m` with unit atoms :math:`a_m`, and what comes before its activation
-(its bias and its batch norm included) as :math:`y_m = p_m \langle a_m, x \rangle + q_m` with :math:`p_m \ge 0`; the sign
-of a negative scale is part of the atom. Then
+(its bias and its batch norm included) as :math:`y_m = p_m \langle a_m, x \rangle + q_m` with :math:`p_m \ge 0`; the
+sign of a negative scale is part of the atom. Then
 
 .. math:: \max(y_m, 0) = p_m \max(\langle a_m, x \rangle - t_m, 0), \qquad t_m = -q_m / p_m
 
-is one thresholding step of size 1 with thresholds :math:`t_m` of any sign, followed by scales :math:`p_m`. Further steps
-solve
+is one thresholding step of size 1 with thresholds :math:`t_m` of any sign, followed by scales :math:`p_m`. Further
+steps solve
 
 .. math:: z(x) = \arg\min_{z \ge 0} \tfrac12 \|x - D z\|^2 + \sum_m (\lambda_m + t_m) z_m,
 

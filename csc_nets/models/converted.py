@@ -126,7 +126,7 @@ def _headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tup
         )
         _put(network, first.name, fresh)
         if hasattr(network, "in_chans"):
-            network.in_chans = in_chans
+            network.in_chans = in_chans  # type: ignore[assignment]
     return network, heads[0].name, head.in_features
 
 
