@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from csc_nets.checkpoint import load
+    from csc_nets.conversion import calibrate_density, convert, freeze_dictionaries, to_plain
     from csc_nets.functional import register_gradient, register_penalty, register_pursuit, solve
     from csc_nets.models import create_model, is_model, list_models, register_model
     from csc_nets.plugins import import_plugins
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 __all__ = [
+    "calibrate_density",
+    "convert",
     "create_model",
+    "freeze_dictionaries",
     "import_plugins",
     "is_model",
     "list_models",
@@ -25,12 +29,14 @@ __all__ = [
     "register_penalty",
     "register_pursuit",
     "solve",
+    "to_plain",
 ]
 
 _HOMES = {"load": "checkpoint", "import_plugins": "plugins"}
 _HOMES |= dict.fromkeys(("create_model", "is_model", "list_models", "register_model"), "models")
 _HOMES |= dict.fromkeys(("register_gradient", "register_penalty", "register_pursuit", "solve"), "functional")
-_ROOMS = ("checkpoint", "functional", "layers", "models", "plugins", "registry", "theory")
+_HOMES |= dict.fromkeys(("calibrate_density", "convert", "freeze_dictionaries", "to_plain"), "conversion")
+_ROOMS = ("checkpoint", "conversion", "functional", "layers", "models", "plugins", "registry", "theory")
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ ROOMS = [
     {"functional"},
     {"layers"},
     {"theory"},
+    {"conversion"},
     {"models"},
     {"checkpoint"},
     {"data"},
@@ -32,7 +33,18 @@ ROOMS = [
 ]
 """From the ground floor up: a room imports from the rooms before it."""
 
-CORE = {"registry", "plugins", "signature", "reading", "functional", "layers", "theory", "models", "checkpoint"}
+CORE = {
+    "registry",
+    "plugins",
+    "signature",
+    "reading",
+    "functional",
+    "layers",
+    "theory",
+    "conversion",
+    "models",
+    "checkpoint",
+}
 """What ``import csc_nets`` brings: torch, and nothing else that must be installed."""
 
 OPTIONAL = {

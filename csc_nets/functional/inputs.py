@@ -145,7 +145,8 @@ def check_inputs(
                 f"{owner}: atoms of a convolution or a matrix must be real, got {weight.dtype}: give an object with "
                 "analysis and synthesis, which conjugates the atoms in one of the two"
             )
-        x, single = as_batch(owner, x, weight.shape[1], weight.ndim - 2, weight)
+        groups = getattr(getattr(operator, "geometry", None), "groups", 1)
+        x, single = as_batch(owner, x, weight.shape[1] * groups, weight.ndim - 2, weight)
     elif not isinstance(x, Tensor) or not (x.is_floating_point() or x.is_complex()) or x.ndim < 2:
         seen = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{owner}: signals must be (N, F) or (N, C, *S) of floats, got {seen}")

@@ -35,6 +35,7 @@ class ConvCSC(LikeConv, CSC):
             ``"circular"`` or ``"reflect"``.
         **options: ``lam``, ``pursuit``, ``steps``, ``penalty``, ``gradient``, ...: see
             :class:`~csc_nets.layers.CodingOptions`.
+        groups: groups of channels, as for ``nn.Conv``: each is coded by its own atoms.
         unit_norm: keep the atoms on the unit sphere; False trains plain filters, as a CNN does.
         device, dtype: of the atoms.
 
@@ -65,6 +66,7 @@ class ConvCSC(LikeConv, CSC):
         dilation: int | Sequence[int] = 1,
         padding_mode: str = "zeros",
         *,
+        groups: int = 1,
         unit_norm: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -72,7 +74,7 @@ class ConvCSC(LikeConv, CSC):
     ) -> None:
         geometry = (kernel_size, stride, padding, dilation, padding_mode)
         dictionary = self.dictionary_class(
-            in_channels, out_channels, *geometry, device=device, dtype=dtype, unit_norm=unit_norm
+            in_channels, out_channels, *geometry, device=device, dtype=dtype, groups=groups, unit_norm=unit_norm
         )
         super().__init__(dictionary, **options)
 

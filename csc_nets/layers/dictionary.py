@@ -91,6 +91,7 @@ class Dictionary(SpectralBound):
     on the spectra we know, and a bound that was stored stays where it is no more than 1 % below a fresh one.
     """
 
+    groups = 1
     weight: Tensor
     direction: Tensor
     reference: Tensor
@@ -99,13 +100,13 @@ class Dictionary(SpectralBound):
     def __init__(self, weight: Tensor, probe_size: Sequence[int], unit_norm: bool) -> None:
         super().__init__()
         # Reading ``weight`` normalises the atoms, so sizes are kept beside it.
-        self.out_channels, self.in_channels = weight.shape[:2]
+        self.out_channels, self.in_channels = weight.shape[0], weight.shape[1] * self.groups
         self.register_parameter("weight", nn.Parameter(weight))
         if unit_norm:
             self.parametrize_weight(UnitNorm())
         # A signal on which the power method runs, and the bound it has reached: in buffers, so that a checkpoint
         # holds all that inference needs.
-        self.register_buffer("direction", weight.new_zeros(1, weight.shape[1], *probe_size))
+        self.register_buffer("direction", weight.new_zeros(1, self.in_channels, *probe_size))
         self.register_buffer("lipschitz", weight.new_ones(()))
         # What the upkeep goes on from, so that a training that is resumed takes the same steps.
         wide = torch.promote_types(weight.dtype, torch.float32)
@@ -355,6 +356,7 @@ class ConvDictionary(LikeConv, Dictionary):
         padding: int, one per axis, ``"same"`` (stride 1) or ``"valid"``.
         dilation: spacing of an atom's samples.
         padding_mode: ``"zeros"``, ``"circular"`` or ``"reflect"``.
+        groups: groups of channels, as for ``nn.Conv``; an atom lies in the channels of its group.
         unit_norm: keep the atoms on the unit sphere; False trains plain weights.
 
     Shape:
@@ -362,7 +364,7 @@ class ConvDictionary(LikeConv, Dictionary):
         - synthesis: ``(N, M, *S')`` to ``(N, C, *output_size)``.
 
     Attributes:
-        weight: atoms ``(M, C, *K)``, with ``unit_norm`` a parametrization of the trained tensor.
+        weight: atoms ``(M, C / groups, *K)``, with ``unit_norm`` a parametrization of the trained tensor.
         lipschitz: estimate of :math:`\|D\|^2`, 0-d buffer. A forward pass of the layer that owns the dictionary brings
             it up to date with the atoms it reads, in training and in evaluation, whatever way they changed.
     """
@@ -383,15 +385,22 @@ class ConvDictionary(LikeConv, Dictionary):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        groups: int = 1,
         unit_norm: bool = True,
     ) -> None:
         if in_channels < 1 or out_channels < 1:
             raise ValueError(
                 f"{self._get_name()}: in_channels and out_channels must be positive, got {in_channels}, {out_channels}"
             )
-        geometry = ConvGeometry.create(self.dims, kernel_size, stride, padding, dilation, padding_mode)
+        geometry = ConvGeometry.create(self.dims, kernel_size, stride, padding, dilation, padding_mode, groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"{self._get_name()}: groups must divide in_channels and out_channels, got {groups} for "
+                f"{in_channels} and {out_channels}"
+            )
+        self.groups = groups
         probe_geometry, probe_size = geometry.probe()
-        weight = torch.empty(out_channels, in_channels, *geometry.kernel_size, device=device, dtype=dtype)
+        weight = torch.empty(out_channels, in_channels // groups, *geometry.kernel_size, device=device, dtype=dtype)
         self.geometry, self._probe_geometry = geometry, probe_geometry
         super().__init__(weight, probe_size, unit_norm)
 
@@ -432,6 +441,8 @@ class ConvDictionary(LikeConv, Dictionary):
             text += f", dilation={g.dilation}"
         if g.padding_mode != "zeros":
             text += f", padding_mode={g.padding_mode!r}"
+        if g.groups != 1:
+            text += f", groups={g.groups}"
         return text
 
 

@@ -331,7 +331,7 @@ def flat(geometry: ConvGeometry | None) -> tuple[list[int], str]:
     if geometry is None:
         return [], ""
     pads = [p for pair in geometry.padding for p in pair]
-    return [*geometry.kernel_size, *geometry.stride, *pads, *geometry.dilation], geometry.padding_mode
+    return [*geometry.kernel_size, *geometry.stride, *pads, *geometry.dilation, geometry.groups], geometry.padding_mode
 
 
 def _unflat(numbers: Sequence[int], mode: str) -> ConvGeometry | None:
@@ -343,8 +343,9 @@ def _unflat(numbers: Sequence[int], mode: str) -> ConvGeometry | None:
         tuple(numbers[:n]),
         tuple(numbers[n : 2 * n]),
         tuple(zip(pads[::2], pads[1::2], strict=True)),
-        tuple(numbers[4 * n :]),
+        tuple(numbers[4 * n : 5 * n]),
         mode,
+        numbers[-1],
     )
 
 

@@ -2,6 +2,7 @@
 
 from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
+from csc_nets.models.converted import ConvertedClassifier
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
@@ -30,6 +31,7 @@ __all__ = [
     "CSCSmall",
     "ClosedLoop",
     "ConvClosedLoop",
+    "ConvertedClassifier",
     "DeepCNN",
     "Denoiser",
     "DnCNN",

@@ -1,6 +1,6 @@
 """What every network of the zoo has in common: a chain of stages whose outputs can be read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,10 @@ class StagedEncoder(nn.Module):
         for module in self.modules():
             if isinstance(module, Coder) and hasattr(module, "lam"):
                 module.lam = lam  # type: ignore[assignment]
+
+    def adapted(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The state dict of this network that a given one means; some networks read those of others."""
+        return state
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Features ``(N, num_features, H', W')`` of images ``(N, in_chans, H, W)``."""

@@ -28,7 +28,7 @@ def load_weights(model: StagedEncoder, source: str | Path) -> None:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds something else, or belongs to another network.
     """
-    state = _read(source)
+    state = model.adapted(_read(source))
     own = model.state_dict()
     fresh: set[str] = set()
     if isinstance(model, ImageClassifier):

@@ -16,6 +16,7 @@ NARROW = {
     "gdlnet": {"in_chans": 3, "steps": 3, "atoms": 6},
     "cscnet": {"in_chans": 3, "steps": 3, "atoms": 6, "kernel_size": 5, "stride": 2},
     "dncnn": {"in_chans": 3, "depth": 4, "width": 6},
+    "converted": {"source": "csc_nets/resnet18", "source_args": RESIDUAL},
     "csc_autoencoder": {"widths": [4, 6, 8]},
     "csc_dictionary": {"widths": [6], "kernel_size": 5, "steps": 4, "highpass": 2.0},
     "ml_csc_dictionary": {"widths": [4, 6, 8], "steps": 4},

@@ -32,6 +32,7 @@ def applies(z: Tensor, weight: Tensor, geometry: ConvGeometry, signal_size: Sequ
     return bool(
         not is_transformed()
         and geometry.dims == 2
+        and geometry.groups == 1
         and weight.shape[1] <= MOST_CHANNELS
         and weight[0].numel() <= MOST_PLANES * weight.shape[0]
         and z.numel() >= FEWEST_COEFFICIENTS

@@ -57,7 +57,7 @@ class Convolution:
         if self.norm is not None:
             return self.norm(signal_size)
         wide = self.map(lambda w: w.detach().to(torch.promote_types(w.dtype, torch.float32)))  # no half eigenvalues
-        value = operator_norm(wide, wide.weight.new_empty(1, self.weight.shape[1], *signal_size))
+        value = operator_norm(wide, wide.weight.new_empty(1, self.weight.shape[1] * self.geometry.groups, *signal_size))
         return value.to(self.weight.dtype)
 
     def analysis_gradients(

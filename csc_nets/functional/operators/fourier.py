@@ -221,7 +221,7 @@ def circle_size(pair: Operator, signal_size: Sequence[int]) -> tuple[int, ...] |
     geometry, weight = getattr(pair, "geometry", None), getattr(pair, "weight", None)
     if not isinstance(geometry, ConvGeometry) or not isinstance(weight, Tensor):
         return None
-    if weight.dtype not in (torch.float32, torch.float64) or geometry.padding_mode == "reflect":
+    if weight.dtype not in (torch.float32, torch.float64) or geometry.padding_mode == "reflect" or geometry.groups > 1:
         return None
     if len(signal_size) != geometry.dims:
         return None

@@ -34,7 +34,7 @@ def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> t
 
 @dataclass(frozen=True)
 class ConvGeometry:
-    """How atoms are laid over a signal: kernel size, stride, padding (before, after), dilation, padding mode.
+    """How atoms are laid over a signal: kernel size, stride, padding (before, after), dilation, padding mode, groups.
 
     Build it with :meth:`create`, which checks its arguments as ``nn.Conv2d`` names them.
     """
@@ -44,6 +44,7 @@ class ConvGeometry:
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     padding_mode: str = "zeros"
+    groups: int = 1
 
     @classmethod
     def create(
@@ -54,6 +55,7 @@ class ConvGeometry:
         padding: int | Sequence[int] | str = 0,
         dilation: int | Sequence[int] = 1,
         padding_mode: str = "zeros",
+        groups: int = 1,
     ) -> "ConvGeometry":
         """Geometry in ``dims`` spatial axes.
 
@@ -77,7 +79,9 @@ class ConvGeometry:
             raise ValueError(f"padding must be an int, {dims} ints, 'same' or 'valid', got {padding!r}")
         else:
             pads = tuple((p, p) for p in _per_axis("padding", padding, dims, 0))
-        return cls(kernel, strides, pads, dilations, padding_mode)
+        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"groups must be an int >= 1, got {groups!r}")
+        return cls(kernel, strides, pads, dilations, padding_mode, groups)
 
     @property
     def dims(self) -> int:
@@ -133,7 +137,7 @@ class ConvGeometry:
         """Whether an atom covers the whole signal: then the dictionary is a matrix, and torch's products of matrices
         are several times faster than its convolutions."""
         plain = all(d == 1 for d in self.dilation) and all(pads == (0, 0) for pads in self.padding)
-        return plain and self.kernel_size == tuple(signal_size)
+        return plain and self.groups == 1 and self.kernel_size == tuple(signal_size)
 
     def analysis(self, x: Tensor, weight: Tensor, bias: Tensor | None = None, *, exact: bool = True) -> Tensor:
         r""":math:`D^T x` (plus a bias per atom): ``(N, C, *S)`` to ``(N, M, *S')``.
@@ -149,7 +153,7 @@ class ConvGeometry:
         native = self.native_padding
         if native is None:
             x, native = self.pad(x), (0,) * self.dims
-        return _CONV[self.dims](x, weight, bias, self.stride, native, self.dilation)
+        return _CONV[self.dims](x, weight, bias, self.stride, native, self.dilation, self.groups)
 
     def synthesis(self, z: Tensor, weight: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         r""":math:`D z`, the adjoint of :meth:`analysis` on signals of size ``output_size``.
@@ -174,7 +178,7 @@ class ConvGeometry:
         # A saved graph keeps this argument as numbers. With sizes that are free it makes all samples, and the last ones
         # are cut off.
         added = [s - 1 for s in self.stride] if symbolic else skipped
-        signal = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, added, 1, self.dilation)
+        signal = _CONV_TRANSPOSE[self.dims](z, weight, None, self.stride, pads, added, self.groups, self.dilation)
         if symbolic:
             for axis, (n, s) in enumerate(zip(whole, self.stride, strict=True), start=2):
                 # Not a view: a graph would ask of every size whether it is contiguous.
@@ -232,7 +236,17 @@ class ConvGeometry:
         padded = (x if native is not None else self.pad(x)).to(weight.dtype)  # autocast pads in full precision
         pads, none = (0,) * self.dims if native is None else native, [0] * self.dims
         of_signal, of_atoms, _ = torch.ops.aten.convolution_backward(
-            code, padded, weight, None, self.stride, pads, self.dilation, False, none, 1, [signal, atoms, False]
+            code,
+            padded,
+            weight,
+            None,
+            self.stride,
+            pads,
+            self.dilation,
+            False,
+            none,
+            self.groups,
+            [signal, atoms, False],
         )
         return of_signal if native is not None or not signal else self.fold(of_signal), of_atoms
 
@@ -259,7 +273,17 @@ class ConvGeometry:
         padded = (signal if native is not None else self.pad(signal)).to(weight.dtype)
         pads, skipped = (0,) * self.dims if native is None else native, self._skipped(size, z.shape[2:])
         return torch.ops.aten.convolution_backward(
-            padded, z, weight, None, self.stride, pads, self.dilation, True, skipped, 1, [True, atoms, False]
+            padded,
+            z,
+            weight,
+            None,
+            self.stride,
+            pads,
+            self.dilation,
+            True,
+            skipped,
+            self.groups,
+            [True, atoms, False],
         )[:2]
 
     def _skipped(self, size: Sequence[int], code_size: Sequence[int]) -> list[int]:

@@ -43,7 +43,7 @@ def analysis_relu(
         geometry: with plain zero padding.
         onto: ``(N, M, H', W')``, channels_last; overwritten and returned.
     """
-    settings = (list(geometry.native_padding or ()), list(geometry.stride), list(geometry.dilation), 1)
+    settings = (list(geometry.native_padding or ()), list(geometry.stride), list(geometry.dilation), geometry.groups)
     fused = torch.ops.mkldnn
     code: Tensor
     if onto is None:

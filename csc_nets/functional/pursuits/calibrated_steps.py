@@ -73,15 +73,15 @@ class Calibrated(nn.Module, Pursuit):
         """A copy with coefficients for this dictionary.
 
         Raises:
-            ValueError: residuals cannot be whitened: a stride, a dilation or more than 8 channels.
+            ValueError: residuals cannot be whitened: a stride, a dilation, groups or more than 8 channels.
         """
         if self.whitens:
             geometry = getattr(dictionary, "geometry", None)
-            plain = geometry is not None and max(*geometry.stride, *geometry.dilation) == 1
+            plain = geometry is not None and max(*geometry.stride, *geometry.dilation, geometry.groups) == 1
             if not plain or dictionary.in_channels > _CHANNELS:
                 raise ValueError(
-                    f"pursuit='whitened' takes convolutions of stride 1, dilation 1 and at most {_CHANNELS} channels, "
-                    f"got {dictionary!r}; pursuit='calibrated' takes all"
+                    f"pursuit='whitened' takes convolutions without groups, of stride 1, dilation 1 and at most "
+                    f"{_CHANNELS} channels, got {dictionary!r}; pursuit='calibrated' takes all"
                 )
         attached = copy.deepcopy(self)
         if hasattr(self, "coefficients"):

@@ -224,8 +224,18 @@ class _Found:
                 below = self._below(x, step.geometry)
             below = below if step.mask is None else None
             label, kind = f"{name}{step.label}", module._get_name()
+            groups = step.geometry.groups
             scale = self._add(
-                label, kind, weight, step.geometry, signal, step.code, eta=step.gain, mask=step.mask, below=below
+                label,
+                kind,
+                weight,
+                replace(step.geometry, groups=1),
+                signal,
+                step.code,
+                eta=step.gain,
+                mask=step.mask,
+                below=below if groups == 1 else None,
+                groups=groups,
             )
             last = step
         if last is not None and last.returned and scale is not None:

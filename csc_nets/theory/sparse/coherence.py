@@ -133,7 +133,7 @@ def _filters(dictionary: Any, stride: int | Sequence[int], dilation: int | Seque
         if isinstance(dictionary, nn.Conv1d | nn.Conv2d | nn.Conv3d):
             stride, dilation, groups = dictionary.stride, dictionary.dilation, dictionary.groups
         elif isinstance(geometry, ConvGeometry):
-            stride, dilation = geometry.stride, geometry.dilation
+            stride, dilation, groups = geometry.stride, geometry.dilation, geometry.groups
         weight = getattr(dictionary, "weight", None)
         known = isinstance(geometry, ConvGeometry) or isinstance(dictionary, nn.Conv1d | nn.Conv2d | nn.Conv3d)
         if not isinstance(weight, Tensor) or not (known or weight.ndim == 2):

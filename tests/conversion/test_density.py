@@ -1,0 +1,38 @@
+"""Sparsity weights for a wanted density."""
+
+import pytest
+import torch
+from torch import nn
+
+import csc_nets
+from csc_nets.layers import CSC2d
+
+
+def test_every_layer_of_a_converted_network_gets_its_density():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.SiLU()).eval()
+    coded, _ = csc_nets.convert(nn.Sequential(model, nn.Flatten()), steps={"0.0": 3})
+    images = torch.randn(2, 3, 10, 10)
+    rows = csc_nets.calibrate_density(coded, [(images, torch.zeros(2))], density=0.15)
+    assert [row["name"] for row in rows] == ["0.0", "0.3"]
+    first = coded[0][0]
+    code = first(images)
+    assert (code != 0).double().mean().item() == pytest.approx(0.15, abs=0.01)
+    for row in rows:
+        assert row["density"] == pytest.approx(0.15, abs=0.01) and row["before"] > row["density"]
+        assert row["lam"] > 0
+
+
+def test_codes_that_are_sparse_enough_keep_no_weight():
+    model = nn.Sequential(CSC2d(1, 4, 3, lam=5.0, pursuit="threshold"))
+    (row,) = csc_nets.calibrate_density(model, [torch.rand(2, 1, 8, 8)], density=1.0)
+    assert row["lam"] == 0 and model[0].lam == 0
+
+
+def test_bad_arguments_are_refused():
+    layer = CSC2d(1, 4, 3)
+    with pytest.raises(ValueError, match=r"density must be in \(0, 1\], got 0"):
+        csc_nets.calibrate_density(layer, [torch.rand(2, 1, 8, 8)], density=0)
+    with pytest.raises(ValueError, match="no batch"):
+        csc_nets.calibrate_density(layer, [])
+    with pytest.raises(ValueError, match="no coding layer"):
+        csc_nets.calibrate_density(nn.Conv2d(1, 4, 3), [torch.rand(2, 1, 8, 8)])
