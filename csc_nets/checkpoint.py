@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.models import list_models
+from csc_nets.functional.checks import is_number
+from csc_nets.models import StagedEncoder, list_models
 from csc_nets.models.rebuilding import MisfitError, rebuild_model
 from csc_nets.reading import read_torch_file
 
@@ -70,7 +71,20 @@ def load(path: str | Path, map_location: str | torch.device = "cpu") -> nn.Modul
         raise ValueError(f"load: the weights in {file} do not fit {name}: {detail}") from error
     if broken := [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise ValueError(f"load: {file} holds weights that are not finite ({broken[0]}): the training had broken down")
+    if isinstance(model, StagedEncoder):
+        model.trained_on = _images(checkpoint["hyper_parameters"].get("images"))
     return model.to(map_location).eval()
+
+
+def _images(facts: Any) -> dict[str, Any]:
+    """What a checkpoint says of its images, in timm's words; {} for one of before, or for what are no numbers."""
+    given: dict[str, tuple[float, ...]] = {}
+    for key in ("mean", "std", "input_size", "crop_pct"):
+        value = facts.get(key) if isinstance(facts, dict) else None
+        if not isinstance(value, list) or not value or not all(map(is_number, value)):
+            return {}
+        given[key] = tuple(value)
+    return {**given, "crop_pct": given["crop_pct"][0], "interpolation": "bilinear"}
 
 
 def read_checkpoint(file: str | Path) -> dict[str, Any]:

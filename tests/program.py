@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from multiprocessing import get_context
@@ -45,7 +46,12 @@ def forked(function, *arguments, daemon=True):
     """
     if torch.cuda.is_available():
         pytest.skip("forks, which the threads of autograd for a GPU do not survive")
-    process = get_context("fork").Process(target=function, args=arguments, daemon=daemon)
+
+    def call() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore Ctrl-C
+        function(*arguments)
+
+    process = get_context("fork").Process(target=call, daemon=daemon)
     process.start()
     return process
 

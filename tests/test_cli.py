@@ -106,7 +106,7 @@ def test_a_report_in_place_of_the_test(tmp_path, capsys):
 
 
 def test_another_data_set_at_test_time(tmp_path, capsys):
-    options = ["experiment=digits_autoencoder", "model.widths=[4]", "trainer.max_epochs=1", "+data.mean=[0.3]"]
+    options = ["experiment=digits_csc_autoencoder", "model.widths=[4]", "trainer.max_epochs=1", "+data.mean=[0.3]"]
     cli.train(config(*options, "callbacks.progress_bar=false", "pictures=false", f"run_dir={tmp_path / 'run'}"))
     own = (tmp_path / "run" / "metrics.json").read_text()
     for label in "ab":
@@ -154,7 +154,7 @@ def test_averaged_weights_are_tested_and_loaded(tmp_path):
 
 def test_an_autoencoder_is_trained_by_its_own_task(tmp_path):
     model = ["model.widths=[4,4]", "callbacks.progress_bar=false", "trainer.max_epochs=1"]
-    results = cli.train(config("experiment=digits_autoencoder", *model, f"run_dir={tmp_path / 'run'}"))
+    results = cli.train(config("experiment=digits_csc_autoencoder", *model, f"run_dir={tmp_path / 'run'}"))
     assert {"test/psnr", "test/ssim", "test/density", "test/reconstruction_error"} <= set(results)
     assert (tmp_path / "run" / "pictures" / "reconstructions.png").is_file()
 

@@ -62,11 +62,14 @@ class StagedEncoder(nn.Module):
     Attributes:
         feature_info: for each stage ``num_chs``, ``reduction`` and ``module`` (its name in the network).
         num_features: channels of the last stage.
+        trained_on: what :func:`csc_nets.load` knows of the images of a run, in timm's words: ``mean``, ``std``,
+            ``input_size``, ``interpolation``, ``crop_pct``.
     """
 
     model_name: str = ""
     model_args: dict[str, Any]
     pretrained_url: str | None = None
+    trained_on: dict[str, Any]
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class StagedEncoder(nn.Module):
         self.in_chans = in_chans
         self.input_size = input_size
         self.grad_checkpointing = False
-        self.model_args = {}
+        self.model_args, self.trained_on = {}, {}
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades time for memory: the backward pass recomputes each stage instead of keeping its activations."""
@@ -163,7 +166,7 @@ class StagedEncoder(nn.Module):
             "url": self.pretrained_url,
             "input_size": (self.in_chans, self.input_size, self.input_size),
             "first_conv": next((name for name, m in self.named_modules() if _takes_images(m)), None),
-            **card(self.model_name),
+            **(self.trained_on or card(self.model_name)),
         }
 
     @property

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from csc_nets.data import ImageDataModule
 from csc_nets.tasks.divergence import Divergence
 from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor
 
@@ -169,6 +170,14 @@ class Task(L.LightningModule):
         }
         if self.plugins:
             checkpoint["hyper_parameters"]["plugins"] = list(self.plugins)
+        data = getattr(self._trainer, "datamodule", None)
+        if isinstance(data, ImageDataModule):
+            checkpoint["hyper_parameters"]["images"] = {
+                "mean": [*data.mean],
+                "std": [*data.std],
+                "input_size": [data.in_chans, data.image_size, data.image_size],
+                "crop_pct": [getattr(data, "crop_share", 1.0)],
+            }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on with the loss of the beginning of the run."""

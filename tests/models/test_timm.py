@@ -2,10 +2,13 @@
 
 import inspect
 
+import lightning as L
 import pytest
 import torch
 
 import csc_nets
+from csc_nets.data import create_datamodule
+from csc_nets.tasks import create_task
 
 timm = pytest.importorskip("timm")
 
@@ -97,3 +100,26 @@ def test_the_classifier(theirs, ours):
     again.load_state_dict(parts.state_dict())
     with pytest.raises(ValueError, match="scattering averages over 8 x 8 parts, always"):
         csc_nets.create_model("scattering").reset_classifier(5, "avg")
+
+
+def test_data_config_of_a_run(tmp_path):
+    """``timm.data.resolve_data_config`` gives what the network was trained with."""
+    data_config = pytest.importorskip("timm.data").resolve_data_config
+    data = create_datamodule("digits")
+    task = create_task("classification", csc_nets.create_model("csc_small", in_chans=1, widths=[4, 4, 4]))
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = L.Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, enable_checkpointing=False, **quiet)
+    trainer.fit(task, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    found = data_config(model=csc_nets.load(tmp_path / "run.ckpt"))
+    assert (found["mean"], found["std"]) == (data.mean, data.std) and found["input_size"] == (1, 8, 8)
+    assert found["interpolation"] == "bilinear" and found["crop_pct"] == 1.0
+
+
+@pytest.mark.parametrize("images", [None, 3, {"mean": "x"}, {"mean": [0.1], "std": [True], "input_size": [1, 8, 8]}])
+def test_what_is_no_data_config_is_left_out(tmp_path, images):
+    model = csc_nets.create_model("csc_small", in_chans=1, widths=[4, 4, 4])
+    state = {f"model.{key}": value for key, value in model.state_dict().items()}
+    facts = {"model_name": "csc_small", "model_args": model.model_args, "images": images}
+    torch.save({"state_dict": state, "hyper_parameters": facts}, tmp_path / "a.ckpt")
+    assert "mean" not in csc_nets.load(tmp_path / "a.ckpt").pretrained_cfg

@@ -7,12 +7,21 @@ from csc_nets.tasks.registry import accepts
 
 
 def test_names():
-    assert list_tasks() == ["autoencoding", "classification", "denoising", "dictionary_learning", "transcription"]
+    ours = [
+        "autoencoding",
+        "classification",
+        "denoising",
+        "dictionary_learning",
+        "sparse_autoencoding",
+        "transcription",
+    ]
+    assert list_tasks() == ours
 
 
 def test_an_unknown_name_comes_with_the_nearest_one():
     with pytest.raises(
-        ValueError, match=r"^create_task: unknown task 'autoencode'; did you mean autoencoding\? known: "
+        ValueError,
+        match=r"^create_task: unknown task 'autoencode'; did you mean autoencoding or sparse_autoencoding\? known: ",
     ):
         create_task("autoencode", nn.Linear(1, 1))
 
