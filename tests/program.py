@@ -96,3 +96,9 @@ def numbers(folder, name="metrics"):
 def table(folder):
     with (Path(folder) / "metrics.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def sweep_rows(folder):
+    """The table of a sweep without its times."""
+    with (Path(folder) / "table.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if "seconds" not in k and k != "front"} for row in csv.DictReader(file)]

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import Problem, Pursuit, Step, as_penalty
-from csc_nets.functional.inputs import Inputs, check_inputs
-from csc_nets.functional.operators.protocol import read, track
+from csc_nets.functional.inputs import Inputs
+from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.problem import align
 from csc_nets.layers import (
     CSC,
@@ -39,7 +39,6 @@ from csc_nets.layers import (
     Dictionary3d,
     SparseCoding,
 )
-from csc_nets.layers.leaf import leaf
 
 __all__ = ["Converted", "ConvertedConv", "ConvertedLinear"]
 
@@ -88,7 +87,7 @@ class Converted(CSC):
         scale, bias, norm: as given; they train.
 
     Shape:
-        as the layer that it replaces.
+        as the layer that it replaces. The output is what the network computes at this place, and so is ``init``.
     """
 
     bias: nn.Parameter | None
@@ -169,8 +168,8 @@ class Converted(CSC):
         p, q = self._first(operator, problem.x)[1:] if self._uses_batch else self.affine()
         return replace(problem, lam=self._weights(p, q, given.lam, problem.x.ndim))
 
-    def _coded(self, operator: Any, given: Inputs) -> Tensor:
-        """Output of the layer for checked inputs."""
+    def _solve(self, operator: Any, given: Inputs) -> Tensor:
+        """Output of the layer ``(N, M, *S')`` for checked inputs."""
         ndim = given.x.ndim
         problem = CSC._problem(self, operator, given)
         plain = self.is_one_step and self.folds and given.init is None
@@ -197,23 +196,6 @@ class Converted(CSC):
         if pursuit is not None:
             z = self.gradient(pursuit, problem, z)
         return p_ * z + (torch.where(p_ > 0, 0, q_.relu()) if self.rectified else q_)
-
-    @leaf
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        lam: float | Tensor | None = None,
-        init: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """What the network computes at this place; arguments as for :class:`~csc_nets.layers.CSC2d`.
-
-        ``init`` is an output of the layer.
-        """
-        operator = track(self.dictionary)
-        given = check_inputs(self._get_name(), operator, x, lam, init, mask)
-        return given.result(self._coded(operator, given))
 
     def code(self, output: Tensor) -> Tensor:
         """The code of the unit atoms that belongs to an output ``(N, M, *S')``, in evaluation mode."""
@@ -294,7 +276,7 @@ class ConvertedConv(Converted):
             self.dictionary.out_channels,
             geometry.kernel_size,
             geometry.stride,
-            tuple(lo for lo, _ in geometry.padding) if all(lo == hi for lo, hi in geometry.padding) else "same",
+            self.dictionary.padding,
             geometry.dilation,
             geometry.groups,
             True,
@@ -345,20 +327,6 @@ class ConvertedLinear(Converted, SparseCoding):
         weight = linear.weight.detach()
         dictionary = DenseDictionary(linear.in_features, linear.out_features, weight.device, weight.dtype)
         return _filled(cls, dictionary, linear, None, rectified, options)
-
-    @leaf
-    def forward(
-        self,
-        x: Tensor,
-        *,
-        lam: float | Tensor | None = None,
-        init: Tensor | None = None,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Outputs ``(..., M)`` of ``x (..., F)``; see :meth:`Converted.forward`."""
-        operator = track(self.dictionary)
-        given, axes = self._rows(operator, x, lam, init, mask)
-        return self._coded(operator, given).view(*axes, self.dictionary.out_channels)
 
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """The vectors ``(..., F)`` of outputs ``(..., M)``."""

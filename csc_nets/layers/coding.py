@@ -413,7 +413,12 @@ class CSC(Savable):
         """
         operator = track(self.dictionary)
         given = check_inputs(self._get_name(), operator, x, lam, init, mask)
-        return given.result(self.gradient(self.pursuit, self._problem(operator, given), given.init))
+        return given.result(self._solve(operator, given))
+
+    def _solve(self, operator: Any, given: Inputs) -> Tensor:
+        """The code ``(N, M, *S')`` of checked inputs."""
+        code: Tensor = self.gradient(self.pursuit, self._problem(operator, given), given.init)
+        return code
 
     def coded(self, x: Tensor, output: Tensor, **arguments: Any) -> list[CodedStep]:
         """See :class:`~csc_nets.layers.coder.Coder`."""

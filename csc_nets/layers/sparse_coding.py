@@ -67,8 +67,7 @@ class SparseCoding(CSC):
         """Codes ``(..., M)`` of ``x (..., F)``; keywords as for :class:`CSC2d`, with one axis per axis of ``x``."""
         operator = track(self.dictionary)
         given, axes = self._rows(operator, x, lam, init, mask)
-        code: Tensor = self.gradient(self.pursuit, self._problem(operator, given), given.init)
-        return code.view(*axes, self.dictionary.out_channels)
+        return self._solve(operator, given).view(*axes, self.dictionary.out_channels)
 
     def _rows(
         self,

@@ -3,16 +3,16 @@ r"""The bound of a dictionary's squared norm, kept true to the atoms whatever wa
 A dictionary keeps, beside the bound, the fingerprint of the atoms that it was computed for
 (:mod:`csc_nets.functional.operators.fingerprint`). Every forward pass compares it with that of the atoms it reads.
 
-On a CPU the comparison may be read. Atoms that are others have their bound computed afresh, by the Lanczos method,
-before it is used. In training the atoms move a little in every step. There one warm-started power step, at all
-frequencies at once, follows them; the Lanczos method looks again when an atom has moved far since it last did, or when
-the value jumps. A compiler sees all this as one operator.
+On a CPU the layer reads the comparison. If the atoms have changed, the Lanczos method computes their bound before it is
+used. In training the atoms move a little in every step. There one warm-started power step, at all frequencies at once,
+follows them. The Lanczos method runs again when an atom has moved far since its last run, or when the value jumps. A
+compiler sees all this as one operator.
 
-On an accelerator a value must not be read in a forward pass. There the bound is computed afresh where the host knows of
-a change: an assignment, ``load_state_dict``, ``eval()`` after training, and in evaluation a tensor that was replaced or
-has a new version. What it cannot know, it compares on the device: atoms that the bound is not for get a loose bound in
-closed form. The step is then too short, never too long. The same holds wherever tensors have no values for Python:
-exported programs, traces, ``torch.func``.
+On an accelerator a forward pass must not read a value. There the bound is computed when the host knows of a change: an
+assignment, ``load_state_dict``, ``eval()`` after training, and in evaluation a tensor that was replaced or has a new
+version. Other changes are found on the device: atoms that the bound does not belong to get a loose bound in closed
+form. The step is then too short, never too long. The same holds wherever tensors have no values for Python: exported
+programs, traces, ``torch.func``.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,13 +1,12 @@
 """The same command again: nothing is done twice, nothing is lost, and what fails stops nothing else."""
 
-import csv
 import os
 import time
 from pathlib import Path
 
 import pytest
 import yaml
-from program import TINY, call, forked, numbers, train
+from program import TINY, call, forked, numbers, sweep_rows, train
 from program import table as epochs
 
 import csc_nets.cli as cli
@@ -20,12 +19,6 @@ ROOT = Path(__file__).parents[2]
 def sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: call(monkeypatch, capsys, "train", "-m", *TINY, *arguments)
-
-
-def rows(folder):
-    """The table without the times."""
-    with (Path(folder) / "table.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if "seconds" not in k and k != "front"} for row in csv.DictReader(file)]
 
 
 def stamps(folder):
@@ -42,11 +35,11 @@ def test_finished_jobs_are_not_repeated(sweep):
         f"lam-{lam}_seed-{seed}" for lam in (0.1, 0.2) for seed in (0, 1)
     }
     first = stamps(folder)
-    table = rows(folder)
+    table = sweep_rows(folder)
     time.sleep(1.1)  # the name of another sweep
     assert sweep(*command) == (0, [])
     assert stamps(folder) == first
-    assert rows(folder) == table and [row["finished"] for row in table] == ["2", "2"]
+    assert sweep_rows(folder) == table and [row["finished"] for row in table] == ["2", "2"]
     assert sweep("debug=fast", "model.lam=0.1,0.2") == (0, [])  # another command
     assert len(list(Path("runs").glob("*/*"))) == 2
 
@@ -73,7 +66,7 @@ def test_a_killed_sweep_ends_as_if_nothing_had_happened(tmp_path, sweep, capsys)
     assert sweep(*command, "run_dir=killed") == (0, [])
     assert (second / "config.yaml").stat().st_mtime_ns == before  # it went on
     assert [row["epoch"] for row in epochs(second)][:12] == [str(epoch) for epoch in range(12)]
-    assert rows("killed") == rows("whole") and len(rows("whole")) == 2
+    assert sweep_rows("killed") == sweep_rows("whole") and len(sweep_rows("whole")) == 2
 
 
 def test_a_sweep_goes_on_past_jobs_that_fail_and_repeats_them(tmp_path, sweep, monkeypatch):
@@ -96,7 +89,7 @@ def test_a_sweep_goes_on_past_jobs_that_fail_and_repeats_them(tmp_path, sweep, m
     assert "failed: seed-1: ValueError: seed 1 has no room" in text
     broken.clear()
     assert sweep("debug=fast", "seed=0,1,2,3", "run_dir=sweep") == (0, [])
-    assert [row["finished"] for row in rows("sweep")] == ["4"]
+    assert [row["finished"] for row in sweep_rows("sweep")] == ["4"]
 
 
 def test_a_bad_value_of_one_job_stops_no_other(sweep):
@@ -109,7 +102,7 @@ def test_a_sweep_may_grow(sweep):
     assert sweep("debug=fast", "seed=0,1", "run_dir=sweep") == (0, [])
     before = stamps("sweep/seed-0")
     assert sweep("debug=fast", "seed=0,1,2", "run_dir=sweep") == (0, [])
-    assert stamps("sweep/seed-0") == before and rows("sweep")[0]["finished"] == "3"
+    assert stamps("sweep/seed-0") == before and sweep_rows("sweep")[0]["finished"] == "3"
 
 
 def test_a_folder_with_a_run_of_other_options_is_refused(sweep):

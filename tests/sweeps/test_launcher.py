@@ -1,6 +1,5 @@
 """Jobs in processes of their own: a kill stays with the job that it hits, and the same command ends what it began."""
 
-import csv
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import hydra
 import pytest
-from program import TINY, call, forked, numbers
+from program import TINY, call, forked, numbers, sweep_rows
 
 import csc_nets.cli as cli
 from csc_nets.sweeps.job import IN_USE, killed_by
@@ -28,12 +27,6 @@ SHORT = [*TINY, "debug=fast", "trainer.max_epochs=4"]
 def sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     return lambda *arguments: call(monkeypatch, capsys, "train", "-m", *SHORT, *arguments)
-
-
-def rows(folder):
-    """The table without the times."""
-    with (Path(folder) / "table.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if "seconds" not in k and k != "front"} for row in csv.DictReader(file)]
 
 
 def in_the_background(folder, *arguments):
@@ -71,7 +64,7 @@ def test_a_killed_job_and_a_killed_sweep_leave_the_same_table(tmp_path, sweep):
     process.join()
     status, errors = sweep(*command, f"run_dir={killed}")
     assert status == 0 and not [line for line in errors if line.startswith("error")]
-    assert rows(killed) == rows("whole") and [row["finished"] for row in rows("whole")] == ["2", "2"]
+    assert sweep_rows(killed) == sweep_rows("whole") and [row["finished"] for row in sweep_rows("whole")] == ["2", "2"]
 
 
 def test_a_job_that_is_killed_too_often_has_failed(tmp_path, sweep, monkeypatch):

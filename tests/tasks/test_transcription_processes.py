@@ -1,16 +1,11 @@
 """Two processes that really run, against one that is given their whole batches."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from processes import fit, of_two, save
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 from csc_nets.models import create_model
 from csc_nets.tasks import create_task
@@ -35,32 +30,14 @@ def played(name, processes):
         if isinstance(module, nn.BatchNorm2d) or name == "parts":  # each pass of a part is a step of power iterations
             module.eval()
     game = create_task("transcription", model, **options)
-    trainer = L.Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy="ddp" if processes > 1 else "auto",
-        precision="64-true",
-        max_epochs=1,
-        use_distributed_sampler=False,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
-    rank, share = int(os.environ.get("LOCAL_RANK", 0)) if processes > 1 else 0, 12 // processes
-    mine = [12 * batch + rank * share + i for batch in range(4) for i in range(share)]
-    trainer.fit(game, DataLoader(TensorDataset(images.double(), labels), batch_size=share, sampler=mine))
+    trainer = fit(game, images, labels, processes)
     logged = {key: value for key, value in trainer.callback_metrics.items() if key.startswith("train/")}
     # The buffers of power iterations are left out: they magnify rounding while two eigenvalues are close.
     return {"weights": {name: p.detach() for name, p in game.model.named_parameters()}, "logged": logged}
 
 
 def test_two_processes_end_with_the_weights_of_one_that_sees_the_whole_batch(tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, __file__, str(tmp_path / "two.pt")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    two = torch.load(tmp_path / "two.pt")
+    two = of_two(__file__, tmp_path)
     for name in GAMES:
         one = played(name, processes=1)
         torch.testing.assert_close(two[name]["weights"], one["weights"], rtol=1e-8, atol=1e-10)
@@ -79,6 +56,4 @@ def test_other_strategies_are_refused(monkeypatch):
 
 
 if __name__ == "__main__":
-    results = {name: played(name, processes=2) for name in GAMES}
-    if int(os.environ["LOCAL_RANK"]) == 0:
-        torch.save(results, sys.argv[1])
+    save({name: played(name, processes=2) for name in GAMES})
