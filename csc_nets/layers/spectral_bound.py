@@ -42,6 +42,8 @@ LOW, HIGH = 0.99, 1.03
 LOW_KNOWN, HIGH_KNOWN = 0.9, 1.3
 # A bound falls no faster from one forward pass in training to the next, while power steps find the norm.
 FALL = 0.98
+# Power steps at the first change after the bound was computed from scratch, which looks at one direction only.
+WARM_UP = 8
 # The loose bound falls so fast.
 FALL_LOOSE = 0.8
 
@@ -262,20 +264,22 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
         known: the bound belongs to atoms near these: training followed it, or a file holds both.
     """
     now = fingerprint(weight, cached=True)
-    before = state.reference if training else state.seen
-    change = 0.0 if torch.equal(now, before) else moved(now, before.to(now)).item()
-    same = change <= SAME + 4 * torch.finfo(before.dtype).eps
-    if same and not training:
+    rounding = SAME + 4 * torch.finfo(state.seen.dtype).eps
+    if torch.equal(now, state.seen) or moved(now, state.seen.to(now)) <= rounding:
         return
     grows = False
     if training:
         last = state.lipschitz.item()
-        follow(weight, state, geometry, same and bool(moved(now, state.seen.to(now)) <= SAME))
+        if torch.equal(state.seen, state.reference):
+            for _ in range(WARM_UP):
+                follow(weight, state, geometry)
+            state.lipschitz.clamp_min_(last)
+        follow(weight, state, geometry)
         grows = state.lipschitz.item() > JUMP * last
     if not bool(now.isfinite().all()):
         return
     state.seen.copy_(now)
-    if training and change <= FAR and not grows:
+    if training and not grows and moved(now, state.reference.to(now)) <= FAR:
         return
     direction, fresh = lanczos(weight, state.direction, geometry)
     if not fresh > 0:
@@ -293,19 +297,17 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
     state.reference.copy_(now)
 
 
-def follow(weight: Tensor, state: State, geometry: ConvGeometry | None, same: bool = False) -> None:
-    """One warm-started power step: of the direction for the same atoms, else of all frequencies at once."""
+def follow(weight: Tensor, state: State, geometry: ConvGeometry | None) -> None:
+    """One warm-started power step at all frequencies at once, and of the direction where borders count."""
     periodic = None if geometry is None else geometry.periodic()
     last = state.lipschitz.clone()
     value: Tensor | None = None
-    if same or geometry is None or geometry != periodic:
+    if geometry is None or geometry != periodic:
         # An average of checkpoints has an average of directions, which is shorter than 1.
         norm = torch.linalg.vector_norm(state.direction)
         unit = torch.where((norm - 1).abs() < 1e-2, state.direction, state.direction / norm.clamp_min(_tiny(norm)))
         ahead, value = power_step(lambda u: probe(u, weight, geometry), unit)
         state.keep(value > 0, direction=ahead, lipschitz=value)
-    if same:
-        return
     dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision has no Fourier transform
     wide = weight.to(dtype)
     stride = () if periodic is None else periodic.stride

@@ -67,7 +67,7 @@ def encode_tiles(
         True
     """
     modules = chain(layer)
-    layers = [m for m in modules if isinstance(m, ConvCSC)]
+    layers = _coded(modules)
     if lam is not None:
         if len(layers) > 1:
             raise ValueError(f"encode_tiles: lam is for a single layer, got {len(layers)} of them")
@@ -101,7 +101,7 @@ def encode(layer: nn.Module, x: Tensor, *, out: Tensor | None = None, **options:
     Raises:
         ValueError: ``out`` of another shape; as for :func:`encode_tiles`.
     """
-    layers = [m for m in chain(layer) if isinstance(m, ConvCSC)]
+    layers = _coded(chain(layer))
     shape = (len(x), layers[-1].dictionary.out_channels, *_sizes(layers, x)[-1])
     if out is None:
         out = torch.empty(shape, dtype=layers[-1].dictionary.lipschitz.dtype, device=x.device)
@@ -145,7 +145,7 @@ def tile_size(layer: nn.Module, x: Tensor, budget: float) -> tuple[int, ...]:
     Raises:
         ValueError: a single position takes more.
     """
-    whole = _sizes([m for m in chain(layer) if isinstance(m, ConvCSC)], x)[-1]
+    whole = _sizes(_coded(chain(layer)), x)[-1]
 
     def cost(side: int) -> int:
         return tile_bytes(layer, x, [min(side, n) for n in whole])
@@ -167,7 +167,7 @@ def tile_bytes(layer: nn.Module, x: Tensor, tile: Sequence[int]) -> int:
     Counted are the arrays of a pursuit in evaluation mode: two iterates, two that convolutions rearrange, and the tile
     before, which a caller still holds; and four signals. torch's own kernels, some 100 MB, come once on top.
     """
-    layers = [m for m in chain(layer) if isinstance(m, ConvCSC)]
+    layers = _coded(chain(layer))
     sizes = _sizes(layers, x)
     centre = [slice((n - t) // 2, (n - t) // 2 + t) for n, t in zip(sizes[-1], tile, strict=True)]
     bytes_of_stage = []
@@ -186,9 +186,13 @@ def chain(layer: nn.Module) -> list[nn.Module]:
         ValueError: one that is not in evaluation mode or cannot be cut, or no CSC layer among them.
     """
     modules = _modules(layer)
-    if not any(isinstance(m, ConvCSC) for m in modules):
+    if not _coded(modules):
         raise ValueError("encode_tiles: the chain has no CSC layer")
     return modules
+
+
+def _coded(modules: Iterable[nn.Module]) -> list[ConvCSC]:
+    return [m for m in modules if isinstance(m, ConvCSC)]
 
 
 def _modules(layer: nn.Module) -> list[nn.Module]:

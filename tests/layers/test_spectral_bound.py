@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.functional import largest_eigenpair
+from csc_nets.functional import largest_eigenpair, unit_norm
 from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.functional.problem import SAFETY
 from csc_nets.layers import CSC1d, CSC2d, Dictionary2d, MultiLayerCSC, PooledCSC2d, SparseCoding
@@ -234,6 +234,25 @@ def test_the_bound_keeps_up_in_training(rate, kind):
     assert worst < 1.03
 
 
+@pytest.mark.parametrize("calm", [0, 50])
+@pytest.mark.parametrize("length", [0.002, 0.01, 0.04])
+@pytest.mark.parametrize("channels, atoms, kernel", [(3, 32, 5), (16, 256, 3), (3, 128, 7)])
+def test_atoms_that_climb_the_norm(channels, atoms, kernel, length, calm):
+    """The worst that training can do: every atom turns to where the norm grows fastest, at once or after calm steps."""
+    torch.manual_seed(0)
+    layer, x = CSC2d(channels, atoms, kernel, padding=kernel // 2, lam=0.1), torch.randn(1, channels, 12, 12)
+    for _ in range(calm):
+        in_place(layer, trained(layer) + 1e-3 * unit_norm(torch.randn(atoms, channels, kernel, kernel)))
+        layer(x)
+    for _ in range(10):
+        weight = layer.dictionary.weight.detach().requires_grad_()
+        spectrum = torch.fft.fft2(weight, s=(16, 16)).permute(2, 3, 0, 1)
+        (uphill,) = torch.autograd.grad(torch.linalg.matrix_norm(spectrum, 2).amax(), weight)
+        in_place(layer, weight.detach() + length * unit_norm(uphill))
+        layer(x)
+        assert SAFETY * exact(layer.dictionary) <= layer.dictionary.lipschitz.item()
+
+
 def test_evaluation_after_a_training_step():
     layer, x = build(), torch.rand(2, 1, 24, 24)
     layer(x)
@@ -268,7 +287,8 @@ def test_weights_that_stay_cost_no_computation(monkeypatch):
     calls.clear()
     for _ in range(3):
         layer(x), layer.objective(x, layer(x)), layer.problem(x).step_size
-    layer.train(), layer.eval()
+    layer.train()(x)  # frozen atoms
+    layer.eval()
     with torch.inference_mode():
         layer(x)
     assert not calls
