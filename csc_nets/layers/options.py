@@ -12,6 +12,7 @@ from csc_nets.functional import Gradient, Penalty, Pursuit, Unroll, as_gradient,
 from csc_nets.functional.checks import check_step_size, errors_of
 from csc_nets.functional.gradients import Implicit
 from csc_nets.functional.penalties import check_ridge
+from csc_nets.functional.pursuits.base import takes_steps
 
 __all__ = ["CodingOptions", "Parts", "default_gradient", "renamed_gradient", "step_sizes", "with_defaults"]
 
@@ -95,9 +96,10 @@ class Parts:
 
 
 def _pursuit(options: Mapping[str, Any]) -> Pursuit:
-    pursuit, named = options.get("pursuit", "fista"), isinstance(options.get("pursuit", "fista"), str)
-    steps, tol = options.get("steps", 2 if named else None), options.get("tol")
-    if named and steps is None and tol is None:
+    pursuit = options.get("pursuit", "fista")
+    counted = takes_steps(pursuit)
+    steps, tol = options.get("steps", 2 if counted else None), options.get("tol")
+    if counted and steps is None and tol is None:
         raise ValueError(f"steps=None solves to a tolerance: give tol, got steps=None, tol=None, pursuit={pursuit!r}")
     return as_pursuit(pursuit, steps, tol)
 
@@ -119,7 +121,7 @@ def default_gradient(pursuit: Pursuit) -> Gradient:
 
 def with_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
     """Options of a layer with defaults of a model. ``steps`` holds for pursuits by name, ``nonneg`` for l1."""
-    if not isinstance(options.get("pursuit", ""), str):
+    if not takes_steps(options.get("pursuit", "fista")):
         defaults.pop("steps", None)
     if options.get("penalty") is not None:
         defaults.pop("nonneg", None)

@@ -12,6 +12,7 @@ from csc_nets.models.dncnn import DnCNN
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
+from csc_nets.models.proximal_denoiser import ProximalDenoiser
 from csc_nets.models.registry import create_model, is_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
 from csc_nets.models.scattering import ScatteringNet
@@ -39,6 +40,7 @@ __all__ = [
     "GDLNet",
     "ImageClassifier",
     "InvertibleCNN",
+    "ProximalDenoiser",
     "ResNet",
     "SDNet",
     "ScatteringNet",

@@ -13,23 +13,10 @@ from csc_nets.layers import CSC
 from csc_nets.layers.leaf import leaf
 from csc_nets.layers.learned_filters import FilterDictionary2d, GaborFilters
 from csc_nets.models.checkpointing import checkpoint_stage
-from csc_nets.models.denoiser import Denoiser
+from csc_nets.models.denoiser import Centre, Denoiser
 from csc_nets.models.registry import register_model
 
 __all__ = ["CDLNet", "GDLNet"]
-
-
-class Centre(nn.Module):
-    """Images less their mean over channels and observed pixels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x - self.mean(x)
-
-    def mean(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Means ``(N, 1, 1, 1)``; missing pixels hold 0."""
-        if mask is None:
-            return x.mean((1, 2, 3), keepdim=True)
-        return x.sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
 
 
 class PaddedCoder(nn.Module):

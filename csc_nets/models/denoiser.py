@@ -5,12 +5,25 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from csc_nets.functional import estimate_noise_level
 from csc_nets.models.staged_encoder import StagedEncoder
 
-__all__ = ["Denoiser"]
+__all__ = ["Centre", "Denoiser"]
+
+
+class Centre(nn.Module):
+    """Images less their mean over channels and observed pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - self.mean(x)
+
+    def mean(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Means ``(N, 1, 1, 1)``; missing pixels hold 0."""
+        if mask is None:
+            return x.mean((1, 2, 3), keepdim=True)
+        return x.sum((1, 2, 3), keepdim=True) / mask.sum((1, 2, 3), keepdim=True).clamp_min(1)
 
 
 class Denoiser(StagedEncoder):

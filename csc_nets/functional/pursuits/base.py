@@ -13,7 +13,7 @@ from csc_nets.functional.pursuits.loop import run, stop_rule
 from csc_nets.functional.step import Step
 from csc_nets.registry import Part, Registry, check_arguments
 
-__all__ = ["Pursuit", "as_pursuit", "register_pursuit"]
+__all__ = ["Pursuit", "as_pursuit", "register_pursuit", "takes_steps"]
 
 
 class Pursuit(Part):
@@ -90,6 +90,8 @@ class Pursuit(Part):
         Raises:
             ValueError: it does not take one of them.
         """
+        if steps is not None and cls.count is None:
+            raise ValueError(f"pursuit {cls.registered_name!r} takes as many steps as it needs: give steps=None")
         given = {"count": steps, "tol": tol}
         options = {key: value for key, value in given.items() if value is not None} | options
         check_arguments(f"pursuit {cls.registered_name!r}", cls, options)
@@ -98,6 +100,11 @@ class Pursuit(Part):
 
 _PURSUITS: Registry[Any] = Registry("pursuit")
 register_pursuit = _PURSUITS.decorator
+
+
+def takes_steps(pursuit: Any) -> bool:
+    """Whether ``steps`` belongs beside this ``pursuit``: it is a name, of a pursuit with a number of steps."""
+    return isinstance(pursuit, str) and _PURSUITS[pursuit].count is not None
 
 
 def as_pursuit(
