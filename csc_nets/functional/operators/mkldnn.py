@@ -1,12 +1,14 @@
 """Convolution, addition and ReLU in one pass over the code, where torch's CPU backend offers it (inference only)."""
 
+import functools
+
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import autocast_dtype, is_transformed
 from csc_nets.functional.operators.geometry import ConvGeometry
 
-__all__ = ["analysis_relu", "can_fuse"]
+__all__ = ["analysis_relu", "can_fuse", "has_bfloat16"]
 
 # These operators of torch are private and may be missing, so every caller asks can_fuse first.
 AVAILABLE = torch.backends.mkldnn.is_available() and all(
@@ -14,16 +16,26 @@ AVAILABLE = torch.backends.mkldnn.is_available() and all(
 )
 
 
+@functools.cache
+def has_bfloat16() -> bool:
+    """Whether the processor has bfloat16 products."""
+    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return bool(ask and ask())
+
+
 def can_fuse(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
-    """Whether :func:`analysis_relu` may be called: float32, channels_last, on the CPU, no gradient, no tracing."""
+    """Whether :func:`analysis_relu` may be called: channels_last, on the CPU, no gradient, no tracing.
+
+    In float32, or in bfloat16 where the processor has such products, also for atoms that autocast rounded.
+    """
     return bool(
         AVAILABLE
         and not is_transformed()
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.enabled
         and x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and not torch.is_autocast_enabled("cpu")
+        and weight.dtype == (autocast_dtype(x) or x.dtype)
+        and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bfloat16()))
         and type(x) is Tensor
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -45,6 +57,7 @@ def analysis_relu(
     """
     settings = (list(geometry.native_padding or ()), list(geometry.stride), list(geometry.dilation), geometry.groups)
     fused = torch.ops.mkldnn
+    x, bias = x.to(weight.dtype), bias.to(weight.dtype)
     code: Tensor
     if onto is None:
         code = fused._convolution_pointwise(x, weight, bias, *settings, "relu", [], "")
