@@ -5,8 +5,8 @@
 Proximal gradient steps x <- denoise(x - A^T (A x - y), sigma) from the observed image y = A x + noise, for two
 operators of norm 1: a Gaussian blur, and a mask that takes half of the pixels. A fixed noise level for the denoiser,
 no best iteration picked. The proximal denoiser runs twice: solved, and with one step of its pursuit for each
-iteration. Printed are the PSNR at the best and at the last iteration, and how far the last iteration moved the image, over its norm.
-Networks without a run are the ones in the package.
+iteration. Printed are the PSNR at the best and at the last iteration, and how far the last iteration moved the image,
+over its norm. Networks without a run are the ones in the package.
 """
 
 from pathlib import Path
@@ -113,13 +113,13 @@ def main() -> None:
     for run in given.run:
         network = csc_nets.load(run).eval()
         networks[network.model_name] = network
-    truth, count = image(given.folder, 48 if given.quick else 128), 10 if given.quick else 100
+    truth, count = image(given.folder, 48 if given.quick else 128), 10 if given.quick else 150
     noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(0))
     curves: dict[str, dict[str, list[tuple[float, float]]]] = {}
     rows = []
     print("| observed through | denoiser | observed dB | best dB | last dB | iterations | last change |")
     print("|---|---|---|---|---|---|---|")
-    for task, operator, spread, sigma in (("a blur", Blur(), 0.01, 0.02), ("half of the pixels", Mask(), 0.0, 0.05)):
+    for task, operator, spread, sigma in (("a blur", Blur(), 0.01, 0.004), ("half of the pixels", Mask(), 0.0, 0.05)):
         y = operator(truth) + spread * noise
         curves[task] = {}
         for name, denoise in methods(networks, sigma).items():

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import autocast_dtype
+from csc_nets.functional.checks import autocast_dtype, is_transformed
 from csc_nets.functional.kernels import shrink
 from csc_nets.functional.operators.protocol import FilterOperator
 from csc_nets.functional.penalties import Penalty
@@ -144,6 +144,9 @@ class FoldedStep:
         if self.penalty.kernel == "nonneg":
             # Not in place: under vmap over weights per sample v has fewer batch axes than the weights.
             z = (v if self.bias is not None else v - self.threshold.to(v.dtype)).relu_()
+        elif self.penalty.kernel == "soft" and not (torch.is_grad_enabled() or is_transformed() or v.is_complex()):
+            beyond = torch.clamp(v, -self.threshold.to(v.dtype), self.threshold.to(v.dtype))
+            z = v.sub_(beyond) if beyond.shape == v.shape else v - beyond  # one signal may have several weights
         else:
             z = self.penalty.prox(v, self.threshold.to(v.dtype))
         return z, z if before is None else torch.lerp(before, z, 1 + weight)

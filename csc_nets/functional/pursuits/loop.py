@@ -67,6 +67,7 @@ def run(
     # Buffers are overwritten where no gradient, trace or refused step can still read them.
     unseen = not (torch.is_grad_enabled() or restart)
     reuse = unseen and not looks and trace is None and record is None
+    remembers = max((k for k, row in enumerate(rows) if _extrapolates(row)), default=0)  # the last row that looks back
     before: Tensor | None = init
     z: Tensor | None = init
     next_point: Tensor | None = None
@@ -121,7 +122,8 @@ def run(
             record.add_code(new)
         if trace is not None:
             trace(new)
-        before, z = (torch.where(refused, new, z) if monotone else z), new
+        before = (torch.where(refused, new, z) if monotone else z) if k < remembers else None
+        z = new
         if done is not None and not is_transformed() and bool(done.all()):
             break
     assert z is not None
