@@ -136,7 +136,8 @@ class Dictionary(SpectralBound):
         elif isinstance(value, nn.Parameter) and not parametrize.is_parametrized(self, "weight"):
             self._check_atoms(value)
             super().__setattr__(name, value)
-            self.refresh()
+            if self._has_values(value.detach()):  # not of a shard, which is no whole dictionary: the next forward looks
+                self.refresh()
         else:
             self.set_atoms(value)
 

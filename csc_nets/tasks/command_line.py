@@ -15,8 +15,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from csc_nets.plugins import import_installed, import_plugins
-from csc_nets.signature import nearest
+from csc_nets.signature import nearest, shown
 from csc_nets.tasks.options import known_options, plain, refuse_unknown
+from csc_nets.tasks.run_folder import folder_option
 from csc_nets.tasks.schema import check_options
 
 __all__ = ["checked_command"]
@@ -24,6 +25,7 @@ __all__ = ["checked_command"]
 _MULTIRUN = {"-m", "--multirun"}
 _ELSEWHERE = {"-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info"}
 _ELSEWHERE |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun"}
+_FOLDERS = ("run", "resume", "run_dir")
 _MOST_CHOICES = 100
 
 
@@ -74,11 +76,13 @@ class _Command:
             files = [file.stem for file in (self.config_dir / override.key_or_group).glob("*.yaml")]
             for choice in _choices(override):
                 group, name = override.key_or_group, str(choice)
+                known = f"Available options in {group!r}: {', '.join(sorted(files))}"
                 if isinstance(choice, str) and choice not in files:
                     near = nearest(name, files)
                     hint = f", did you mean {group}={near[0]}?" if near else ""
-                    known = f"Available options in {group!r}: {', '.join(sorted(files))}"
                     raise ValueError(f"Could not find '{group}/{name}'{hint} {known}")
+                if not isinstance(choice, str | list) and (choice is not None or group in self.known):
+                    raise ValueError(f"{group} must be the name of a file, got {shown(choice)}. {known}")
 
     def complete(self, given: list[str]) -> list[str]:
         """Checks all values, and adds what Hydra wants before an option that is in no file."""
@@ -104,6 +108,9 @@ class _Command:
             config, _ = self.tree([*first, *forced])
         except HydraException:
             return given
+        for override in self.values:
+            if override.key_or_group in _FOLDERS and override.value() is None:
+                folder_option(override.key_or_group, None)  # says what it takes
         import_installed()
         import_plugins(config.get("plugins", []))
         self.check(config)

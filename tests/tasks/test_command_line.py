@@ -52,6 +52,10 @@ def command(*arguments, name="train"):
         ("task.optimizer=adamm", "task.optimizer must be one of sgd, adamw, got 'adamm'; did you mean adamw?"),
         ("task=denoising task.noise=[a]", "task.noise must be a number or a list of numbers such as [20.0,30.0]"),
         ("data.name=digts", "unknown data set 'digts'; did you mean digits?"),
+        ("logger=null", "logger must be the name of a file, got null. Available options in 'logger': csv, none, wandb"),
+        ("model=5", "model must be the name of a file, got 5. Available"),
+        ("resume=null", "resume must be the name of a folder such as runs/"),
+        ("run_dir=null", "run_dir must be the name of a folder such as runs/"),
         # sweeps
         ("-m model.lam=0.1,abc", "model.lam must be a number, got 'abc'"),
         ("-m model=sdnet18,resnet18 model.lam=0.1", "unknown option model.lam (resnet18 takes stem,"),
@@ -92,6 +96,7 @@ def test_evaluation_has_options_of_its_own():
     for text, message in {
         "which=bets": "which must be one of best, last, got 'bets'; did you mean best?",
         "lam=abc": "lam must be a number or null, got 'abc'",
+        "run=null": "run must be the name of a folder such as runs/csc_small-digits/2025-01-31_12-00-00, got null",
         "wich=last": "unknown option wich, did you mean which?",
         "trainer.limit_test_batchs=1": "did you mean trainer.limit_test_batches?",
     }.items():
