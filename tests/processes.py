@@ -45,9 +45,9 @@ def fit(task, images, labels, processes):
     return trainer
 
 
-def fit_data(task, images, labels, processes, strategy="ddp", **options):
-    """As :func:`fit`, on a data module, which shares the images out, with 25 of them to validate on."""
-    trainer, held = trainer_of(processes, strategy, **options), (images[:25], labels[:25])
+def fit_data(task, images, labels, processes, strategy="ddp", held=25, **options):
+    """As :func:`fit`, on a data module, which shares the images out, with some of them to validate on."""
+    trainer, held = trainer_of(processes, strategy, **options), (images[:held], labels[:held])
     size = {"batch_size": BATCH // processes, "eval_batch_size": BATCH // processes}
     trainer.fit(task, datamodule=TensorDataModule(images, labels, val=held, **size))
     return trainer

@@ -5,6 +5,7 @@ file does not list, and advises to add one that nobody takes.
 """
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,10 @@ def checked_command(arguments: Sequence[str], config_dir: Path, config_name: str
         return given  # Hydra says where its grammar ends
     if _ELSEWHERE & set(given):
         return given
-    command = _Command(config_dir, config_name, top, [o for o in overrides if not o.key_or_group.startswith("hydra")])
     modes = _MULTIRUN & set(given) or any(o.key_or_group == "hydra.mode" for o in overrides)
+    if modes and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("-m: start a sweep once, not with torchrun: its jobs start processes, with trainer.devices=2")
+    command = _Command(config_dir, config_name, top, [o for o in overrides if not o.key_or_group.startswith("hydra")])
     for override in command.groups:
         if override.key_or_group == "sweep" and not modes and override.value() is not None:
             text = f"sweep={override.value()}"

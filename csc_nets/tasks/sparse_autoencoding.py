@@ -123,7 +123,8 @@ class SparseAutoencodingTask(AutoencodingTask):
         """Objective over the range of weights, and PSNR at the network's own."""
         images, _ = batch
         model: Any = self.model
-        lam = self.weights(len(images), torch.linspace(0, 1, len(images), device=images.device))
+        spread = torch.linspace(0, 1, self.processes * len(images), device=images.device)
+        lam = self.weights(len(images), spread[self.global_rank :: self.processes])
         z = model.encode(images, lam=lam)
         error = exact(images - model.decode(z, images.shape[2:])).square().sum((1, 2, 3)) / (2 * lam.flatten())
         objective = error + (z != 0).sum((1, 2, 3))

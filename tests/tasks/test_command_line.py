@@ -103,3 +103,10 @@ def test_evaluation_has_options_of_its_own():
         with pytest.raises(ValueError) as error:
             command("run=x", text, name="evaluate")
         assert message in str(error.value)
+
+
+def test_a_sweep_is_started_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of torchrun
+    with pytest.raises(ValueError, match="-m: start a sweep once, not with torchrun"):
+        command("-m", "seed=0,1")
+    assert command("seed=0") == ["seed=0"]
