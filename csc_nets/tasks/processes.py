@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ __all__ = ["LostProcessError", "keep_global_batch", "processes_of", "shared_conf
 
 _CONFIG = "CSC_NETS_CONFIG"
 _LAUNCHED = ("LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "WORLD_SIZE")
-_MOMENT, _PATIENCE = 2.0, 60.0  # seconds
+_MOMENT, _GRACE, _PATIENCE = 2.0, 10.0, 60.0  # seconds
 # What gloo, NCCL, the store and torch.multiprocessing say of a process that is gone.
 _GONE = re.compile(
     r"connection (reset|closed|refused)|broken pipe|remote (worker|process|error)|ncclRemoteError|heartbeat|"
@@ -30,7 +31,7 @@ _GONE = re.compile(
 )
 
 
-class LostProcessError(RuntimeError):
+class LostProcessError(ConnectionError):
     """Another process of the same training has ended."""
 
 
@@ -60,16 +61,21 @@ def processes_of(trainer: L.Trainer, config: Mapping[str, Any], to_go_on: str) -
     command, outside = sys.argv, {name: os.environ.get(name) for name in _LAUNCHED}
     connected, failed = dist.is_initialized(), True
     os.environ[_CONFIG], sys.argv = json.dumps(config), _command(command)
+    watch = _Watch(trainer, to_go_on)
+    launcher = trainer.strategy.launcher
+    if trainer.world_size > 1 and launcher is not None and not launcher.is_interactive_compatible:  # others fork
+        watch.start()
     try:
         yield
         failed = False
     except Exception as error:
         if trainer.world_size > 1 and (found := _GONE.search(" ".join(str(error).split()))):
-            reason = f"another of the {trainer.world_size} processes has ended ({found[0].lower()})"
-            raise LostProcessError(f"{reason}; to go on: {to_go_on}") from error
+            raise LostProcessError(_lost(trainer, found[0].lower(), to_go_on)) from error
         raise
     finally:
+        watch.over.set()
         sys.argv = command
+        os.environ.pop(_CONFIG, None)
         if outside["LOCAL_RANK"] is None and not connected:
             _end(trainer, failed)
             for name, value in outside.items():
@@ -82,15 +88,43 @@ def _command(given: list[str]) -> list[str]:
     return [str(Path(__file__).parents[1] / "__main__.py"), name, *given[1:]] if program == "csc-nets" else given
 
 
-def _end(trainer: L.Trainer, failed: bool) -> None:
-    """Waits for the processes that a trainer has started, or ends them.
+def _lost(trainer: L.Trainer, how: str, to_go_on: str) -> str:
+    return f"another of the {trainer.world_size} processes has ended ({how}); to go on: {to_go_on}"
 
-    Lightning watches them until all have ended, and kills this process five seconds after one that has failed: with
-    it, all jobs of a sweep.
+
+class _Watch(threading.Thread):
+    """Ends this process where another one has ended and this one waits for it for ever, as on GPUs.
+
+    Lightning does so without a word, by SIGKILL, and in a sweep to all jobs that are left. So its watch is taken over.
     """
+
+    def __init__(self, trainer: L.Trainer, to_go_on: str) -> None:
+        super().__init__(daemon=True)
+        self.trainer, self.to_go_on, self.over = trainer, to_go_on, threading.Event()
+
+    def run(self) -> None:
+        """Looks twice a second."""
+        while not self.over.wait(0.5):
+            for thread in threading.enumerate():
+                if hasattr(thread, "_child_processes"):
+                    thread._child_processes = []
+            started = [p for p in getattr(self.trainer.strategy.launcher, "procs", []) if _is_program(p)]
+            if any(process.poll() for process in started) and not self.over.wait(_GRACE):
+                print(f"error: {_lost(self.trainer, 'no answer', self.to_go_on)}", file=sys.stderr, flush=True)
+                for process in started:
+                    process.kill()
+                os._exit(1)
+
+
+def _is_program(process: Any) -> bool:
+    return isinstance(process, subprocess.Popen)
+
+
+def _end(trainer: L.Trainer, failed: bool) -> None:
+    """Waits for the processes that a trainer has started, or ends them."""
     started = getattr(trainer.strategy.launcher, "procs", [])
     for process in started:
-        if isinstance(process, subprocess.Popen):
+        if _is_program(process):
             try:
                 process.wait(_MOMENT if failed else _PATIENCE)
             except subprocess.TimeoutExpired:

@@ -44,6 +44,7 @@ def command(*arguments, name="train"):
         ("task.lr=[1]", "task.lr must be a number, got [1]"),
         ("model.widths=48", "model.widths must be a list of whole numbers such as [48,96,128], got 48"),
         ("seed=abc", "seed must be a whole number >= 0, got 'abc'"),
+        ("name=null", "name must be a text, got null"),
         ("seed=-1", "seed must be a whole number >= 0, got -1"),
         ("data.batch_size=true", "data.batch_size must be a whole number, got true"),
         ("trainer.max_epochs=2.5", "trainer.max_epochs must be a whole number >= 1, got 2.5"),
