@@ -7,6 +7,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
+from lightning.pytorch.strategies import StrategyRegistry
 from torch.utils.data import DataLoader, TensorDataset
 
 from csc_nets.data.tensors import TensorDataModule
@@ -15,6 +16,7 @@ from csc_nets.tasks.synced_norms import SyncedNorms
 
 ROOT = Path(__file__).parents[1]
 BATCH = 12
+StrategyRegistry.register("fsdp2", FullySharded, override=True)  # as csc_nets.tasks.trainer does
 
 
 def trainer_of(processes, strategy="ddp", **options):
@@ -22,7 +24,7 @@ def trainer_of(processes, strategy="ddp", **options):
     return L.Trainer(
         accelerator="cpu",
         devices=processes,
-        strategy={"ddp": "ddp", "fsdp2": FullySharded()}[strategy] if processes > 1 else "auto",
+        strategy=strategy if processes > 1 else "auto",
         precision="64-true",
         max_epochs=1,
         use_distributed_sampler=False,
