@@ -63,7 +63,7 @@ def test_where_one_process_is_killed_the_other_ends_with_one_line(tmp_path, whos
         (other,) = children(process)
         began = time.monotonic()
         os.kill(process.pid if whose == "first" else other, signal.SIGKILL)
-        _, errors = process.communicate(timeout=150)  # both have let go of stderr
+        _, errors = process.communicate(timeout=90)  # both have let go of stderr
         seconds = time.monotonic() - began
     finally:
         process.kill()
@@ -73,8 +73,8 @@ def test_where_one_process_is_killed_the_other_ends_with_one_line(tmp_path, whos
     assert len(lines) == 1, lines
     assert lines[0].startswith("error: another of the 2 processes has ended (")
     assert lines[0].endswith(f"; to go on: python train.py resume={folder}")
-    # Seconds on a machine that is not busy. Without a sign of the other one, gloo waits for half an hour.
-    assert seconds < 120 and process.returncode == (1 if whose == "second" else -signal.SIGKILL)
+    # Without a sign of the other one, gloo waits for half an hour.
+    assert seconds < 30 and process.returncode == (1 if whose == "second" else -signal.SIGKILL)
 
 
 def test_all_processes_of_a_trial_have_its_values(tmp_path):

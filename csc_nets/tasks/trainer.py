@@ -219,6 +219,7 @@ def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:
     if best.best_model_path and best.best_model_score is None:  # ddp_fork and ddp_spawn have trained in other processes
         last = read_checkpoint(folder.checkpoint("last"))
         trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])
+        trainer.fit_loop.epoch_progress.current.completed = last["epoch"] + 1  # it is written before its epoch ends
         for callback in (best, timer):
             callback.load_state_dict(last["callbacks"][callback.state_key])
     results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
