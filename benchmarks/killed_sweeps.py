@@ -52,21 +52,39 @@ def running(folder: Path) -> list[int]:
     return found
 
 
-def kill_at_random(folder: Path, jobs: int, processes: int, kills: int, every: float) -> dict[str, int]:
-    """Runs a sweep to its end, through kills of jobs and of itself by turns."""
+def watch(folder: Path, jobs: int, processes: int) -> tuple[float, float]:
+    """Runs a sweep that nobody touches: the seconds that it takes, and those in which jobs run."""
+    process, began, busy = start(folder, jobs, processes), time.monotonic(), 0.0
+    while process.poll() is None:
+        before = time.monotonic()
+        time.sleep(0.05)
+        busy += (time.monotonic() - before) * bool(running(folder))
+    assert process.returncode == 0, (folder.parent / f"{folder.name}.log").read_text()
+    return time.monotonic() - began, busy
+
+
+def kill_at_random(folder: Path, jobs: int, processes: int, kills: dict[str, int], busy: float) -> dict[str, int]:
+    """Runs a sweep to its end, through kills of jobs and of itself in a random order.
+
+    Kills are spread over the seconds in which jobs run, so that all of them land.
+    """
     process, done = start(folder, jobs, processes), {"job": 0, "sweep": 0}
-    next_kill = time.monotonic() + every
+    victims = [victim for victim, count in kills.items() for _ in range(count)]
+    random.shuffle(victims)
+    every = busy / (len(victims) + 1)
+    left, last = random.uniform(0.5, 1) * every, time.monotonic()
     while True:
         if process.poll() is not None:
             if process.returncode != -signal.SIGKILL:
                 return done
             process = start(folder, jobs, processes)
-        candidates = running(folder)
-        if sum(done.values()) < kills and time.monotonic() > next_kill and candidates:
-            victim = "job" if done["job"] <= done["sweep"] else "sweep"
+        candidates, now = running(folder), time.monotonic()
+        left, last = left - (now - last) * bool(candidates), now
+        if victims and left < 0 and candidates:
+            victim = victims.pop()
             os.kill(random.choice(candidates) if victim == "job" else process.pid, signal.SIGKILL)
             done[victim] += 1
-            next_kill = time.monotonic() + random.uniform(0.5, 1.5) * every
+            left = random.uniform(0.5, 1) * every
         time.sleep(random.uniform(0, 0.05))
 
 
@@ -89,15 +107,16 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     chosen = options.parse_args()
     if chosen.quick:
-        chosen.jobs, chosen.kills = 8, 2
+        chosen.jobs, chosen.kills = 8, 4
     random.seed(chosen.seed)
     with tempfile.TemporaryDirectory() as temporary:
         whole, killed = (Path(temporary) / name for name in ("whole", "killed"))
+        seconds, busy = watch(whole, chosen.jobs, chosen.processes)
+        # A sweep takes seconds to start again, a job none.
+        sweeps = 1 if chosen.quick else chosen.kills // 2
+        kills = {"job": chosen.kills - sweeps, "sweep": sweeps}
         began = time.monotonic()
-        assert start(whole, chosen.jobs, chosen.processes).wait() == 0, (Path(temporary) / "whole.log").read_text()
-        seconds = time.monotonic() - began
-        began = time.monotonic()
-        kills = kill_at_random(killed, chosen.jobs, chosen.processes, chosen.kills, seconds / (chosen.kills + 2))
+        kills = kill_at_random(killed, chosen.jobs, chosen.processes, kills, busy)
         longer = time.monotonic() - began
         expected, found = numbers(whole), numbers(killed)
         print((killed / "table.txt").read_text())

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from csc_nets.tasks.file_names import quote_folders
 from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
+from csc_nets.tasks.processes import keep_global_batch, processes_of, shared_config
 from csc_nets.tasks.registry import accepts
 from csc_nets.tasks.results import add_results, evaluation_label, show_results
 from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint, weights_of_run
@@ -44,6 +45,8 @@ from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_l
 
 __all__ = ["build", "evaluate", "plain", "run", "train"]
 
+_MACHINE = ("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy")
+
 
 def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """Trains a network, tests its best checkpoint, and leaves everything in the run folder.
@@ -53,7 +56,7 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         cfg: the tree of ``configs/train.yaml``. With ``resume``, all the rest but ``plugins`` comes from that run's
-            ``config.yaml``.
+            ``config.yaml``, and from ``machine``, options of the trainer that say which devices it has now.
 
     Returns:
         Test numbers, ``val/best`` (the best validation score), ``training_seconds`` and ``collapsed``, 0. Where the
@@ -73,8 +76,10 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
     plugins = _import_plugins(config)
     resume = config["resume"] is not None
     folder = RunFolder(folder_option("resume" if resume else "run_dir", config["resume" if resume else "run_dir"]))
+    machine = config.get("machine", {})
     if resume:
         config = _config_of_run(folder, plugins)
+        config["trainer"] = {**config["trainer"], **machine}
     with _named(folder.path / "config.yaml") if resume else nullcontext():
         check_options(config, TrainingOptions)
     if not resume:  # so that a run says by which statistics its images were normalised
@@ -89,12 +94,17 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         trainer = build_trainer(folder.path, task, *settings)
     else:
         trainer, folder = new_run(folder, config, lambda path: build_trainer(path, task, *settings))
+    shared = {**config, "run_dir": str(folder.path), "resume": str(folder.path) if resume else None, "machine": machine}
+    to_go_on = f"{_program()} resume={folder.path}"
     try:
-        with run_lock(folder.path) if trainer.is_global_zero else nullcontext():
+        with (
+            run_lock(folder.path) if trainer.is_global_zero else nullcontext(),
+            processes_of(trainer, shared, to_go_on),
+        ):
             return _fit_and_test(trainer, task, data, folder, config, resume)
     except (SystemExit, KeyboardInterrupt) as stop:
         if trainer.is_global_zero:
-            print(f"stopped; to go on: {_program()} resume={folder.path}", file=sys.stderr)
+            print(f"stopped; to go on: {to_go_on}", file=sys.stderr)
         raise SystemExit(exit_status(stop)) from None
     finally:
         finish_loggers(trainer.loggers, failed=sys.exc_info()[0] is not None)
@@ -106,7 +116,9 @@ def _fit_and_test(
     if trainer.is_global_zero:
         folder.sweep()
     data.keep_split(folder.split, write=trainer.is_global_zero)
-    start = checkpoint_to_resume(folder, config) if resume else None
+    start = None
+    if resume and (start := checkpoint_to_resume(folder, config)) is not None:
+        keep_global_batch(data, read_checkpoint(start).get("trained") or {}, trainer.world_size)
     for logger in trainer.loggers:
         logger.log_hyperparams(config)
     try:
@@ -169,7 +181,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
-    results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
+    with processes_of(trainer, options, "the same command"):
+        results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}
     show_results(results, folder.path, own="name" not in options["data"])
     written = folder.path / f"metrics-{label}.json" if label else folder.metrics
     add_results(results, written)
@@ -274,8 +287,10 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
     sys.argv[1:] = quote_folders(sys.argv[1:])
     whole = os.environ.get("HYDRA_FULL_ERROR") == "1"
     top = TrainingOptions if config_name == "train" else EvaluationOptions
+    shared = shared_config()
     try:
-        sys.argv = [sys.argv[0], *checked_command(sys.argv[1:], config_dir, config_name, top)]
+        if shared is None:
+            sys.argv = [sys.argv[0], *checked_command(sys.argv[1:], config_dir, config_name, top)]
     except Exception as error:
         if whole:
             raise
@@ -284,6 +299,10 @@ def run(program: Callable[[Mapping[str, Any]], dict[str, Any]], config_dir: Path
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, where it would print a traceback
     try:
+        if shared is not None:  # a process of a training that another one has started
+            os.environ["HYDRA_FULL_ERROR"] = str(int(whole))
+            program(shared)
+            return
         job = _Job(program, config_dir, config_name, whole)
         hydra.main(config_path=str(config_dir.absolute()), config_name=config_name, **execution_whitelist())(job)()
         failures = finish_sweep()
@@ -316,11 +335,8 @@ class _Job:
         try:
             config = resolved(cfg)
             refuse_unknown(config, known_options(self.config_dir, self.config_name))
-            beside = ("resume=", "plugins=")
-            others = [choice for choice in hydra_config.overrides.task if not choice.startswith(beside)]
-            if config.get("resume") is not None and others:
-                allowed = "resume takes everything but plugins from the run's config.yaml"
-                raise ValueError(f"{allowed}, got also {', '.join(others)}")
+            if config.get("resume") is not None:
+                config["machine"] = _machine(hydra_config.overrides.task, config)
             if in_sweep and "run_dir" in config and config["resume"] is None:
                 return run_job(self.program, config, hydra_config)
             return self.program(config).get("val/best")
@@ -330,6 +346,21 @@ class _Job:
             _exit(error)
         finally:
             os.environ["HYDRA_FULL_ERROR"] = "1"
+
+
+def _machine(overrides: Sequence[str], config: dict[str, Any]) -> dict[str, Any]:
+    """What the command of a run that goes on says of the devices that it has now.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    named = [choice.lstrip("+").partition("=")[0] for choice in overrides]
+    if others := [choice for choice in named if choice not in ("resume", "plugins", *_MACHINE)]:
+        raise ValueError(
+            "resume takes everything from the run's config.yaml but plugins and the devices "
+            f"({', '.join(_MACHINE)}), got also {', '.join(others)}"
+        )
+    return {key.partition(".")[2]: config["trainer"][key.partition(".")[2]] for key in named if key in _MACHINE}
 
 
 def _program() -> str:

@@ -93,8 +93,12 @@ def test_names_that_are_none_are_refused(tmp_path, monkeypatch, capsys, value):
 def test_a_run_to_resume_or_to_test_must_be_named(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for name, option in (("train", "resume"), ("evaluate", "run")):
-        status, errors = call(monkeypatch, capsys, name, f"{option}=''")
-        assert (status, errors) == (1, [f"error: {option} must be the name of a folder, got ''"])
+        for value, seen in (("''", "''"), ("", "''"), ("null", "null"), ("[1]", "[1]"), ("true", "true")):
+            status, errors = call(monkeypatch, capsys, name, f"{option}={value}")
+            example = "runs/csc_small-digits/2025-01-31_12-00-00"
+            assert status == 1 and errors == [
+                f"error: {option} must be the name of a folder such as {example}, got {seen}"
+            ]
     assert not list(tmp_path.iterdir())
 
 

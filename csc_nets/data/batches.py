@@ -50,13 +50,19 @@ class Batches(ABC):
         first = self._resume.get("batch", 0) if self._resume.get("epoch") == epoch else 0
         self._served, self._resume = first, {}
         window = slice(first * self.batch_size, len(self) * self.batch_size)
-        plan = EpochPlan(*(part[window] for part in self.sampler.plan()))
-        draws = plan.draws.to(self.device).split(self.batch_size)
+        plan = EpochPlan(*(part[window] for part in self.sampler.plan(least=len(self))))
+        draws = self.split(plan.draws.to(self.device))
         for number, (images, labels) in enumerate(self.stored(plan)):
             self._served = first + number + 1
             yield self.preprocess(images, draws[number]), labels
         self._served = 0
         self.sampler.set_epoch(epoch + 1)
+
+    def split(self, part: Tensor) -> tuple[Tensor, ...]:
+        """Cuts what there is of each image into batches: as many in all processes, which wait for each other."""
+        if self.sampler.shuffle or self.sampler.world_size == 1:
+            return part.split(self.batch_size)
+        return part.tensor_split(len(self))
 
     @abstractmethod
     def stored(self, plan: EpochPlan) -> Iterator[Batch]:
@@ -86,7 +92,7 @@ class TensorBatches(Batches):
         self.images, self.labels = images.to(self.device), labels.to(self.device)
 
     def stored(self, plan: EpochPlan) -> Iterator[Batch]:
-        for index in plan.order.to(self.device).split(self.batch_size):
+        for index in self.split(plan.order.to(self.device)):
             yield self.images.index_select(0, index), self.labels.index_select(0, index)
 
 
@@ -107,7 +113,7 @@ class StreamBatches(Batches):
         self.dataset, self.num_workers, self.worker_timeout = dataset, num_workers, worker_timeout
 
     def stored(self, plan: EpochPlan) -> Iterator[Batch]:
-        chunks = zip(plan.order.split(self.batch_size), plan.keys.split(self.batch_size), strict=True)
+        chunks = zip(self.split(plan.order), self.split(plan.keys), strict=True)
         loader = DataLoader(
             self.dataset,
             batch_sampler=[list(zip(o.tolist(), k.tolist(), strict=True)) for o, k in chunks],

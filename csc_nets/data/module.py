@@ -97,7 +97,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.class_names, self.num_classes = list(class_names), len(class_names)
         self.in_chans, self.image_size = in_chans, image_size
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.batch_size = batch_size
+        self.batch_size = self.configured_batch_size = batch_size
         self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
         self.channels_last, self.device, self.seed = channels_last, device, seed
         self.drop_last, self.num_workers, self.worker_timeout = drop_last, num_workers, worker_timeout

@@ -77,8 +77,8 @@ class EpochSampler:
     A run that is stopped and resumed at epoch k therefore sees the batches an uninterrupted run sees. Lightning calls
     `set_epoch` at the start of every epoch.
 
-    With several processes each one takes every ``world_size``-th position, and all take equally many: training drops
-    the few positions left over, evaluation repeats the first images to fill up (so figures are exact on one process).
+    With several processes each one takes every ``world_size``-th position. In training all take equally many, and the
+    few positions left over are dropped. In evaluation every image comes once, so that some processes have one less.
 
     Args:
         length: Images in the split.
@@ -94,18 +94,23 @@ class EpochSampler:
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Positions of this process in one epoch."""
+        """Positions of a process in one epoch, of that with most."""
         return self.length // self.world_size if self.shuffle else -(-self.length // self.world_size)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def plan(self) -> EpochPlan:
-        """Order and random numbers of the current epoch."""
+    def plan(self, least: int = 0) -> EpochPlan:
+        """Order and random numbers of the current epoch.
+
+        Args:
+            least: positions at least; where there are fewer images for this process, some come twice.
+        """
         generator = seeded_generator(self.seed, 0, self.epoch)
         n = self.length
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         draws = torch.rand(n, DRAWS, generator=generator)
         keys = torch.randint(2**31, (n,), generator=generator)
-        mine = (self.rank + self.world_size * torch.arange(len(self))) % n
+        mine = self.rank + self.world_size * torch.arange(len(self))
+        mine = mine[mine < n] if int((mine < n).sum()) >= least else mine % n
         return EpochPlan(order[mine], draws[mine], keys[mine])

@@ -134,9 +134,13 @@ class Dictionary(SpectralBound):
         if name != "weight" or not isinstance(value, Tensor) or not self._owns_atoms():
             super().__setattr__(name, value)
         elif isinstance(value, nn.Parameter) and not parametrize.is_parametrized(self, "weight"):
-            self._check_atoms(value)
+            # fully_shard takes atoms away in parts, and puts them back for each forward pass, which looks at them.
+            self.__dict__["_sharded"] = sharded = self.__dict__.get("_sharded", False) or hasattr(value, "placements")
+            if not sharded:
+                self._check_atoms(value)
             super().__setattr__(name, value)
-            self.refresh()
+            if not sharded:
+                self.refresh()
         else:
             self.set_atoms(value)
 

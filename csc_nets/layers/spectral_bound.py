@@ -151,10 +151,10 @@ class SpectralBound(Savable):
             if weight.device.type == "cpu":
                 if training:  # which follows the bound from where it is
                     self.__dict__.pop("_look", None)
-                self._keep_up(weight, training)
+                self._keep_up(weight, training, known=self.__dict__.pop("_settles", False))
                 return self._values()
             if not training and (stamp := self._stamp()) != self.__dict__.get("_stamped"):
-                self._keep_up(weight, False)
+                self._keep_up(weight, False, known=self.__dict__.pop("_settles", False))
                 self.__dict__["_stamped"] = stamp
             return self._keep_up_blindly(weight, training)
 
@@ -169,6 +169,8 @@ class SpectralBound(Savable):
         if self._has_values(weight):
             with full_precision(weight):
                 self._keep_up(weight, False, known=True)
+        else:  # a shard: the next forward pass has the whole
+            self.__dict__["_settles"] = True
 
     def train(self, mode: bool = True) -> Any:
         leaves = self.training and not mode

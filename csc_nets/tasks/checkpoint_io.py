@@ -11,6 +11,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from csc_nets.checkpoint import read_checkpoint
+from csc_nets.reading import read_torch_file
 from csc_nets.tasks.safe_files import sync_folder, temporary_name, write_through
 
 __all__ = ["SafeCheckpointIO", "previous", "recover"]
@@ -46,13 +47,16 @@ class SafeCheckpointIO(TorchCheckpointIO):
         previous(file).unlink(missing_ok=True)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Reads a checkpoint as plain values, whatever the trainer's settings are.
+        """Reads plain values, whatever the trainer's settings are: a checkpoint, or the weights of other processes.
 
         Raises:
             FileNotFoundError: there is none.
             ValueError: it is damaged.
         """
-        return read_checkpoint(path)
+        try:
+            return read_torch_file(path)
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def previous(file: Path) -> Path:

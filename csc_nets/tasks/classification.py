@@ -53,6 +53,7 @@ class ClassificationTask(Task):
 
     monitor = "val/acc"
     monitor_mode = "max"
+    shardable = True
 
     def __init__(
         self,

@@ -5,6 +5,7 @@ file does not list, and advises to add one that nobody takes.
 """
 
 import copy
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from csc_nets.plugins import import_installed, import_plugins
-from csc_nets.signature import nearest
+from csc_nets.signature import nearest, shown
 from csc_nets.tasks.options import known_options, plain, refuse_unknown
+from csc_nets.tasks.run_folder import folder_option
 from csc_nets.tasks.schema import check_options
 
 __all__ = ["checked_command"]
@@ -24,6 +26,7 @@ __all__ = ["checked_command"]
 _MULTIRUN = {"-m", "--multirun"}
 _ELSEWHERE = {"-h", "--help", "--hydra-help", "--version", "-sc", "--shell-completion", "-i", "--info"}
 _ELSEWHERE |= {"-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir", "--experimental-rerun"}
+_FOLDERS = ("run", "resume", "run_dir")
 _MOST_CHOICES = 100
 
 
@@ -48,8 +51,10 @@ def checked_command(arguments: Sequence[str], config_dir: Path, config_name: str
         return given  # Hydra says where its grammar ends
     if _ELSEWHERE & set(given):
         return given
-    command = _Command(config_dir, config_name, top, [o for o in overrides if not o.key_or_group.startswith("hydra")])
     modes = _MULTIRUN & set(given) or any(o.key_or_group == "hydra.mode" for o in overrides)
+    if modes and os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ValueError("-m: start a sweep once, not with torchrun: its jobs start processes, with trainer.devices=2")
+    command = _Command(config_dir, config_name, top, [o for o in overrides if not o.key_or_group.startswith("hydra")])
     for override in command.groups:
         if override.key_or_group == "sweep" and not modes and override.value() is not None:
             text = f"sweep={override.value()}"
@@ -74,11 +79,13 @@ class _Command:
             files = [file.stem for file in (self.config_dir / override.key_or_group).glob("*.yaml")]
             for choice in _choices(override):
                 group, name = override.key_or_group, str(choice)
+                known = f"Available options in {group!r}: {', '.join(sorted(files))}"
                 if isinstance(choice, str) and choice not in files:
                     near = nearest(name, files)
                     hint = f", did you mean {group}={near[0]}?" if near else ""
-                    known = f"Available options in {group!r}: {', '.join(sorted(files))}"
                     raise ValueError(f"Could not find '{group}/{name}'{hint} {known}")
+                if not isinstance(choice, str | list) and (choice is not None or group in self.known):
+                    raise ValueError(f"{group} must be the name of a file, got {shown(choice)}. {known}")
 
     def complete(self, given: list[str]) -> list[str]:
         """Checks all values, and adds what Hydra wants before an option that is in no file."""
@@ -104,6 +111,9 @@ class _Command:
             config, _ = self.tree([*first, *forced])
         except HydraException:
             return given
+        for override in self.values:
+            if override.key_or_group in _FOLDERS and override.value() is None:
+                folder_option(override.key_or_group, None)  # says what it takes
         import_installed()
         import_plugins(config.get("plugins", []))
         self.check(config)

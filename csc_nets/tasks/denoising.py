@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from csc_nets.tasks.image_quality import psnr, ssim
+from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
 
@@ -110,14 +111,14 @@ class DenoisingTask(Task):
         """The loss of one batch."""
         images = self.pixels(batch[0])
         low, high = self.noise
-        sigma = (low + (high - low) * torch.rand(len(images), device=images.device)) / 255
+        sigma = (low + (high - low) * self.draw(torch.rand, images[:, 0, 0, 0])) / 255
         spread = sigma.view(-1, 1, 1, 1)
-        noisy = images + spread * torch.randn_like(images)
+        noisy = images + spread * self.draw(torch.randn, images)
         if self.loss == "mc_sure":
-            loss = mc_sure(lambda x: self(x, sigma).float(), noisy, spread)
+            loss = mc_sure(lambda x: exact(self(x, sigma)), noisy, spread, self.draw(torch.randn, images))
         else:
-            loss = mse_loss(self(noisy, sigma).float(), images)
-        if self._trainer is not None and self.trainer.world_size == 1 and not bool(torch.isfinite(loss)):
+            loss = mse_loss(exact(self(noisy, sigma)), images)
+        if self._trainer is not None and self.processes == 1 and not bool(torch.isfinite(loss)):
             self._return(f"a loss of {loss.item()}")
             return None
         return self.log_training_loss(loss)
@@ -204,10 +205,9 @@ class DenoisingTask(Task):
 
     def _denoised(self, images: Tensor, level: float, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Noisy and denoised images, with noise that depends on the level and the batch alone."""
-        generator = torch.Generator().manual_seed(batch_idx)
-        noise = torch.randn(images.shape, generator=generator).to(images)
+        noise = self.draw(torch.randn, images, torch.Generator().manual_seed(batch_idx))
         noisy = images + level / 255 * noise
-        return noisy, self(noisy, level / 255).float()
+        return noisy, exact(self(noisy, level / 255))
 
     def _remember(self, score: float) -> None:
         optimizer: Any = self.optimizers()
@@ -230,7 +230,9 @@ class DenoisingTask(Task):
         print(f"{reason} at step {self.global_step}: back to the best weights, learning rate x {self.shrink:g}")
 
 
-def mc_sure(denoise: Callable[[Tensor], Tensor], noisy: Tensor, sigma: float | Tensor) -> Tensor:
+def mc_sure(
+    denoise: Callable[[Tensor], Tensor], noisy: Tensor, sigma: float | Tensor, probe: Tensor | None = None
+) -> Tensor:
     r"""Stein's unbiased estimate of the mean squared error, from noisy images alone, 0-d.
 
     .. math:: \mathrm{mean}\,(y - f(y))^2 - \sigma^2 + \tfrac2h\, \mathrm{mean}\,
@@ -243,8 +245,9 @@ def mc_sure(denoise: Callable[[Tensor], Tensor], noisy: Tensor, sigma: float | T
         denoise: f.
         noisy: y, ``(N, C, H, W)`` with white at 1.
         sigma: noise level in the same units, a number or ``(N, 1, 1, 1)``.
+        probe: b; None to draw it.
     """
-    probe = torch.randn_like(noisy)
+    probe = torch.randn_like(noisy) if probe is None else probe
     clean = denoise(noisy)
     difference = denoise(noisy + _STEP * probe) - clean
     variance = sigma * sigma

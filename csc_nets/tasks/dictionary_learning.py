@@ -133,7 +133,7 @@ class DictionaryLearningTask(AutoencodingTask):
         """Gives a new start to the atoms that did little since the last time."""
         model: Any = self.model
         assert self._images is not None
-        residual = model.residual(self._images, model.encode(self._images))
+        residual = self.everyone(model.residual(self._images, model.encode(self._images)))
         size, stride = residual.shape[2:], (1, 1)
         for i, dictionary in enumerate(model.dictionaries):
             g = dictionary.geometry
@@ -153,7 +153,7 @@ class DictionaryLearningTask(AutoencodingTask):
             copies = redundant(unit_norm(atoms), stride if room else atoms.shape[2:], mass, self.reseed_similar)
             idle = torch.cat([rarely_used(mass, self.reseed_below), copies]).unique()
             if len(idle):
-                fresh = self.trainer.strategy.broadcast(residual_atoms(model.dictionaries, residual, i, len(idle)))
+                fresh = residual_atoms(model.dictionaries, residual, i, len(idle))
                 weight[idle[: len(fresh)]] = fresh
                 for moment in self._moments(weight):  # they are of the atoms that were there
                     moment[idle[: len(fresh)]] = 0

@@ -1,5 +1,6 @@
 """The configuration of a program as plain values; options that nobody reads are typing errors, and refused."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,7 +29,9 @@ def resolved(cfg: Any) -> dict[str, Any]:
     try:
         return plain(cfg)
     except Exception as error:  # of many types
-        raise ValueError(str(error).splitlines()[0]) from error
+        text = str(error).splitlines()[0]
+        missing = re.fullmatch(r"Missing mandatory value: (.+)", text)
+        raise ValueError(f"{text}; give it as {missing[1]}=..." if missing else text) from error
 
 
 def known_options(config_dir: Path, config_name: str) -> set[str]:

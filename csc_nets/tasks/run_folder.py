@@ -11,11 +11,13 @@ from typing import Any
 
 import yaml
 
+from csc_nets.signature import shown
 from csc_nets.tasks.config_file import read_config
 from csc_nets.tasks.safe_files import sweep_temporary, write_whole
 
 __all__ = ["RunFolder", "folder_option", "free_names", "is_time"]
 
+_EXAMPLE = "runs/csc_small-digits/2025-01-31_12-00-00"
 _TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d")
 
 
@@ -138,7 +140,7 @@ def folder_option(option: str, value: Any) -> Path:
     """
     text = str(value) if isinstance(value, str | int | float | os.PathLike) and not isinstance(value, bool) else ""
     if not text.strip():
-        raise ValueError(f"{option} must be the name of a folder, got {value!r}")
+        raise ValueError(f"{option} must be the name of a folder such as {_EXAMPLE}, got {shown(value)}")
     path = Path(text).expanduser().absolute()
     # Lightning opens paths through fsspec, to which "::" is a chain of file systems and "://" a remote one.
     if bad := [part for part in ("::", "://", "\0", "\n") if part in text or part in str(path)]:

@@ -40,11 +40,18 @@ def write_whole(file: Path, content: str | bytes | memoryview, *, exclusive: boo
 
 
 def write_through(file: Path, data: bytes | memoryview) -> None:
-    """Writes a file and waits until it is on the disk."""
-    with file.open("wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    """Writes a file and waits until it is on the disk.
+
+    Raises:
+        OSError: with the name of the file, which the system leaves out where the disk is full.
+    """
+    try:
+        with file.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def sync_folder(folder: Path) -> None:

@@ -19,6 +19,7 @@ __all__ = ["EvaluationOptions", "TrainingOptions", "check_data", "check_options"
 class TrainingOptions(TypedDict):
     """Options at the top of ``configs/train.yaml``; folders are checked where they are opened."""
 
+    name: str
     seed: Annotated[int, AtLeast(0)]
     compile: bool
     channels_last: bool

@@ -66,7 +66,7 @@ class SparseAutoencodingTask(AutoencodingTask):
         super().on_fit_start()
         if self.trainer.ckpt_path is None and self.global_step == 0:
             batches = [images for (images, _), _ in zip(self.trainer.datamodule.train_dataloader(), range(20))]  # type: ignore[attr-defined] # noqa: B905
-            self.model.start_from(torch.cat(batches))  # type: ignore[operator]
+            self.model.start_from(torch.cat([self.everyone(images) for images in batches]))  # type: ignore[operator]
 
     def weights(self, count: int, spread: Tensor) -> Tensor:
         """Weights ``(N, 1, 1, 1)`` at the places ``spread`` in [0, 1] of the logarithmic range."""
@@ -77,12 +77,15 @@ class SparseAutoencodingTask(AutoencodingTask):
         """Squared error of one batch over its weights, at the codes of the present atoms."""
         images, _ = batch
         model: Any = self.model
-        lam = self.weights(len(images), torch.rand(len(images), device=images.device))
+        lam = self.weights(len(images), self.draw(torch.rand, images[:, 0, 0, 0]))
         with torch.no_grad():
             z = model.encode(images, lam=lam)
             z = refit(read(model.dictionary), images, z, 5)
             for i, code in enumerate(model.dictionary.codes(z)):
-                self.get_buffer(f"used_{i}").add_((code != 0).sum((0, 2, 3)))
+                used = (code != 0).sum((0, 2, 3))
+                if self.processes > 1:  # here and not later: each forward overwrites buffers by the first process's
+                    used = self.trainer.strategy.reduce(used, reduce_op="sum")
+                self.get_buffer(f"used_{i}").add_(used)
         residual = images - model.decode(z, images.shape[2:])
         self._last = residual.detach()
         errors = exact(residual).square().sum((1, 2, 3)) / (2 * lam.flatten())
@@ -102,12 +105,13 @@ class SparseAutoencodingTask(AutoencodingTask):
     def revive(self) -> None:
         """Makes patches of the last residual of the atoms that were not used since the last time."""
         model: Any = self.model
+        residual = self.everyone(self._last)
         for i, scale in enumerate(model.dictionary.scales):
             used, weight = self.get_buffer(f"used_{i}"), scale.get_parameter("parametrizations.weight.original")
             idle, size = (used == 0).nonzero().flatten(), scale.geometry.kernel_size[0]
-            fits = min(self._last.shape[2:]) >= size
+            fits = min(residual.shape[2:]) >= size
             if len(idle) and fits and weight.requires_grad:
-                cut = self._last.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+                cut = residual.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
                 order = cut.flatten(1).norm(dim=1).argsort(descending=True)[: len(idle)]
                 fresh = cut[order]
                 fresh = fresh[fresh.flatten(1).norm(dim=1) > 1e-6]
@@ -119,7 +123,8 @@ class SparseAutoencodingTask(AutoencodingTask):
         """Objective over the range of weights, and PSNR at the network's own."""
         images, _ = batch
         model: Any = self.model
-        lam = self.weights(len(images), torch.linspace(0, 1, len(images), device=images.device))
+        spread = torch.linspace(0, 1, self.processes * len(images), device=images.device)
+        lam = self.weights(len(images), spread[self.global_rank :: self.processes])
         z = model.encode(images, lam=lam)
         error = exact(images - model.decode(z, images.shape[2:])).square().sum((1, 2, 3)) / (2 * lam.flatten())
         objective = error + (z != 0).sum((1, 2, 3))

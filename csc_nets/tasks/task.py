@@ -8,7 +8,10 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 from csc_nets.data import ImageDataModule
 from csc_nets.tasks.divergence import Divergence
@@ -48,6 +51,8 @@ class Task(L.LightningModule):
     """Validation number by which the best checkpoint is chosen."""
     monitor_mode: str
     """``"max"`` or ``"min"``."""
+    shardable = False
+    """Whether the weights may be spread over processes, so that none has all of them."""
     plugins: Sequence[str] = ()
     """Files and modules that a program imported for the network; a checkpoint names them, for an error message."""
 
@@ -87,6 +92,8 @@ class Task(L.LightningModule):
         self.milestones, self.gamma = list(milestones), gamma
         self.seed, self.channels_last = seed, channels_last
         self.divergence = Divergence()
+        self._sharded, self._size = False, 1
+        self._shared: torch.Generator | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """The network's output."""
@@ -95,6 +102,22 @@ class Task(L.LightningModule):
     def compile_model(self) -> None:
         """Compiles what training calls, in place."""
         self.model.compile()
+
+    def configure_model(self) -> None:
+        """Spreads weights over processes, with ``trainer.strategy=fsdp2``, for a training.
+
+        Raises:
+            ValueError: a task whose steps need all weights in each process.
+        """
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ModelParallelStrategy) or self.trainer.state.fn != "fit" or self._sharded:
+            return
+        if not self.shardable:
+            raise ValueError(f"{type(self).__name__} runs on several devices with trainer.strategy=ddp, got fsdp2")
+        if norms := getattr(strategy, "_layer_sync", None):
+            self.model = norms.apply(self.model)
+        fully_shard(self.model, mesh=strategy.device_mesh["data_parallel"])
+        self._sharded = True
 
     def configure_optimizers(self) -> Any:
         """The optimiser and a schedule that moves at every step."""
@@ -121,6 +144,64 @@ class Task(L.LightningModule):
         """Makes the epoch's random numbers a function of ``(seed, epoch, rank)``."""
         seed = np.random.SeedSequence([self.seed, self.current_epoch, self.global_rank]).generate_state(1)[0]
         torch.manual_seed(int(seed))
+        self._shared = self._generator(self.seed, self.current_epoch, 0)
+
+    def _generator(self, *key: int) -> torch.Generator:
+        seed = np.random.SeedSequence(list(key)).generate_state(1)[0]
+        return torch.Generator(self.device).manual_seed(int(seed))
+
+    @property
+    def processes(self) -> int:
+        """Processes of the training; 1 without a trainer."""
+        return self.trainer.world_size if self._trainer is not None else 1
+
+    def draw(self, random: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Random numbers for each image of a batch, the same for an image whatever the number of processes.
+
+        Position i of process r of W is position r + W i of the batch of all.
+
+        Args:
+            random: ``torch.rand`` or ``torch.randn``.
+            like: for the shape, type and device; an image in each row.
+            generator: the same in all processes; None for that of the epoch.
+        """
+        shape = (self.processes * len(like), *like.shape[1:])
+        generator = generator or self._shared
+        device = like.device if generator is None else generator.device
+        return random(shape, generator=generator, device=device)[self.global_rank :: self.processes].to(like)
+
+    def everyone(self, mine: Tensor) -> Tensor:
+        """The rows of all processes, in the order that one process with the whole batch would have them.
+
+        Only those of this process have a gradient.
+        """
+        if self.processes == 1:
+            return mine
+        rows = [torch.empty_like(mine) for _ in range(self.processes)]
+        dist.all_gather(rows, mine.detach().contiguous())
+        rows[self.global_rank] = mine
+        return torch.stack(rows, 1).flatten(0, 1)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Counts the images of a batch."""
+        self._size = len(batch[0])
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Counts the images of a batch."""
+        self._size = len(batch[0])
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Counts the images of a batch."""
+        self._size = len(batch[0])
+
+    def log(self, name: str, value: Any, *args: Any, **options: Any) -> None:
+        """As Lightning has it, for processes with different numbers of images too.
+
+        Lightning takes the mean of these numbers as a whole number. Of multiples of the processes it is exact.
+        """
+        if options.get("sync_dist") and self.processes > 1:
+            options["batch_size"] = self.processes * (options.get("batch_size") or self._size)
+        super().log(name, value, *args, **options)
 
     def log_training_loss(self, loss: Tensor) -> Tensor:
         """Logs ``train/loss`` and hands it back.
@@ -172,6 +253,8 @@ class Task(L.LightningModule):
             checkpoint["hyper_parameters"]["plugins"] = list(self.plugins)
         data = getattr(self._trainer, "datamodule", None)
         if isinstance(data, ImageDataModule):
+            sizes = {"batch_size": data.batch_size, "configured": data.configured_batch_size}
+            checkpoint["trained"] = {"processes": self.processes, **sizes}
             checkpoint["hyper_parameters"]["images"] = {
                 "mean": [*data.mean],
                 "std": [*data.std],

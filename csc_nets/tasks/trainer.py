@@ -14,17 +14,23 @@ from lightning.pytorch.callbacks import (
     TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from csc_nets.checkpoint import read_checkpoint
 from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
 from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.run_folder import RunFolder, free_names
+from csc_nets.tasks.sharding import FullySharded
 from csc_nets.tasks.stopping import AgreedStop
+from csc_nets.tasks.synced_norms import SyncedNorms
 from csc_nets.tasks.task import Task
 from csc_nets.tasks.training_pictures import TrainingPictures
 from csc_nets.tasks.weight_averaging import AveragedWeights
+
+StrategyRegistry.register("fsdp2", FullySharded, override=True)
 
 __all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
 
@@ -57,6 +63,7 @@ def build_trainer(
         raise ValueError("trainer.fast_dev_run leaves no checkpoint to test: use debug=fast")
     if unknown := set(callbacks) - set(CALLBACKS):
         raise ValueError(f"unknown option callbacks.{min(unknown)} (known: {', '.join(CALLBACKS)})")
+    norms = [SyncedNorms()] if trainer.get("sync_batchnorm") else []
     chosen, loggers = build_callbacks(run_dir, task, **callbacks), build_loggers(run_dir, **logger)
     progress_bar = callbacks["progress_bar"]
     try:
@@ -65,7 +72,7 @@ def build_trainer(
             callbacks=chosen,
             logger=loggers,
             enable_progress_bar=progress_bar,
-            plugins=[SafeCheckpointIO()],
+            plugins=[SafeCheckpointIO(), *norms],
             **trainer,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
@@ -209,6 +216,12 @@ def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:
     (timer,) = (c for c in trainer.callbacks if isinstance(c, Timer))  # type: ignore[attr-defined]
     assert isinstance(best, MovableCheckpoint) and best.dirpath is not None
     folder = RunFolder(Path(best.dirpath).parent)
+    if best.best_model_path and best.best_model_score is None:  # ddp_fork and ddp_spawn have trained in other processes
+        last = read_checkpoint(folder.checkpoint("last"))
+        trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])
+        trainer.fit_loop.epoch_progress.current.completed = last["epoch"] + 1  # it is written before its epoch ends
+        for callback in (best, timer):
+            callback.load_state_dict(last["callbacks"][callback.state_key])
     results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
     results |= {"collapsed": 0, "collapsed_at_batch": None}
     if folder.checkpoint("best").is_file():

@@ -117,7 +117,7 @@ class TranscriptionTask(AutoencodingTask):
             raise ValueError(
                 f"task transcription needs trainer.max_epochs, got trainer.max_steps={self.trainer.max_steps}"
             )
-        if self._processes > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
+        if self.processes > 1 and not isinstance(self.trainer.strategy, DDPStrategy):
             raise ValueError(
                 f"task transcription runs on several devices with trainer.strategy=ddp, got "
                 f"{type(self.trainer.strategy).__name__}"
@@ -218,13 +218,13 @@ class TranscriptionTask(AutoencodingTask):
         """What is logged of the batch of all processes, and T's gradient with respect to the features of this one."""
         with torch.enable_grad():
             leaves = z.requires_grad_(), z_hat.requires_grad_()
-            every = [self._everyone(leaf) for leaf in leaves]
+            every = [self.everyone(leaf) for leaf in leaves]
             if not all(bool(features.isfinite().all()) for features in every):
                 raise FloatingPointError(
                     f"features are not finite at step {self.global_step} (epoch {self.current_epoch}): try a smaller "
                     "task.lr, task.warmup_epochs=1, or trainer.precision=32-true"
                 )
-            classes = self._everyone(labels) if self.objective == "multi" else None
+            classes = self.everyone(labels) if self.objective == "multi" else None
             if player == "reduction" and classes is not None:
                 terms = {"reduction": rate_reduction(every[0], classes, self.eps)}
             else:
@@ -237,32 +237,19 @@ class TranscriptionTask(AutoencodingTask):
         terms = {"loss": value, **terms, "dimension": _dimension(every[0]), "dimension_hat": _dimension(every[1])}
         return {name: term.detach() for name, term in terms.items()}, gradients
 
-    def _everyone(self, mine: Tensor) -> Tensor:
-        """Rows of all processes; only those of this one have a gradient."""
-        if self._processes == 1:
-            return mine
-        rows = [torch.empty_like(mine) for _ in range(self._processes)]
-        torch.distributed.all_gather(rows, mine.detach())
-        rows[self.global_rank] = mine
-        return torch.cat(rows)
-
     def _without_reduction(self) -> AbstractContextManager[None]:
         """Keeps distributed training from reducing gradients by itself."""
-        wrapped = self.trainer.strategy.model if self._processes > 1 else None
+        wrapped = self.trainer.strategy.model if self.processes > 1 else None
         return wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) else nullcontext()
 
     def _add_up(self, parameters: Sequence[nn.Parameter]) -> None:
         """Sums gradients over processes: each has those of its own images."""
-        if self._processes == 1:
+        if self.processes == 1:
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         total = self.trainer.strategy.reduce(torch.cat([g.flatten() for g in gradients]), reduce_op="sum")
         for gradient, part in zip(gradients, total.split([g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
-
-    @property
-    def _processes(self) -> int:
-        return self.trainer.world_size if self._trainer is not None else 1
 
     def _loop(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the loop makes of images, and the mean cosine of the features of both."""

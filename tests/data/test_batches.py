@@ -81,3 +81,22 @@ def test_batches_on_the_accelerator_equal_those_on_the_cpu():
     for (x, y), (u, v) in zip(cuda, loader(), strict=True):
         assert x.is_cuda and torch.equal(y.cpu(), v)
         torch.testing.assert_close(x.cpu(), u)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 7, 12, 13, 23])
+@pytest.mark.parametrize("batch_size", [1, 3, 6])
+def test_processes_evaluate_as_many_batches_each_and_no_empty_one(length, batch_size):
+    preprocess = Preprocess((0.0,), (1.0,), white=255.0)
+    sizes, seen = [], []
+    for rank in range(2):
+        sampler = EpochSampler(length, shuffle=False, rank=rank, world_size=2)
+        device = torch.device("cpu")
+        batches = TensorBatches(
+            IMAGES[:length], torch.arange(length), sampler, batch_size, preprocess, drop_last=False, device=device
+        )
+        labels = [labels.tolist() for _, labels in batches]
+        assert len(labels) == len(batches) and all(0 < len(part) <= batch_size for part in labels)
+        sizes.append(len(labels))
+        seen += [label for part in labels for label in part]
+    assert sizes[0] == sizes[1] and set(seen) == set(range(length))
+    assert len(seen) == length or batch_size == 1 or length == 1

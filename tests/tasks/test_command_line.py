@@ -44,6 +44,7 @@ def command(*arguments, name="train"):
         ("task.lr=[1]", "task.lr must be a number, got [1]"),
         ("model.widths=48", "model.widths must be a list of whole numbers such as [48,96,128], got 48"),
         ("seed=abc", "seed must be a whole number >= 0, got 'abc'"),
+        ("name=null", "name must be a text, got null"),
         ("seed=-1", "seed must be a whole number >= 0, got -1"),
         ("data.batch_size=true", "data.batch_size must be a whole number, got true"),
         ("trainer.max_epochs=2.5", "trainer.max_epochs must be a whole number >= 1, got 2.5"),
@@ -52,6 +53,10 @@ def command(*arguments, name="train"):
         ("task.optimizer=adamm", "task.optimizer must be one of sgd, adamw, got 'adamm'; did you mean adamw?"),
         ("task=denoising task.noise=[a]", "task.noise must be a number or a list of numbers such as [20.0,30.0]"),
         ("data.name=digts", "unknown data set 'digts'; did you mean digits?"),
+        ("logger=null", "logger must be the name of a file, got null. Available options in 'logger': csv, none, wandb"),
+        ("model=5", "model must be the name of a file, got 5. Available"),
+        ("resume=null", "resume must be the name of a folder such as runs/"),
+        ("run_dir=null", "run_dir must be the name of a folder such as runs/"),
         # sweeps
         ("-m model.lam=0.1,abc", "model.lam must be a number, got 'abc'"),
         ("-m model=sdnet18,resnet18 model.lam=0.1", "unknown option model.lam (resnet18 takes stem,"),
@@ -92,9 +97,17 @@ def test_evaluation_has_options_of_its_own():
     for text, message in {
         "which=bets": "which must be one of best, last, got 'bets'; did you mean best?",
         "lam=abc": "lam must be a number or null, got 'abc'",
+        "run=null": "run must be the name of a folder such as runs/csc_small-digits/2025-01-31_12-00-00, got null",
         "wich=last": "unknown option wich, did you mean which?",
         "trainer.limit_test_batchs=1": "did you mean trainer.limit_test_batches?",
     }.items():
         with pytest.raises(ValueError) as error:
             command("run=x", text, name="evaluate")
         assert message in str(error.value)
+
+
+def test_a_sweep_is_started_once(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # of torchrun
+    with pytest.raises(ValueError, match="-m: start a sweep once, not with torchrun"):
+        command("-m", "seed=0,1")
+    assert command("seed=0") == ["seed=0"]

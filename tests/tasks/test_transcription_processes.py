@@ -48,7 +48,7 @@ def test_two_processes_end_with_the_weights_of_one_that_sees_the_whole_batch(tmp
 def test_other_strategies_are_refused(monkeypatch):
     game = create_task("transcription", create_model("csc_ctrl_32"))
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
-    monkeypatch.setattr(type(game), "_processes", 2)
+    monkeypatch.setattr(type(game), "processes", 2)
     game._trainer = trainer
     assert isinstance(trainer.strategy, SingleDeviceStrategy)
     with pytest.raises(ValueError, match=r"several devices with trainer\.strategy=ddp, got SingleDeviceStrategy"):
