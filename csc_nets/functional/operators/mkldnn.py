@@ -23,6 +23,11 @@ def has_bfloat16() -> bool:
     return bool(ask and ask())
 
 
+def _takes_bfloat16(x: Tensor, weight: Tensor) -> bool:
+    # A signal whose order of memory is either one (one channel, or one pixel) is given to an operator without bfloat16.
+    return weight.dtype == torch.bfloat16 and has_bfloat16() and not x.is_contiguous()
+
+
 def can_fuse(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
     """Whether :func:`analysis_relu` may be called: channels_last, on the CPU, no gradient, no tracing.
 
@@ -35,7 +40,7 @@ def can_fuse(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
         and torch.backends.mkldnn.enabled
         and x.device.type == "cpu"
         and weight.dtype == (autocast_dtype(x) or x.dtype)
-        and (weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and has_bfloat16()))
+        and (weight.dtype == torch.float32 or _takes_bfloat16(x, weight))
         and type(x) is Tensor
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)

@@ -56,6 +56,13 @@ def test_bfloat16_is_at_least_as_near_to_float32_as_the_plain_path(monkeypatch, 
     assert fused < 0.01
 
 
+@pytest.mark.parametrize("channels, size", [(1, 9), (8, 1), (1, 1)])
+@torch.no_grad()
+def test_bfloat16_signals_of_either_order_of_memory(channels, size):
+    layer, x = CSC2d(channels, 8, 3, padding=1, lam=0.1, steps=4).eval(), signal(2, channels, size, size)
+    torch.testing.assert_close(layer.bfloat16()(x.bfloat16()).float(), layer.float()(x), rtol=0.05, atol=0.05)
+
+
 def test_conditions():
     geometry, weight = ConvGeometry.create(2, 3, padding=1), torch.zeros(8, 3, 3, 3)
     x = signal(2, 3, 8, 8)
