@@ -113,7 +113,7 @@ class MultiScale:
         """Correlations of signals, which are continued by zeros to whole steps of the largest stride."""
         height, width = (-n % self.layout.stride for n in x.shape[2:])
         x = F.pad(x, (0, width, 0, height)) if height or width else x
-        found = [part.analysis(x) for part in self.parts]
+        found = [part.analysis(x, exact=False) for part in self.parts]
         return torch.cat([F.pixel_unshuffle(z, n) for z, n in zip(found, self.layout.folds, strict=True)], 1)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
