@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csc_nets.functional import colour_axes, dct_atoms, refit
 from csc_nets.functional.operators.protocol import read
-from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d
+from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d, TwoStageDictionary2d
 from csc_nets.layers.options import with_defaults
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder
@@ -22,7 +23,7 @@ class SparseAutoencoder(StagedEncoder):
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_0, \qquad \hat x = D z, \qquad
               D = [D_1 \; D_2 \; \cdots]
 
-    The pursuit is :class:`~csc_nets.functional.pursuits.Descending`. Every :math:`D_i` starts as an orthonormal DCT
+    The pursuit is :class:`~csc_nets.functional.Stagewise`. Every :math:`D_i` starts as an orthonormal DCT
     along the principal axes of the colours, so with one size and no training this is the thresholded block DCT (the
     least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size can only lower
     the least objective. ``lam`` is the rate: one network serves all.
@@ -33,8 +34,13 @@ class SparseAutoencoder(StagedEncoder):
         strides: of each dictionary; None for blocks that do not overlap. The largest is a multiple of every other one.
         frequencies: each dictionary starts with so many frequencies an axis, which is the root of its number of atoms
             a channel; None for all, a basis.
+        above: frequencies an axis of a second stage, whose atoms are combinations of those of the first of sizes; 0 for
+            none.
+        below: frequencies an axis of the first of sizes that they are combinations of, the lowest ones.
+        reach: side of an atom of the second stage, in blocks of the first of sizes.
         refit: steps of conjugate gradients that fit the values anew on the support of the code; 0 for none.
-        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 40 descending steps, l0 penalty.
+        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 30 stages of
+            :class:`~csc_nets.functional.Stagewise`, l0 penalty.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size
@@ -49,6 +55,9 @@ class SparseAutoencoder(StagedEncoder):
         sizes: Sequence[int] = (8, 16, 32),
         strides: Sequence[int] | None = None,
         frequencies: Sequence[int] | None = None,
+        above: int = 0,
+        below: int = 3,
+        reach: int = 4,
         refit: int = 0,
         **options: Unpack[CodingOptions],
     ) -> None:
@@ -61,8 +70,14 @@ class SparseAutoencoder(StagedEncoder):
         if isinstance(refit, bool) or not isinstance(refit, int) or refit < 0:
             raise ValueError(f"refit must be an int >= 0, got {refit!r}")
         atoms = [in_chans * f * f for f in self.frequencies]
-        dictionary = MultiScaleDictionary2d(in_chans, atoms, self.sizes, self.sizes if strides is None else strides)
-        plain = {"lam": 0.02, "pursuit": "descending", "steps": 40}
+        layout = (in_chans, atoms, self.sizes, self.sizes if strides is None else strides)
+        self.above = above
+        if above:
+            counts = {"above": in_chans * above**2, "below": in_chans * below**2, "reach": reach}
+            dictionary: MultiScaleDictionary2d = TwoStageDictionary2d(*layout, **counts)
+        else:
+            dictionary = MultiScaleDictionary2d(*layout)
+        plain = {"lam": 0.02, "pursuit": "stagewise", "steps": 30}
         plain |= {} if "nonneg" in options else {"penalty": "l0"}
         coder = CSC(dictionary, **with_defaults(options, **plain))
         super().__init__(
@@ -88,8 +103,14 @@ class SparseAutoencoder(StagedEncoder):
     @torch.no_grad()
     def start_with(self, axes: Tensor) -> None:
         """Atoms of the DCT with the colours ``axes (C, C)``, a row each."""
-        for scale, size, count in zip(self.dictionary.scales, self.sizes, self.frequencies, strict=True):
-            atoms = dct_atoms(axes, size, count)
+        scales = list(self.dictionary.scales)
+        starts = [dct_atoms(axes, size, count) for size, count in zip(self.sizes, self.frequencies, strict=True)]
+        if self.above:  # what the first stage can say of cosines of the whole reach
+            (last,), wide = scales[-1:], self.sizes[0] * scales[-1].geometry.kernel_size[0]  # type: ignore[union-attr, index]
+            waves = dct_atoms(axes, wide, self.above)
+            blocks = F.conv2d(waves, starts[0], stride=self.sizes[0])
+            starts.append(blocks[:, : last.in_channels])
+        for scale, atoms in zip(scales, starts, strict=True):
             weight: Any = scale.get_parameter("parametrizations.weight.original")
             weight.copy_(atoms)
         self.dictionary.refresh()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from csc_nets.functional import refit
 from csc_nets.functional.operators.protocol import read
 from csc_nets.tasks.autoencoding import AutoencodingTask
+from csc_nets.tasks.masks import check_mask, fill_by_interpolation, random_masks
 from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 
@@ -31,13 +32,20 @@ class SparseAutoencodingTask(AutoencodingTask):
     Every ``revive_every`` steps of the first half, atoms that no code has used since the last time become patches of
     what is left of the images of the last batch.
 
+    With ``mask`` a share of the pixels is hidden from the code, other ones in each step, and the error counts all
+    pixels (masked autoencoding). A test run then says how well hidden pixels come back.
+
     Logs ``train/loss``; ``val/objective`` (in non-zeros an image, for weights evenly spread over the range) and
-    ``val/psnr`` at the network's own lam; for a test run what :class:`csc_nets.tasks.AutoencodingTask` logs.
+    ``val/psnr`` at the network's own lam; for a test run what :class:`csc_nets.tasks.AutoencodingTask` logs, and with
+    ``mask`` the PSNR of the hidden pixels of each batch, ``test/inpainting_psnr``, and that of their linear
+    interpolation, ``test/interpolation_psnr``.
 
     Args:
         model: a network as :class:`csc_nets.models.SparseAutoencoder`.
         lam: the range of the weights, lowest and highest.
         revive_every: steps; 0 for never.
+        mask: share of the pixels that is hidden, in [0, 1).
+        mask_size: side of the hidden squares in pixels.
         **common: see :class:`csc_nets.tasks.AutoencodingTask`.
 
     Raises:
@@ -48,7 +56,14 @@ class SparseAutoencodingTask(AutoencodingTask):
     monitor_mode = "min"
 
     def __init__(
-        self, model: nn.Module, *, lam: Sequence[float] = (1e-3, 0.3), revive_every: int = 200, **common: Any
+        self,
+        model: nn.Module,
+        *,
+        lam: Sequence[float] = (1e-3, 0.3),
+        revive_every: int = 200,
+        mask: float = 0.0,
+        mask_size: int = 1,
+        **common: Any,
     ) -> None:
         if not hasattr(model, "start_from"):
             raise ValueError(f"task sparse_autoencoding needs a sparse autoencoder, got {type(model).__name__}")
@@ -57,6 +72,8 @@ class SparseAutoencodingTask(AutoencodingTask):
             raise ValueError(f"lam must be two numbers with 0 < lowest <= highest, got {list(lam)}")
         if isinstance(revive_every, bool) or not isinstance(revive_every, int) or revive_every < 0:
             raise ValueError(f"revive_every must be an int >= 0, got {revive_every!r}")
+        check_mask(mask, mask_size)
+        self.mask, self.mask_size = mask, mask_size
         self.range, self.revive_every = (float(lam[0]), float(lam[1])), revive_every
         for i, scale in enumerate(model.dictionary.scales):  # type: ignore[union-attr, arg-type]
             self.register_buffer(f"used_{i}", torch.zeros(scale.out_channels))
@@ -79,8 +96,9 @@ class SparseAutoencodingTask(AutoencodingTask):
         model: Any = self.model
         lam = self.weights(len(images), torch.rand(len(images), device=images.device))
         with torch.no_grad():
-            z = model.encode(images, lam=lam)
-            z = refit(read(model.dictionary), images, z, 5)
+            seen = random_masks(images, self.mask, self.mask_size) if self.mask else None
+            z = model.encode(images, lam=lam, mask=seen)
+            z = refit(read(model.dictionary), images, z, 5, seen)
             for i, code in enumerate(model.dictionary.codes(z)):
                 self.get_buffer(f"used_{i}").add_((code != 0).sum((0, 2, 3)))
         residual = images - model.decode(z, images.shape[2:])
@@ -125,3 +143,18 @@ class SparseAutoencodingTask(AutoencodingTask):
         objective = error + (z != 0).sum((1, 2, 3))
         self.log("val/objective", objective.mean(), prog_bar=True, sync_dist=True)
         self.log("val/psnr", self.psnr(exact(self(images)), exact(images)), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """As of autoencoding; with ``mask`` also how well hidden pixels come back."""
+        super().test_step(batch, batch_idx)
+        if self.mask:
+            images, model = batch[0], self.model
+            generator = torch.Generator().manual_seed(batch_idx)
+            seen = random_masks(images, self.mask, self.mask_size, generator)
+            z = model.encode(images, mask=seen)  # type: ignore[operator]
+            missing = (~seen).expand_as(images)
+            ways = {"inpainting": model.decode(z, images.shape[2:])}  # type: ignore[operator]
+            ways["interpolation"] = fill_by_interpolation(images, seen)
+            for name, back in ways.items():
+                error = (self.pixels(exact(back)) - self.pixels(exact(images)))[missing].square().mean()
+                self.log(f"test/{name}_psnr", -10 * error.clamp_min(1e-10).log10(), sync_dist=True)
