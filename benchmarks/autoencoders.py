@@ -1,7 +1,7 @@
 """A sparse autoencoder beside what one would write without it, on images that none of them was trained on.
 
     python benchmarks/autoencoders.py [--quick] [--json FILE] [--data digits|mnist|sample_images|FOLDER]
-                                      [--seconds N] [--root ROOT]
+                                      [--seconds N] [--root ROOT] [--shares S ...]
 
 At 2, 5 and 10 % (digits: 5, 10 and 15 %) of the number of pixels times channels:
 
@@ -152,7 +152,8 @@ def rows(options) -> list[dict[str, object]]:  # type: ignore[no-untyped-def]
                 | {"unit": "dB"}
             )
 
-    for share in SHARES.get(options.data, (0.02, 0.05, 0.10))[: 1 if options.quick else None]:
+    shares = options.shares or SHARES.get(options.data, (0.02, 0.05, 0.10))
+    for share in shares[: 1 if options.quick else None]:
         count = round(share * test[0].numel())
         spent: dict[str, float] = {}
 
@@ -183,6 +184,7 @@ def main() -> None:
     parser = timing.parser(__doc__.splitlines()[0])
     parser.add_argument("--data", default="sample_images")
     parser.add_argument("--root")
+    parser.add_argument("--shares", type=float, nargs="+")
     parser.add_argument("--seconds", type=float, default=60.0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

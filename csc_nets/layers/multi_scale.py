@@ -91,6 +91,10 @@ class MultiScaleDictionary2d(nn.Module):
         parts = z.split(self.widths, 1)
         return [F.pixel_shuffle(part, fold) for part, fold in zip(parts, self.folds, strict=True)]
 
+    def pixel_atoms(self) -> list[Tensor]:
+        """What one number of each scale looks like in the signal, ``(M_i, C, *K_i)`` each."""
+        return [scale.weight for scale in self.scales]  # type: ignore[misc]
+
     def reset_parameters(self) -> None:
         """Draws fresh atoms."""
         for scale in self.scales:

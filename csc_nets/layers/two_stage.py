@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from csc_nets.layers.dictionary import Dictionary2d
@@ -55,6 +56,13 @@ class TwoStageDictionary2d(MultiScaleDictionary2d):
     def parts(self, scales: Sequence[Any]) -> list[Any]:
         """The last operator reads the code of the first."""
         return [*scales[:-1], Product(scales[0], scales[-1], self.below, self.scales[0].out_channels)]  # type: ignore[arg-type]
+
+    def pixel_atoms(self) -> list[Tensor]:
+        """Atoms of all sizes; those of the second stage are effective atoms, of the product."""
+        last = self.parts(list(self.scales))[-1]
+        wide = [k * n for k, n in zip(last.first.weight.shape[2:], last.second.weight.shape[2:], strict=True)]
+        alone = torch.eye(last.second.out_channels, device=last.second.weight.device, dtype=last.second.weight.dtype)
+        return [*super().pixel_atoms()[:-1], last.synthesis(alone[:, :, None, None], wide)]
 
 
 class Product:

@@ -34,6 +34,8 @@ class SparseAutoencoder(StagedEncoder):
         strides: of each dictionary; None for blocks that do not overlap. The largest is a multiple of every other one.
         frequencies: each dictionary starts with so many frequencies an axis, which is the root of its number of atoms
             a channel; None for all, a basis.
+        patches: further atoms of each size, which start as patches of training images; None for none. They are
+            coherent, so the pursuit should let few in at once.
         above: frequencies an axis of a second stage, whose atoms are combinations of those of the first of sizes; 0 for
             none.
         below: frequencies an axis of the first of sizes that they are combinations of, the lowest ones.
@@ -55,6 +57,7 @@ class SparseAutoencoder(StagedEncoder):
         sizes: Sequence[int] = (8, 16, 32),
         strides: Sequence[int] | None = None,
         frequencies: Sequence[int] | None = None,
+        patches: Sequence[int] | None = None,
         above: int = 0,
         below: int = 3,
         reach: int = 4,
@@ -69,12 +72,15 @@ class SparseAutoencoder(StagedEncoder):
             raise ValueError(f"frequencies must be from 1 to sizes {self.sizes}, got {self.frequencies}")
         if isinstance(refit, bool) or not isinstance(refit, int) or refit < 0:
             raise ValueError(f"refit must be an int >= 0, got {refit!r}")
-        atoms = [in_chans * f * f for f in self.frequencies]
+        self.patches = [0] * len(self.sizes) if patches is None else list(patches)
+        if len(self.patches) != len(self.sizes) or any(n < 0 for n in self.patches):
+            raise ValueError(f"patches must be numbers >= 0, one for each of sizes {self.sizes}, got {self.patches}")
+        atoms = [in_chans * f * f + n for f, n in zip(self.frequencies, self.patches, strict=True)]
         layout = (in_chans, atoms, self.sizes, self.sizes if strides is None else strides)
-        self.above = above
+        self.above, self.reach = above, reach
         if above:
             counts = {"above": in_chans * above**2, "below": in_chans * below**2, "reach": reach}
-            dictionary: MultiScaleDictionary2d = TwoStageDictionary2d(*layout, **counts)
+            dictionary: MultiScaleDictionary2d = TwoStageDictionary2d(*layout, **counts)  # type: ignore[arg-type]
         else:
             dictionary = MultiScaleDictionary2d(*layout)
         plain = {"lam": 0.02, "pursuit": "stagewise", "steps": 30}
@@ -106,18 +112,31 @@ class SparseAutoencoder(StagedEncoder):
         scales = list(self.dictionary.scales)
         starts = [dct_atoms(axes, size, count) for size, count in zip(self.sizes, self.frequencies, strict=True)]
         if self.above:  # what the first stage can say of cosines of the whole reach
-            (last,), wide = scales[-1:], self.sizes[0] * scales[-1].geometry.kernel_size[0]  # type: ignore[union-attr, index]
+            (last,), wide = scales[-1:], self.sizes[0] * self.reach
             waves = dct_atoms(axes, wide, self.above)
             blocks = F.conv2d(waves, starts[0], stride=self.sizes[0])
             starts.append(blocks[:, : last.in_channels])
         for scale, atoms in zip(scales, starts, strict=True):
             weight: Any = scale.get_parameter("parametrizations.weight.original")
-            weight.copy_(atoms)
+            weight[: len(atoms)] = atoms
         self.dictionary.refresh()
 
     def start_from(self, images: Tensor) -> None:
-        """Atoms of the DCT along the principal axes of the colours of images ``(N, in_chans, H, W)``."""
+        """Atoms of the DCT along the principal axes of the colours of images ``(N, in_chans, H, W)``, and patches of
+        these images, at places drawn at random by a generator of its own."""
         self.start_with(colour_axes(images)[1])
+        generator = torch.Generator().manual_seed(0)
+        for scale, size, count in zip(self.dictionary.scales, self.sizes, self.patches, strict=False):
+            weight: Any = scale.get_parameter("parametrizations.weight.original")
+            cut = images.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+            norms = cut.flatten(1).norm(dim=1)
+            cut, norms = cut[norms > 0.1 * norms.amax()], norms[norms > 0.1 * norms.amax()]
+            chosen = torch.randperm(len(cut), generator=generator)[:count].to(cut.device)
+            if len(chosen) < count:
+                raise ValueError(f"patches: {count} atoms of {size} pixels, but the images have {len(chosen)} patches")
+            with torch.no_grad():
+                weight[len(weight) - count :] = cut[chosen] / norms[chosen].view(-1, 1, 1, 1)
+        self.dictionary.refresh()
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""

@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional import refit
-from csc_nets.functional.operators.protocol import read
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.masks import check_mask, fill_by_interpolation, random_masks
 from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 
 __all__ = ["SparseAutoencodingTask"]
+
+START_IMAGES = 1000
+"""Training images, at least, whose colours and patches the atoms start from."""
 
 
 @register_task(name="sparse_autoencoding")
@@ -24,9 +25,10 @@ class SparseAutoencodingTask(AutoencodingTask):
     .. math:: \min_D \; E_\lambda \sum_j \min_{z_j} \frac{1}{2 \lambda} \|x_j - D z_j\|^2 + \|z_j\|_0
 
     Each image of a batch gets a weight of its own, drawn evenly on a logarithmic scale. Its code is found by the
-    network's pursuit, its values are fitted anew on the support, and the optimiser takes a step on D for these codes,
-    which are constants (Danskin's theorem, as in :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum
-    is a non-zero, so no rate outweighs the others. Before the first step the atoms start from the colours of the
+    network's pursuit, which fits its values to the support or is followed by the network's ``refit``, and the
+    optimiser takes a step on D for these codes, which are constants (Danskin's theorem, as in
+    :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum is a non-zero, so no rate outweighs the
+    others. Before the first step the atoms start from the colours, and where the network says so the patches, of the
     training images.
 
     Every ``revive_every`` steps of the first half, atoms that no code has used since the last time become patches of
@@ -79,10 +81,14 @@ class SparseAutoencodingTask(AutoencodingTask):
             self.register_buffer(f"used_{i}", torch.zeros(scale.out_channels))
 
     def on_fit_start(self) -> None:
-        """Colours of the training images for a network that was not trained yet."""
+        """Colours and patches of training images for a network that was not trained yet."""
         super().on_fit_start()
         if self.trainer.ckpt_path is None and self.global_step == 0:
-            batches = [images for (images, _), _ in zip(self.trainer.datamodule.train_dataloader(), range(20))]  # type: ignore[attr-defined] # noqa: B905
+            batches: list[Tensor] = []
+            for images, _ in self.trainer.datamodule.train_dataloader():  # type: ignore[attr-defined]
+                batches.append(images)
+                if sum(map(len, batches)) >= START_IMAGES:
+                    break
             self.model.start_from(torch.cat(batches))  # type: ignore[operator]
 
     def weights(self, count: int, spread: Tensor) -> Tensor:
@@ -98,7 +104,6 @@ class SparseAutoencodingTask(AutoencodingTask):
         with torch.no_grad():
             seen = random_masks(images, self.mask, self.mask_size) if self.mask else None
             z = model.encode(images, lam=lam, mask=seen)
-            z = refit(read(model.dictionary), images, z, 5, seen)
             for i, code in enumerate(model.dictionary.codes(z)):
                 self.get_buffer(f"used_{i}").add_((code != 0).sum((0, 2, 3)))
         residual = images - model.decode(z, images.shape[2:])
@@ -123,7 +128,8 @@ class SparseAutoencodingTask(AutoencodingTask):
         for i, scale in enumerate(model.dictionary.scales):
             used, weight = self.get_buffer(f"used_{i}"), scale.get_parameter("parametrizations.weight.original")
             idle, size = (used == 0).nonzero().flatten(), scale.geometry.kernel_size[0]
-            fits = min(self._last.shape[2:]) >= size
+            # Atoms of a second stage are no patches of pixels.
+            fits = min(self._last.shape[2:]) >= size and weight.shape[1] == self._last.shape[1]
             if len(idle) and fits and weight.requires_grad:
                 cut = self._last.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
                 order = cut.flatten(1).norm(dim=1).argsort(descending=True)[: len(idle)]

@@ -30,6 +30,13 @@ def test_the_second_stage_is_a_product(dictionary):
     torch.testing.assert_close(dictionary.synthesis(z), expected)
 
 
+def test_atoms_in_pixels_are_what_a_number_makes(dictionary):
+    z = torch.zeros(5, 32, 1, 1, dtype=torch.float64)
+    z[:, 27:, 0, 0] = torch.eye(5, dtype=torch.float64)
+    *_, effective = dictionary.pixel_atoms()
+    torch.testing.assert_close(effective, dictionary.synthesis(z))
+
+
 def test_the_bound_holds(dictionary):
     x = torch.randn(1, 2, 16, 16, dtype=torch.float64)
     for _ in range(30):

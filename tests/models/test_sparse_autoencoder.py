@@ -5,7 +5,7 @@ import torch
 
 import csc_nets
 from csc_nets.evaluation.transform_coding import BlockTransform
-from csc_nets.functional import dct_atoms
+from csc_nets.functional import Stagewise, dct_atoms
 from csc_nets.models import SparseAutoencoder
 
 
@@ -45,6 +45,22 @@ def test_lam_is_the_rate(images):
     each = model.encode(images, lam=lam)
     torch.testing.assert_close(each[1:2], model.encode(images[1:2], lam=1e-2))
     torch.testing.assert_close(model(images.masked_fill(images == 7, 0)).shape, images.shape)
+
+
+def test_patches_of_training_images_are_atoms(images):
+    model = SparseAutoencoder(3, sizes=[8], frequencies=[2], patches=[5], pursuit=Stagewise(1, start=1.0, at_once=1))
+    model.eval().start_from(images)
+    atoms = model.dictionary.scales[0].weight[12:]
+    cut = images.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+    for atom in atoms:
+        same = torch.cosine_similarity(cut.flatten(1), atom.flatten()[None])
+        assert same.max() > 1 - 1e-5
+        patch = cut[same.argmax()][None]  # one number says it
+        z = model.encode(patch, lam=1e-4)
+        assert z.count_nonzero() == 1
+        torch.testing.assert_close(model.decode(z), patch, atol=1e-3, rtol=1e-3)
+    with pytest.raises(ValueError, match="patches"):
+        SparseAutoencoder(3, sizes=[8], patches=[5000]).start_from(images)
 
 
 def test_scales_sum_to_the_image(images):
@@ -111,7 +127,14 @@ def test_built_again_from_its_arguments(more):
     torch.testing.assert_close(again(x), model(x))
 
 
-BAD = [{"sizes": []}, {"frequencies": [8]}, {"frequencies": [9, 16, 32]}, {"refit": -1}, {"above": 2, "below": 33}]
+BAD = [
+    {"sizes": []},
+    {"frequencies": [8]},
+    {"frequencies": [9, 16, 32]},
+    {"refit": -1},
+    {"patches": [1]},
+    {"above": 2, "below": 33},
+]
 
 
 @pytest.mark.parametrize("arguments", BAD)

@@ -36,12 +36,16 @@ class Stagewise(Pursuit):
         start: the first weight over the last.
         share: share of the stages in which the weight falls.
         fits: conjugate gradients of a stage.
+        at_once: entries that may enter a position of the code in a stage, those of the largest correlation; None for
+            all. With 1, and a weight that does not fall, it is orthogonal matching pursuit, which coherent atoms need:
+            a threshold lets all of them in together.
     """
 
     count: int = 20
     start: float = 2500.0
     share: float = 0.9
     fits: int = 2
+    at_once: int | None = None
     takes_step_size = False
     local = False  # the rates of the conjugate gradients are those of whole signals
 
@@ -49,6 +53,8 @@ class Stagewise(Pursuit):
         falling(self.count, self.start, self.share)
         if isinstance(self.fits, bool) or not isinstance(self.fits, int) or self.fits < 1:
             raise ValueError(f"Stagewise: fits must be an int >= 1, got {self.fits!r}")
+        if self.at_once is not None and (isinstance(self.at_once, bool) or self.at_once < 1):
+            raise ValueError(f"Stagewise: at_once must be an int >= 1 or None, got {self.at_once!r}")
 
     def steps(self, problem: Problem) -> Iterator[Step]:
         """Not a table of steps."""
@@ -62,6 +68,9 @@ class Stagewise(Pursuit):
         z = torch.zeros_like(correlation) if init is None else init
         for weight in falling(self.count, self.start, self.share):
             kept = problem.penalty.prox(z + correlation, as_weight(problem.lam, z.ndim) * weight) != 0
+            if self.at_once is not None:
+                entering = correlation.abs().masked_fill(~kept | (z != 0), 0)
+                kept &= (z != 0) | (entering >= entering.topk(min(self.at_once, z.shape[1]), 1).values[:, -1:])
             if bool(((z != 0) & ~kept).any()):
                 z = z * kept
                 correlation = operator.analysis(problem.residual(z))

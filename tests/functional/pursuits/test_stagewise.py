@@ -63,7 +63,18 @@ def test_missing_samples_are_not_read(two_bases):
     torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("options", [{"start": 0.5}, {"share": 0.0}, {"fits": 0}, {"fits": True}])
+def test_one_at_once_is_orthogonal_matching_pursuit():
+    """Coherent atoms, against scikit-learn."""
+    from sklearn.linear_model import orthogonal_mp
+
+    atoms = torch.nn.functional.normalize(draw(40, 12) + 1, dim=1)
+    x = draw(5, 12)
+    z = Stagewise(4, start=1.0, at_once=1, fits=20).run(Problem(x, Matrix(atoms), 1e-9, penalty=as_penalty("l0")))
+    expected = orthogonal_mp(atoms.T.numpy(), x.T.numpy(), n_nonzero_coefs=4)
+    torch.testing.assert_close(z, torch.from_numpy(expected).T, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"at_once": 0}, {"start": 0.5}, {"share": 0.0}, {"fits": 0}, {"fits": True}])
 def test_bad_numbers(options):
     with pytest.raises(ValueError, match="must be"):
         Stagewise(5, **options)
