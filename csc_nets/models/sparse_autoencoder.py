@@ -1,5 +1,6 @@
 """An autoencoder whose code is sparse and whose decoder is the dictionary of that code."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -40,6 +41,8 @@ class SparseAutoencoder(StagedEncoder):
             none.
         below: frequencies an axis of the first of sizes that they are combinations of, the lowest ones.
         reach: side of an atom of the second stage, in blocks of the first of sizes.
+        tied: the decoder is the dictionary of the code; False gives it atoms of its own, which training moves while the
+            code's stay as they are.
         refit: steps of conjugate gradients that fit the values anew on the support of the code; 0 for none.
         **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 30 stages of
             :class:`~csc_nets.functional.Stagewise`, l0 penalty.
@@ -61,6 +64,7 @@ class SparseAutoencoder(StagedEncoder):
         above: int = 0,
         below: int = 3,
         reach: int = 4,
+        tied: bool = True,
         refit: int = 0,
         **options: Unpack[CodingOptions],
     ) -> None:
@@ -94,6 +98,7 @@ class SparseAutoencoder(StagedEncoder):
             input_size=max(32, *sizes),
         )
         self.refit = refit
+        self.decoder = None if tied else copy.deepcopy(dictionary)
         self.start_with(torch.eye(in_chans))
 
     @property
@@ -119,7 +124,7 @@ class SparseAutoencoder(StagedEncoder):
         for scale, atoms in zip(scales, starts, strict=True):
             weight: Any = scale.get_parameter("parametrizations.weight.original")
             weight[: len(atoms)] = atoms
-        self.dictionary.refresh()
+        self._started()
 
     def start_from(self, images: Tensor) -> None:
         """Atoms of the DCT along the principal axes of the colours of images ``(N, in_chans, H, W)``, and patches of
@@ -136,7 +141,13 @@ class SparseAutoencoder(StagedEncoder):
                 raise ValueError(f"patches: {count} atoms of {size} pixels, but the images have {len(chosen)} patches")
             with torch.no_grad():
                 weight[len(weight) - count :] = cut[chosen] / norms[chosen].view(-1, 1, 1, 1)
+        self._started()
+
+    def _started(self) -> None:
+        """After atoms were set by hand."""
         self.dictionary.refresh()
+        if self.decoder is not None:
+            self.decoder.load_state_dict(self.dictionary.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""
@@ -156,7 +167,7 @@ class SparseAutoencoder(StagedEncoder):
 
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Synthesis of a code, ``(N, in_chans, *output_size)``."""
-        return self.coder.synthesize(z, output_size)
+        return self.coder.synthesize(z, output_size) if self.decoder is None else self.decoder.synthesis(z, output_size)
 
     def by_scale(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """What the atoms of each size say of an image; the sum is the reconstruction."""

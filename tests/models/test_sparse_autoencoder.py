@@ -118,7 +118,17 @@ def test_a_second_stage_that_reads_all_is_a_scale_of_pixels(images):
     assert second.abs().max() > 0
 
 
-@pytest.mark.parametrize("more", [{}, {"above": 2, "below": 3}])
+def test_an_untied_decoder_starts_as_the_dictionary_and_goes_its_own_way(images):
+    model = SparseAutoencoder(3, sizes=[4, 8], tied=False, steps=5).eval()
+    model.start_from(images)
+    z = model.encode(images)
+    torch.testing.assert_close(model.decode(z), model.coder.synthesize(z))
+    (model(images) - images).square().sum().backward()
+    grads = {name: p.grad is not None and p.grad.abs().sum() > 0 for name, p in model.named_parameters()}
+    assert grads and all(found == name.startswith("decoder") for name, found in grads.items())
+
+
+@pytest.mark.parametrize("more", [{}, {"tied": False}, {"above": 2, "below": 3}])
 def test_built_again_from_its_arguments(more):
     model = csc_nets.create_model("sparse_autoencoder", in_chans=1, sizes=[4, 8], frequencies=[4, 2], **more)
     again = csc_nets.create_model(model.model_name, **model.model_args)
