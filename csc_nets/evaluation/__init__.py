@@ -1,5 +1,6 @@
 """What a network keeps and how well it does what it is for, measured on images."""
 
+from csc_nets.evaluation.atom_coding import AtomCoder
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.coding import coding_rows
 from csc_nets.evaluation.encoding import encode_folder, read_codes
@@ -32,6 +33,7 @@ from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_larg
 Subject = ReportInput
 
 __all__ = [
+    "AtomCoder",
     "BlockTransform",
     "ClassStructure",
     "ClassSubspaces",

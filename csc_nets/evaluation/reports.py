@@ -21,6 +21,7 @@ from csc_nets.evaluation.features import (
     nearest_neighbours,
     nearest_subspace,
 )
+from csc_nets.evaluation.inpainting import inpainting
 from csc_nets.evaluation.layer_inversion import invert_layers
 from csc_nets.evaluation.rate_distortion_report import rate_distortion
 from csc_nets.evaluation.report_input import ReportInput, Result
@@ -194,5 +195,5 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (reconstruction, rate_distortion, noise, classes, generation):
+for _report in (reconstruction, rate_distortion, inpainting, noise, classes, generation):
     register_report(_report)

@@ -22,14 +22,18 @@ def dct_matrix(size: int) -> Tensor:
 def dct_atoms(axes: Tensor, size: int, frequencies: int | None = None) -> Tensor:
     """Products of two cosines and a colour, ``(F F C, C, size, size)``, orthonormal; float64.
 
+    The first f f C of them are those of the f lowest frequencies of each axis.
+
     Args:
         axes: orthonormal colours ``(C, C)``, a row a colour.
         size: side in pixels.
         frequencies: the F lowest of each axis; None for all, which is a basis.
     """
     rows = dct_matrix(size)[:frequencies]
-    atoms = torch.einsum("ai,bj,ck->abckij", rows, rows, axes.double())
-    return atoms.reshape(-1, axes.shape[1], size, size)
+    atoms = torch.einsum("ai,bj,ck->abckij", rows, rows, axes.double()).flatten(0, 1)
+    number = torch.arange(len(rows))
+    order = torch.maximum(number[:, None], number).flatten().argsort(stable=True)
+    return atoms[order].reshape(-1, axes.shape[1], size, size)
 
 
 def colour_axes(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["refit"]
+__all__ = ["conjugate_gradients", "refit"]
 
 
 @torch.no_grad()
@@ -27,27 +27,59 @@ def refit(operator: Any, x: Tensor, code: Tensor, steps: int = 10, mask: Tensor 
     Returns:
         The code with new values.
     """
-    support, size = (code != 0).to(code.dtype), tuple(x.shape[2:])
-    axes = tuple(range(1, code.ndim))
+    residual = _observed(x - operator.synthesis(code, tuple(x.shape[2:])), mask)
+    correlation = operator.analysis(residual)
+    return conjugate_gradients(operator, code, correlation, code != 0, tuple(x.shape[2:]), steps, mask)[0]
 
-    def observed(signal: Tensor) -> Tensor:
-        return signal if mask is None else signal.masked_fill(mask == 0, 0)
 
-    residual = support * operator.analysis(observed(x - operator.synthesis(code, size)))
-    direction, energy = residual, residual.square().sum(axes, keepdim=True)
+def conjugate_gradients(
+    operator: Any,
+    code: Tensor,
+    correlation: Tensor,
+    support: Tensor,
+    size: tuple[int, ...],
+    steps: int,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    r"""The steps of :func:`refit`.
+
+    All inner products are those of codes. Where the operator says that it is ``disjoint`` (atoms of different positions
+    do not overlap), each position is a problem of its own, with its own rates.
+
+    Args:
+        operator: the dictionary D.
+        code: z to start from, ``(N, M, *S')``; zero outside the support.
+        correlation: :math:`D^T (m \odot (x - D z))`.
+        support: booleans, entries that may move.
+        size: spatial size of the signals.
+        steps: of the method.
+        mask: 0 where signals are missing.
+
+    Returns:
+        The new code and its correlation.
+    """
+    support = support.to(code.dtype)
+    axes = (1,) if getattr(operator, "disjoint", False) else tuple(range(1, code.ndim))
+    first, start = code, correlation
+    direction = residual = support * correlation
+    energy = residual.square().sum(axes, keepdim=True)
     # Atoms of a support may depend on each other. A direction that changes no signal would get a huge rate.
     tiny = torch.finfo(code.dtype).eps
-    least, first = tiny * energy, code
+    least = tiny * energy
     for _ in range(steps):
-        moved = observed(operator.synthesis(direction, size))
-        curvature = moved.square().sum(tuple(range(1, x.ndim))).view_as(energy)
+        moved = operator.analysis(_observed(operator.synthesis(direction, size), mask))
+        curvature = (direction * moved).sum(axes, keepdim=True)
         usable = (energy > least) & (curvature > tiny**0.5 * direction.square().sum(axes, keepdim=True))
         rate = torch.where(usable, energy / curvature, 0.0)
-        code = code + rate * direction
-        residual = residual - rate * support * operator.analysis(moved)
+        code, correlation = code + rate * direction, correlation - rate * moved
+        residual = support * correlation
         new = residual.square().sum(axes, keepdim=True)
         direction = residual + torch.where(usable, new / energy, 0.0) * direction
         energy = new
-    errors = [observed(x - operator.synthesis(z, size)).square().flatten(1).sum(1) for z in (first, code)]
-    better = (errors[1] <= errors[0]).view_as(energy)
-    return torch.where(better, code, first)
+    # |x - D z'|^2 - |x - D z|^2 = -<z' - z, c + c'> for correlations c and c' of z and z'
+    better = ((code - first) * (start + correlation)).sum(axes, keepdim=True) >= 0
+    return torch.where(better, code, first), torch.where(better, correlation, start)
+
+
+def _observed(signal: Tensor, mask: Tensor | None) -> Tensor:
+    return signal if mask is None else signal.masked_fill(mask == 0, 0)

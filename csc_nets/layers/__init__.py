@@ -14,6 +14,7 @@ from csc_nets.layers.scattering import Scattering2d
 from csc_nets.layers.sparse_coding import SparseCoding
 from csc_nets.layers.sparse_prior import SparsePriorConv2d
 from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles
+from csc_nets.layers.two_stage import TwoStageDictionary2d
 
 __all__ = [
     "CSC",
@@ -35,6 +36,7 @@ __all__ = [
     "Scattering2d",
     "SparseCoding",
     "SparsePriorConv2d",
+    "TwoStageDictionary2d",
     "encode",
     "encode_tiles",
     "register_multi_layer_pursuit",

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize, prune
 
 from csc_nets.functional import ConvGeometry, Convolution, Matrix, unit_norm
 from csc_nets.functional.checks import is_transformed
-from csc_nets.functional.operators.convolution import synthesize
+from csc_nets.functional.operators.convolution import analyse, synthesize
 from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.functional.operators.geometry import atom_norm
 from csc_nets.layers.like_conv import LikeConv
@@ -430,7 +430,7 @@ class ConvDictionary(LikeConv, Dictionary):
 
         ``exact`` is explained at :meth:`ConvGeometry.analysis <csc_nets.functional.ConvGeometry.analysis>`.
         """
-        return self.geometry.analysis(x, self._atoms if weight is None else weight, bias, exact=exact)
+        return analyse(x, self._atoms if weight is None else weight, self.geometry, bias, exact=exact)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code ``(N, M, *S')``; see :meth:`ConvGeometry.signal_size` for None."""

@@ -30,6 +30,9 @@ class MultiScaleDictionary2d(nn.Module):
         - analysis: ``(N, C, H, W)``, any size, to ``(N, M, ceil(H / s), ceil(W / s))``
         - synthesis: back, to ``output_size``; the adjoint. What lies over the border is cut off.
 
+    Attributes:
+        disjoint: atoms of different positions of the code do not overlap, so each position is a problem of its own.
+
     Raises:
         ValueError: lists of different lengths, or strides that do not fit.
     """
@@ -57,31 +60,40 @@ class MultiScaleDictionary2d(nn.Module):
         self.folds = [self.stride // s for s in stride]
         self.widths = [m * fold**2 for m, fold in zip(out_channels, self.folds, strict=True)]
         self.out_channels = sum(self.widths)
+        self.disjoint = all(k == s for k, s in zip(kernel_size, stride, strict=True))
 
     def read(self) -> Any:
         """The dictionary with its atoms read once, as an operator."""
-        return MultiScale([scale.read() for scale in self.scales], self)  # type: ignore[operator]
+        return MultiScale(self.parts([scale.read() for scale in self.scales]), self)  # type: ignore[operator]
 
     def track(self) -> Any:
         """:meth:`read` for a forward pass: in training the bound follows the atoms by one step."""
-        return MultiScale([scale.track() for scale in self.scales], self)  # type: ignore[operator]
+        return MultiScale(self.parts([scale.track() for scale in self.scales]), self)  # type: ignore[operator]
+
+    def parts(self, scales: Sequence[Any]) -> list[Any]:
+        """The operators of all scales; a subclass composes some."""
+        return list(scales)
 
     def analysis(self, x: Tensor) -> Tensor:
         """Correlations ``(N, M, H', W')`` of signals with all atoms."""
-        return MultiScale(list(self.scales), self).analysis(x)
+        return MultiScale(self.parts(list(self.scales)), self).analysis(x)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Signal ``(N, C, *output_size)``; None takes the size of the code times the stride."""
-        return MultiScale(list(self.scales), self).synthesis(z, output_size)
+        return MultiScale(self.parts(list(self.scales)), self).synthesis(z, output_size)
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         """The sum of the bounds of all scales, 0-d."""
-        return MultiScale(list(self.scales), self).bound(signal_size)
+        return MultiScale(self.parts(list(self.scales)), self).bound(signal_size)
 
     def codes(self, z: Tensor) -> list[Tensor]:
         """The code of each scale on its own grid, ``(N, M_i, H / s_i, W / s_i)``."""
         parts = z.split(self.widths, 1)
         return [F.pixel_shuffle(part, fold) for part, fold in zip(parts, self.folds, strict=True)]
+
+    def pixel_atoms(self) -> list[Tensor]:
+        """What one number of each scale looks like in the signal, ``(M_i, C, *K_i)`` each."""
+        return [scale.weight for scale in self.scales]  # type: ignore[misc]
 
     def reset_parameters(self) -> None:
         """Draws fresh atoms."""
@@ -108,12 +120,13 @@ class MultiScale:
 
     def __init__(self, parts: list[Any], layout: MultiScaleDictionary2d) -> None:
         self.parts, self.layout = parts, layout
+        self.disjoint = layout.disjoint
 
     def analysis(self, x: Tensor) -> Tensor:
         """Correlations of signals, which are continued by zeros to whole steps of the largest stride."""
         height, width = (-n % self.layout.stride for n in x.shape[2:])
         x = F.pad(x, (0, width, 0, height)) if height or width else x
-        found = [part.analysis(x) for part in self.parts]
+        found = [part.analysis(x, exact=False) for part in self.parts]
         return torch.cat([F.pixel_unshuffle(z, n) for z, n in zip(found, self.layout.folds, strict=True)], 1)
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:

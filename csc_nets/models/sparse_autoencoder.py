@@ -1,14 +1,16 @@
 """An autoencoder whose code is sparse and whose decoder is the dictionary of that code."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Unpack
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csc_nets.functional import colour_axes, dct_atoms, refit
 from csc_nets.functional.operators.protocol import read
-from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d
+from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d, TwoStageDictionary2d
 from csc_nets.layers.options import with_defaults
 from csc_nets.models.registry import register_model
 from csc_nets.models.staged_encoder import StagedEncoder
@@ -22,7 +24,7 @@ class SparseAutoencoder(StagedEncoder):
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_0, \qquad \hat x = D z, \qquad
               D = [D_1 \; D_2 \; \cdots]
 
-    The pursuit is :class:`~csc_nets.functional.pursuits.Descending`. Every :math:`D_i` starts as an orthonormal DCT
+    The pursuit is :class:`~csc_nets.functional.Stagewise`. Every :math:`D_i` starts as an orthonormal DCT
     along the principal axes of the colours, so with one size and no training this is the thresholded block DCT (the
     least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size can only lower
     the least objective. ``lam`` is the rate: one network serves all.
@@ -33,8 +35,17 @@ class SparseAutoencoder(StagedEncoder):
         strides: of each dictionary; None for blocks that do not overlap. The largest is a multiple of every other one.
         frequencies: each dictionary starts with so many frequencies an axis, which is the root of its number of atoms
             a channel; None for all, a basis.
+        patches: further atoms of each size, which start as patches of training images; None for none. They are
+            coherent, so the pursuit should let few in at once.
+        above: frequencies an axis of a second stage, whose atoms are combinations of those of the first of sizes; 0 for
+            none.
+        below: frequencies an axis of the first of sizes that they are combinations of, the lowest ones.
+        reach: side of an atom of the second stage, in blocks of the first of sizes.
+        tied: the decoder is the dictionary of the code; False gives it atoms of its own, which training moves while the
+            code's stay as they are.
         refit: steps of conjugate gradients that fit the values anew on the support of the code; 0 for none.
-        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 40 descending steps, l0 penalty.
+        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 30 stages of
+            :class:`~csc_nets.functional.Stagewise`, l0 penalty.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size
@@ -49,6 +60,11 @@ class SparseAutoencoder(StagedEncoder):
         sizes: Sequence[int] = (8, 16, 32),
         strides: Sequence[int] | None = None,
         frequencies: Sequence[int] | None = None,
+        patches: Sequence[int] | None = None,
+        above: int = 0,
+        below: int = 3,
+        reach: int = 4,
+        tied: bool = True,
         refit: int = 0,
         **options: Unpack[CodingOptions],
     ) -> None:
@@ -60,9 +76,18 @@ class SparseAutoencoder(StagedEncoder):
             raise ValueError(f"frequencies must be from 1 to sizes {self.sizes}, got {self.frequencies}")
         if isinstance(refit, bool) or not isinstance(refit, int) or refit < 0:
             raise ValueError(f"refit must be an int >= 0, got {refit!r}")
-        atoms = [in_chans * f * f for f in self.frequencies]
-        dictionary = MultiScaleDictionary2d(in_chans, atoms, self.sizes, self.sizes if strides is None else strides)
-        plain = {"lam": 0.02, "pursuit": "descending", "steps": 40}
+        self.patches = [0] * len(self.sizes) if patches is None else list(patches)
+        if len(self.patches) != len(self.sizes) or any(n < 0 for n in self.patches):
+            raise ValueError(f"patches must be numbers >= 0, one for each of sizes {self.sizes}, got {self.patches}")
+        atoms = [in_chans * f * f + n for f, n in zip(self.frequencies, self.patches, strict=True)]
+        layout = (in_chans, atoms, self.sizes, self.sizes if strides is None else strides)
+        self.above, self.reach = above, reach
+        if above:
+            counts = {"above": in_chans * above**2, "below": in_chans * below**2, "reach": reach}
+            dictionary: MultiScaleDictionary2d = TwoStageDictionary2d(*layout, **counts)  # type: ignore[arg-type]
+        else:
+            dictionary = MultiScaleDictionary2d(*layout)
+        plain = {"lam": 0.02, "pursuit": "stagewise", "steps": 30}
         plain |= {} if "nonneg" in options else {"penalty": "l0"}
         coder = CSC(dictionary, **with_defaults(options, **plain))
         super().__init__(
@@ -73,6 +98,7 @@ class SparseAutoencoder(StagedEncoder):
             input_size=max(32, *sizes),
         )
         self.refit = refit
+        self.decoder = None if tied else copy.deepcopy(dictionary)
         self.start_with(torch.eye(in_chans))
 
     @property
@@ -88,15 +114,40 @@ class SparseAutoencoder(StagedEncoder):
     @torch.no_grad()
     def start_with(self, axes: Tensor) -> None:
         """Atoms of the DCT with the colours ``axes (C, C)``, a row each."""
-        for scale, size, count in zip(self.dictionary.scales, self.sizes, self.frequencies, strict=True):
-            atoms = dct_atoms(axes, size, count)
+        scales = list(self.dictionary.scales)
+        starts = [dct_atoms(axes, size, count) for size, count in zip(self.sizes, self.frequencies, strict=True)]
+        if self.above:  # what the first stage can say of cosines of the whole reach
+            (last,), wide = scales[-1:], self.sizes[0] * self.reach
+            waves = dct_atoms(axes, wide, self.above)
+            blocks = F.conv2d(waves, starts[0], stride=self.sizes[0])
+            starts.append(blocks[:, : last.in_channels])
+        for scale, atoms in zip(scales, starts, strict=True):
             weight: Any = scale.get_parameter("parametrizations.weight.original")
-            weight.copy_(atoms)
-        self.dictionary.refresh()
+            weight[: len(atoms)] = atoms
+        self._started()
 
     def start_from(self, images: Tensor) -> None:
-        """Atoms of the DCT along the principal axes of the colours of images ``(N, in_chans, H, W)``."""
+        """Atoms of the DCT along the principal axes of the colours of images ``(N, in_chans, H, W)``, and patches of
+        these images, at places drawn at random by a generator of its own."""
         self.start_with(colour_axes(images)[1])
+        generator = torch.Generator().manual_seed(0)
+        for scale, size, count in zip(self.dictionary.scales, self.sizes, self.patches, strict=False):
+            weight: Any = scale.get_parameter("parametrizations.weight.original")
+            cut = images.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+            norms = cut.flatten(1).norm(dim=1)
+            cut, norms = cut[norms > 0.1 * norms.amax()], norms[norms > 0.1 * norms.amax()]
+            chosen = torch.randperm(len(cut), generator=generator)[:count].to(cut.device)
+            if len(chosen) < count:
+                raise ValueError(f"patches: {count} atoms of {size} pixels, but the images have {len(chosen)} patches")
+            with torch.no_grad():
+                weight[len(weight) - count :] = cut[chosen] / norms[chosen].view(-1, 1, 1, 1)
+        self._started()
+
+    def _started(self) -> None:
+        """After atoms were set by hand."""
+        self.dictionary.refresh()
+        if self.decoder is not None:
+            self.decoder.load_state_dict(self.dictionary.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruction of images ``(N, in_chans, H, W)``, of the same shape."""
@@ -116,7 +167,7 @@ class SparseAutoencoder(StagedEncoder):
 
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Synthesis of a code, ``(N, in_chans, *output_size)``."""
-        return self.coder.synthesize(z, output_size)
+        return self.coder.synthesize(z, output_size) if self.decoder is None else self.decoder.synthesis(z, output_size)
 
     def by_scale(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """What the atoms of each size say of an image; the sum is the reconstruction."""

@@ -30,6 +30,8 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
     - reconstructions: one row an image, the image beside the network's output for an autoencoder, its inversion for an
       :class:`~csc_nets.models.InvertibleCNN`, and ``D z`` of the first CSC layer for every other network.
 
+    - for a :class:`~csc_nets.models.SparseAutoencoder` also ``scales.png``: an image, what came back, and
+      what the atoms of each size or stage say of it (the mean colour where they say nothing);
     - for a :class:`~csc_nets.models.ClosedLoop` also ``stages.png``, an image and what the code of each stage, from the
       first to the last, makes of it, and ``interpolations.png``, the images on the great circle between the features of
       one image and of the next.
@@ -78,6 +80,12 @@ def save_pictures(model: nn.Module, images: Tensor, denormalize: Callable[[Tenso
         beside = torch.stack([shown, _tile(denormalize(x_hat))], dim=1).flatten(0, 1)
         save_image(beside, folder / "reconstructions.png", nrow=2, **_GAP)
 
+    if hasattr(model, "by_scale"):
+        z = model.encode(images)  # type: ignore[operator]
+        columns = [images, model.decode(z, images.shape[2:]), *model.by_scale(z, images.shape[2:])]  # type: ignore[operator]
+        tiles = torch.stack([_tile(denormalize(column)) for column in columns], 1)
+        save_image(tiles.flatten(0, 1), folder / "scales.png", nrow=len(columns), **_GAP)
+
     if isinstance(model, ClosedLoop):
         depths = [model.reconstruct(images, stage) for stage in range(len(model.stages))]
         between = interpolate_on_sphere(model.encode(images[:-1]), model.encode(images[1:]), 7)
@@ -109,9 +117,9 @@ def atom_grids(model: nn.Module) -> dict[str, Tensor]:
     each deeper code looks like in the image. Atoms of several sizes have a picture a size, ``"atoms_of_8_pixels"``.
     """
     first: Any = next(iter(csc_layers(model).values()), None)
-    scales = getattr(getattr(first, "dictionary", None), "scales", None)
-    if scales is not None:
-        return {f"atoms_of_{s.geometry.kernel_size[0]}_pixels": _grid(s.weight) for s in scales}
+    several = getattr(getattr(first, "dictionary", None), "pixel_atoms", None)
+    if several is not None:
+        return {f"atoms_of_{atoms.shape[-1]}_pixels": _grid(atoms) for atoms in several()}
     chain = [] if first is None else list(getattr(first.dictionary, "dictionaries", [first.dictionary]))
     if not chain or not hasattr(chain[0], "weight"):
         return {}

@@ -7,13 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional import refit
-from csc_nets.functional.operators.protocol import read
 from csc_nets.tasks.autoencoding import AutoencodingTask
+from csc_nets.tasks.masks import check_mask, fill_by_interpolation, random_masks
 from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 
 __all__ = ["SparseAutoencodingTask"]
+
+START_IMAGES = 1000
+"""Training images, at least, whose colours and patches the atoms start from."""
 
 
 @register_task(name="sparse_autoencoding")
@@ -23,21 +25,29 @@ class SparseAutoencodingTask(AutoencodingTask):
     .. math:: \min_D \; E_\lambda \sum_j \min_{z_j} \frac{1}{2 \lambda} \|x_j - D z_j\|^2 + \|z_j\|_0
 
     Each image of a batch gets a weight of its own, drawn evenly on a logarithmic scale. Its code is found by the
-    network's pursuit, its values are fitted anew on the support, and the optimiser takes a step on D for these codes,
-    which are constants (Danskin's theorem, as in :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum
-    is a non-zero, so no rate outweighs the others. Before the first step the atoms start from the colours of the
+    network's pursuit, which fits its values to the support or is followed by the network's ``refit``, and the
+    optimiser takes a step on D for these codes, which are constants (Danskin's theorem, as in
+    :class:`csc_nets.tasks.DictionaryLearningTask`). The unit of the sum is a non-zero, so no rate outweighs the
+    others. Before the first step the atoms start from the colours, and where the network says so the patches, of the
     training images.
 
     Every ``revive_every`` steps of the first half, atoms that no code has used since the last time become patches of
     what is left of the images of the last batch.
 
+    With ``mask`` a share of the pixels is hidden from the code, other ones in each step, and the error counts all
+    pixels (masked autoencoding). A test run then says how well hidden pixels come back.
+
     Logs ``train/loss``; ``val/objective`` (in non-zeros an image, for weights evenly spread over the range) and
-    ``val/psnr`` at the network's own lam; for a test run what :class:`csc_nets.tasks.AutoencodingTask` logs.
+    ``val/psnr`` at the network's own lam; for a test run what :class:`csc_nets.tasks.AutoencodingTask` logs, and with
+    ``mask`` the PSNR of the hidden pixels of each batch, ``test/inpainting_psnr``, and that of their linear
+    interpolation, ``test/interpolation_psnr``.
 
     Args:
         model: a network as :class:`csc_nets.models.SparseAutoencoder`.
         lam: the range of the weights, lowest and highest.
         revive_every: steps; 0 for never.
+        mask: share of the pixels that is hidden, in [0, 1).
+        mask_size: side of the hidden squares in pixels.
         **common: see :class:`csc_nets.tasks.AutoencodingTask`.
 
     Raises:
@@ -48,7 +58,14 @@ class SparseAutoencodingTask(AutoencodingTask):
     monitor_mode = "min"
 
     def __init__(
-        self, model: nn.Module, *, lam: Sequence[float] = (1e-3, 0.3), revive_every: int = 200, **common: Any
+        self,
+        model: nn.Module,
+        *,
+        lam: Sequence[float] = (1e-3, 0.3),
+        revive_every: int = 200,
+        mask: float = 0.0,
+        mask_size: int = 1,
+        **common: Any,
     ) -> None:
         if not hasattr(model, "start_from"):
             raise ValueError(f"task sparse_autoencoding needs a sparse autoencoder, got {type(model).__name__}")
@@ -57,16 +74,22 @@ class SparseAutoencodingTask(AutoencodingTask):
             raise ValueError(f"lam must be two numbers with 0 < lowest <= highest, got {list(lam)}")
         if isinstance(revive_every, bool) or not isinstance(revive_every, int) or revive_every < 0:
             raise ValueError(f"revive_every must be an int >= 0, got {revive_every!r}")
+        check_mask(mask, mask_size)
+        self.mask, self.mask_size = mask, mask_size
         self.range, self.revive_every = (float(lam[0]), float(lam[1])), revive_every
         for i, scale in enumerate(model.dictionary.scales):  # type: ignore[union-attr, arg-type]
             self.register_buffer(f"used_{i}", torch.zeros(scale.out_channels))
 
     def on_fit_start(self) -> None:
-        """Colours of the training images for a network that was not trained yet."""
+        """Colours and patches of training images for a network that was not trained yet."""
         super().on_fit_start()
         if self.trainer.ckpt_path is None and self.global_step == 0:
-            batches = [images for (images, _), _ in zip(self.trainer.datamodule.train_dataloader(), range(20))]  # type: ignore[attr-defined] # noqa: B905
-            self.model.start_from(torch.cat([self.everyone(images) for images in batches]))  # type: ignore[operator]
+            batches: list[Tensor] = []
+            for images, _ in self.trainer.datamodule.train_dataloader():  # type: ignore[attr-defined]
+                batches.append(self.everyone(images))
+                if sum(map(len, batches)) >= START_IMAGES:
+                    break
+            self.model.start_from(torch.cat(batches))  # type: ignore[operator]
 
     def weights(self, count: int, spread: Tensor) -> Tensor:
         """Weights ``(N, 1, 1, 1)`` at the places ``spread`` in [0, 1] of the logarithmic range."""
@@ -79,8 +102,8 @@ class SparseAutoencodingTask(AutoencodingTask):
         model: Any = self.model
         lam = self.weights(len(images), self.draw(torch.rand, images[:, 0, 0, 0]))
         with torch.no_grad():
-            z = model.encode(images, lam=lam)
-            z = refit(read(model.dictionary), images, z, 5)
+            seen = random_masks(images, self.mask, self.mask_size) if self.mask else None
+            z = model.encode(images, lam=lam, mask=seen)
             for i, code in enumerate(model.dictionary.codes(z)):
                 used = (code != 0).sum((0, 2, 3))
                 if self.processes > 1:  # here and not later: each forward overwrites buffers by the first process's
@@ -109,7 +132,8 @@ class SparseAutoencodingTask(AutoencodingTask):
         for i, scale in enumerate(model.dictionary.scales):
             used, weight = self.get_buffer(f"used_{i}"), scale.get_parameter("parametrizations.weight.original")
             idle, size = (used == 0).nonzero().flatten(), scale.geometry.kernel_size[0]
-            fits = min(residual.shape[2:]) >= size
+            # Atoms of a second stage are no patches of pixels.
+            fits = min(residual.shape[2:]) >= size and weight.shape[1] == residual.shape[1]
             if len(idle) and fits and weight.requires_grad:
                 cut = residual.unfold(2, size, size).unfold(3, size, size).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
                 order = cut.flatten(1).norm(dim=1).argsort(descending=True)[: len(idle)]
@@ -130,3 +154,18 @@ class SparseAutoencodingTask(AutoencodingTask):
         objective = error + (z != 0).sum((1, 2, 3))
         self.log("val/objective", objective.mean(), prog_bar=True, sync_dist=True)
         self.log("val/psnr", self.psnr(exact(self(images)), exact(images)), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """As of autoencoding; with ``mask`` also how well hidden pixels come back."""
+        super().test_step(batch, batch_idx)
+        if self.mask:
+            images, model = batch[0], self.model
+            generator = torch.Generator().manual_seed(batch_idx)
+            seen = random_masks(images, self.mask, self.mask_size, generator)
+            z = model.encode(images, mask=seen)  # type: ignore[operator]
+            missing = (~seen).expand_as(images)
+            ways = {"inpainting": model.decode(z, images.shape[2:])}  # type: ignore[operator]
+            ways["interpolation"] = fill_by_interpolation(images, seen)
+            for name, back in ways.items():
+                error = (self.pixels(exact(back)) - self.pixels(exact(images)))[missing].square().mean()
+                self.log(f"test/{name}_psnr", -10 * error.clamp_min(1e-10).log10(), sync_dist=True)

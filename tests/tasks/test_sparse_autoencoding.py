@@ -54,7 +54,17 @@ def test_weights_lie_on_a_logarithmic_scale():
     torch.testing.assert_close(found.flatten(), torch.tensor([0.01, 0.1, 1.0]))
 
 
-@pytest.mark.parametrize("options", [{"lam": [0.0, 1.0]}, {"lam": [1.0, 0.1]}, {"revive_every": -1}])
+def test_hidden_pixels_are_trained_and_tested(data, tmp_path):
+    task = task_of(mask=0.25)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = L.Trainer(max_epochs=1, default_root_dir=tmp_path, accelerator="cpu", **quiet)
+    trainer.fit(task, data)
+    (found,) = trainer.test(task, data, verbose=False)
+    assert found["test/inpainting_psnr"] < found["test/psnr"]  # of pixels that the code has read
+    assert found["test/interpolation_psnr"] > 0
+
+
+@pytest.mark.parametrize("options", [{"mask": 1.0}, {"lam": [0.0, 1.0]}, {"lam": [1.0, 0.1]}, {"revive_every": -1}])
 def test_bad_options(options):
     with pytest.raises(ValueError, match="must be"):
         task_of(**options)

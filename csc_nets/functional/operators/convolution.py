@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from csc_nets.functional.operators import col2im
+from csc_nets.functional.operators import blocks, col2im
 from csc_nets.functional.operators.geometry import ConvGeometry
 from csc_nets.functional.operators.mkldnn import analysis_relu, can_fuse
 from csc_nets.functional.operators.spectral import operator_norm
 
-__all__ = ["Convolution", "synthesize"]
+__all__ = ["Convolution", "analyse", "synthesize"]
 
 Bound = Callable[[Sequence[int]], Tensor]
 
@@ -43,7 +43,7 @@ class Convolution:
         """
         if like is not None and x.requires_grad and self._prefers_col2im(like, x):
             return col2im.analysis(x, self.weight, bias, self.geometry)
-        return self.geometry.analysis(x, self.weight, bias, exact=exact)
+        return analyse(x, self.weight, self.geometry, bias, exact=exact)
 
     def _prefers_col2im(self, code: Tensor, x: Tensor) -> bool:
         return col2im.applies(code, self.weight, self.geometry, x.shape[2:])
@@ -87,9 +87,21 @@ class Convolution:
         return analysis_relu(x, self.weight, bias, self.geometry, onto)
 
 
+def analyse(
+    x: Tensor, weight: Tensor, geometry: ConvGeometry, bias: Tensor | None = None, *, exact: bool = True
+) -> Tensor:
+    """:meth:`ConvGeometry.analysis`; by one product of matrices where atoms do not overlap and ``exact`` allows it."""
+    if exact or bias is not None or x.dtype != weight.dtype or not blocks.applies(weight, geometry, x.shape[2:]):
+        return geometry.analysis(x, weight, bias, exact=exact)
+    return blocks.analysis(x, weight)
+
+
 def synthesize(z: Tensor, weight: Tensor, geometry: ConvGeometry, output_size: Sequence[int] | None = None) -> Tensor:
-    """:meth:`ConvGeometry.synthesis`; by products of matrices where signals have few channels and this is faster."""
+    """:meth:`ConvGeometry.synthesis`; by products of matrices where atoms do not overlap, or signals have few channels,
+    and this is faster."""
     size = geometry.checked_size(z.shape[2:], output_size)
+    if z.dtype == weight.dtype and blocks.applies(weight, geometry, size):
+        return blocks.synthesis(z, weight)
     bare, whole = geometry.bare(size)
     if geometry.is_matrix(size) or not col2im.applies(z, weight, bare, whole):
         return geometry.synthesis(z, weight, size)

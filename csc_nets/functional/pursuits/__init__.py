@@ -22,6 +22,7 @@ from csc_nets.functional.pursuits.solvers import (
     solve,
     thresholding,
 )
+from csc_nets.functional.pursuits.stagewise import Stagewise
 from csc_nets.functional.pursuits.tolerance import ToTolerance
 from csc_nets.functional.step import Step
 
@@ -38,6 +39,7 @@ __all__ = [
     "PriorISTA",
     "Pursuit",
     "SDNetMomentum",
+    "Stagewise",
     "Step",
     "StepLISTA",
     "Threshold",

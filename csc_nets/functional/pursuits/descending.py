@@ -8,7 +8,7 @@ from csc_nets.functional.pursuits.base import register_pursuit
 from csc_nets.functional.pursuits.proximal_gradient import ISTA
 from csc_nets.functional.step import Step
 
-__all__ = ["Descending"]
+__all__ = ["Descending", "falling"]
 
 
 @register_pursuit("descending")
@@ -39,14 +39,24 @@ class Descending(ISTA):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.start < float("inf"):
-            raise ValueError(f"Descending: start must be a finite number >= 1, got {self.start!r}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"Descending: share must be in (0, 1], got {self.share!r}")
+        falling(self.count, self.start, self.share)
 
     def steps(self, problem: Problem) -> Iterator[Step]:
         """``count`` rows with the problem's step size."""
-        gain, fall = problem.step_size, self.share * (self.count - 1)
-        for k in range(self.count):
-            weight = max(1.0, self.start ** (1 - k / fall)) if fall else 1.0
+        gain = problem.step_size
+        for weight in falling(self.count, self.start, self.share):
             yield Step(gain, shift=gain * problem.lam * (weight - 1)) if weight > 1 else Step(gain)
+
+
+def falling(count: int, start: float, share: float) -> list[float]:
+    """Weights that fall geometrically from ``start`` to 1 in a share of ``count`` steps, and stay there.
+
+    Raises:
+        ValueError: a start below 1, or a share outside (0, 1].
+    """
+    if not 1 <= start < float("inf"):
+        raise ValueError(f"start must be a finite number >= 1, got {start!r}")
+    if not 0 < share <= 1:
+        raise ValueError(f"share must be in (0, 1], got {share!r}")
+    fall = share * (count - 1)
+    return [max(1.0, start ** (1 - k / fall)) if fall else 1.0 for k in range(count)]

@@ -1,0 +1,58 @@
+"""Masks of pixels for masked autoencoding, and the plain way to fill what they hide."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+__all__ = ["check_mask", "fill_by_interpolation", "random_masks"]
+
+
+def check_mask(mask: float, mask_size: int) -> None:
+    """Refuses a share outside [0, 1) and squares without a side.
+
+    Raises:
+        ValueError: says which.
+    """
+    if isinstance(mask, bool) or not 0 <= mask < 1:
+        raise ValueError(f"mask must be a share of the pixels in [0, 1), got {mask!r}")
+    if isinstance(mask_size, bool) or not isinstance(mask_size, int) or mask_size < 1:
+        raise ValueError(f"mask_size must be an int >= 1, got {mask_size!r}")
+
+
+def random_masks(images: Tensor, share: float, size: int = 1, generator: torch.Generator | None = None) -> Tensor:
+    """Booleans ``(N, 1, H, W)``, True where a pixel is seen.
+
+    The image is cut into squares, and the same number of them is hidden in each image, at places drawn at random.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        share: of the squares that is hidden, in [0, 1).
+        size: side of a square in pixels; those at the far borders are cut off.
+        generator: of random numbers, on the CPU; None for torch's own.
+    """
+    height, width = images.shape[2:]
+    grid = (-(-height // size), -(-width // size))
+    places = torch.rand(len(images), grid[0] * grid[1], generator=generator).argsort(1).argsort(1)
+    seen = (places >= round(share * grid[0] * grid[1])).view(-1, 1, *grid).float()
+    return interpolate(seen, scale_factor=size)[..., :height, :width].bool().to(images.device)
+
+
+def fill_by_interpolation(images: Tensor, seen: Tensor) -> Tensor:
+    """Missing pixels by linear interpolation over the triangles of seen ones; outside of them the nearest one.
+
+    ``scipy.interpolate.griddata``, each image by itself.
+
+    Args:
+        images: ``(N, C, H, W)``; what is missing is not read.
+        seen: ``(N, 1, H, W)``, at least three seen pixels that are not in one line in each image.
+    """
+    from scipy.interpolate import griddata  # here, because few need it
+
+    filled = images.cpu().clone()
+    for image, known in zip(filled, seen[:, 0].cpu(), strict=True):
+        places, wanted = known.nonzero().numpy(), (~known).nonzero().numpy()
+        values = image[:, known].T.numpy()
+        linear = torch.from_numpy(griddata(places, values, wanted, "linear"))
+        nearest = torch.from_numpy(griddata(places, values, wanted, "nearest"))
+        image[:, ~known] = torch.where(linear.isnan(), nearest, linear).T.to(image.dtype)
+    return filled.to(images.device)
