@@ -2,6 +2,7 @@
 
 from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
+from csc_nets.models.coded_activations import CodedActivations
 from csc_nets.models.converted import ConvertedClassifier
 from csc_nets.models.crate import CRATE
 from csc_nets.models.crate_import import import_crate
@@ -33,6 +34,7 @@ __all__ = [
     "CSCNet",
     "CSCSmall",
     "ClosedLoop",
+    "CodedActivations",
     "ConvClosedLoop",
     "ConvertedClassifier",
     "DeepCNN",
