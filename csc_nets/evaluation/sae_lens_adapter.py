@@ -50,7 +50,12 @@ def register_with_sae_lens() -> tuple[type, type]:
         def initialize_weights(self) -> None:
             cfg = self.cfg
             options = {"k": cfg.k, "encoder": cfg.encoder, "pursuit": cfg.pursuit, "steps": cfg.steps, "fit": cfg.fit}
-            self.sae = PursuitSAE(cfg.d_in, cfg.d_sae, **options).to(self.device, self.dtype)
+            self.sae = PursuitSAE(cfg.d_in, cfg.d_sae, **options).to(self.device, self.dtype).eval()
+
+        def train(self, mode: bool = True) -> Any:
+            super().train(mode)
+            self.sae.eval()  # it is for inference
+            return self
 
         def process_state_dict_for_loading(self, state_dict: dict[str, Any]) -> None:
             # They build it on the meta device; not all of its tensors are in a state dict.

@@ -2,6 +2,7 @@
 
 from csc_nets.layers.coder import CodedStep, Coder
 from csc_nets.layers.coding import CSC
+from csc_nets.layers.coding_rate_loss import CodingRateLoss
 from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
@@ -15,6 +16,7 @@ from csc_nets.layers.pursuit_sae import ActivationCoder, PursuitSAE, PursuitSAE2
 from csc_nets.layers.scattering import Scattering2d
 from csc_nets.layers.sparse_coding import SparseCoding
 from csc_nets.layers.sparse_prior import SparsePriorConv2d
+from csc_nets.layers.stream import CodeStream
 from csc_nets.layers.tiles import encode, encode_tiles, synthesize_tiles
 
 __all__ = [
@@ -23,9 +25,11 @@ __all__ = [
     "CSC1d",
     "CSC2d",
     "CSC3d",
+    "CodeStream",
     "CodedStep",
     "Coder",
     "CodingOptions",
+    "CodingRateLoss",
     "DeconvDecoder",
     "DenseDictionary",
     "Dictionary1d",

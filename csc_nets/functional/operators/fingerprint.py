@@ -38,7 +38,7 @@ def moved(now: Tensor, before: Tensor) -> Tensor:
     Fingerprints of unit atoms have a mean square near 1, those of longer atoms near the square of their norm.
     """
     scale = torch.linalg.vector_norm(before) / math.sqrt(before.numel())
-    share: Tensor = (now - before).abs().amax() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
+    share: Tensor = (now - before).abs().max() / scale.clamp_min(torch.finfo(scale.dtype).tiny)
     return share
 
 
