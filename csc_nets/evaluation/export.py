@@ -64,6 +64,6 @@ def export_network(
         grown = [n + (i * (7 + 4 * axis) if free else 0) for axis, n in enumerate(input_size[1:])]
         x = torch.randn(1 + i, input_size[0], *grown, device=example.device)
         ours, theirs = network(x).cpu(), run(x).cpu()
-        error = ((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12)).item()
-        worst = error if worst != worst else max(worst, error)
+        off = ((ours - theirs).abs().max() / ours.abs().max().clamp_min(1e-12)).item()
+        worst = off if worst != worst else max(worst, off)
     return worst
