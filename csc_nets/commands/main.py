@@ -18,6 +18,7 @@ COMMANDS = {
     "models": "list the networks with their parameters and operations",
     "sweep-report": "table and picture of a sweep, finished or not: csc-nets sweep-report FOLDER",
     "wandb-sweep": "the file of a sweep for Weights & Biases: csc-nets wandb-sweep sweep=optuna",
+    "export": "a trained network as ONNX or for torch.export: csc-nets export run=runs/... format=onnx",
     "doctor": "check the installation, the devices and the folders of data",
     "completion": 'completion for a shell: eval "$(csc-nets completion bash)"',
 }

@@ -18,7 +18,7 @@ Without a ReLU behind it, a layer returns :math:`p_m z_m + q_m` with signed code
 no :math:`t_m`: its one step with :math:`\lambda = 0` is the layer as it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -299,18 +299,11 @@ class ConvertedConv(Converted):
         """
         weight = conv.weight.detach()
         kind: Any = (Dictionary1d, Dictionary2d, Dictionary3d)[weight.ndim - 3]
-        dictionary = kind(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.dilation,
-            conv.padding_mode,
-            weight.device,
-            weight.dtype,
-            groups=conv.groups,
-        )
+        sizes = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+
+        def dictionary(atoms: Tensor) -> Any:
+            return kind.holding(atoms, *sizes, conv.padding_mode, groups=conv.groups)
+
         return _filled(cls, dictionary, conv, norm, rectified, options)
 
 
@@ -324,8 +317,10 @@ class ConvertedLinear(Converted, SparseCoding):
     @classmethod
     def of(cls, linear: nn.Linear, rectified: bool, **options: Unpack[CodingOptions]) -> "ConvertedLinear":
         """The layer with the rows of a linear layer as filters."""
-        weight = linear.weight.detach()
-        dictionary = DenseDictionary(linear.in_features, linear.out_features, weight.device, weight.dtype)
+
+        def dictionary(atoms: Tensor) -> Any:
+            return DenseDictionary.holding(atoms, linear.in_features, linear.out_features)
+
         return _filled(cls, dictionary, linear, None, rectified, options)
 
     def synthesize(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
@@ -345,7 +340,12 @@ class ConvertedLinear(Converted, SparseCoding):
 
 
 def _filled(
-    cls: Any, dictionary: Any, layer: Any, norm: nn.Module | None, rectified: bool, options: CodingOptions
+    cls: Any,
+    dictionary: Callable[[Tensor], Any],
+    layer: Any,
+    norm: nn.Module | None,
+    rectified: bool,
+    options: CodingOptions,
 ) -> Any:
     """A converted layer with the numbers of a plain one."""
     weight, bias = layer.weight.detach(), layer.bias
@@ -357,10 +357,10 @@ def _filled(
     # A filter of zeros has no direction: any atom will do.
     atoms = torch.where((scale > 0).view(-1, *(1,) * len(axes)), weight, 1.0)
     atoms = atoms * sign.view(-1, *(1,) * len(axes))
-    dictionary.set_atoms(atoms / torch.linalg.vector_norm(atoms, dim=axes, keepdim=True))
+    atoms = atoms / torch.linalg.vector_norm(atoms, dim=axes, keepdim=True)
     bias = None if bias is None else bias.detach() * sign
     options = {"nonneg": rectified, **options} if options.get("penalty") is None else options
-    made = cls(dictionary, scale, bias, norm, rectified, **options)
+    made = cls(dictionary(atoms), scale, bias, norm, rectified, **options)
     made.dictionary.requires_grad_(layer.weight.requires_grad)
     made.scale.requires_grad_(layer.weight.requires_grad)
     if bias is not None:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from csc_nets.data import ImageDataModule
+from csc_nets.evaluation.activation_report import activations
 from csc_nets.evaluation.autoencoder_reports import classes, generation, noise, reconstruction
 from csc_nets.evaluation.coding import coding_rows
 from csc_nets.evaluation.features import (
@@ -89,6 +90,11 @@ def save_report(
     Of a network with CSC layers:
 
     - ``"coding"``: how far above the least objective each layer's codes are, beside two steps of ISTA.
+
+    Of a network with a sparse autoencoder of its activations:
+
+    - ``"activations"``: what the codes keep, and what single atoms stand for; the picture shows the images that use
+      each of them most.
 
     Of an autoencoder:
 
@@ -195,5 +201,5 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (reconstruction, rate_distortion, inpainting, noise, classes, generation):
+for _report in (activations, reconstruction, rate_distortion, inpainting, noise, classes, generation):
     register_report(_report)

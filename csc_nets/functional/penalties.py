@@ -317,16 +317,24 @@ class _Constraint(Penalty):
 @register_penalty("top_k")
 @dataclass(frozen=True)
 class TopK(_Constraint):
-    """At most k non-zeros in each sample; ``lam`` has no effect.
+    """At most k non-zeros in each sample, or at each position; ``lam`` has no effect.
 
     Args:
         k: entries to keep.
         nonneg: keep positive entries only.
+        per_position: k atoms at each position of a map, instead of k entries in the whole code. For vectors and tokens
+            the two are the same.
     """
 
     k: int = 32
     nonneg: bool = False
+    per_position: bool = False
     separable = True
+
+    @property
+    def local(self) -> bool:  # type: ignore[override]
+        """With ``per_position``."""
+        return self.per_position
 
     def __post_init__(self) -> None:
         if isinstance(self.k, bool) or not isinstance(self.k, int) or self.k < 1:
@@ -334,7 +342,7 @@ class TopK(_Constraint):
 
     def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
         """Keeps the k largest."""
-        return prox.top_k(v.relu() if self.nonneg else v, self.k)
+        return prox.top_k(v.relu() if self.nonneg else v, self.k, per_position=self.per_position)
 
 
 @register_penalty("one_per_block")

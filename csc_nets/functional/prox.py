@@ -124,16 +124,17 @@ def group_soft_threshold(v: Tensor, t: float | Tensor, group_size: int | None = 
     return (groups * scale.unsqueeze(2)).flatten(1, 2)
 
 
-def top_k(v: Tensor, k: int) -> Tensor:
+def top_k(v: Tensor, k: int, *, per_position: bool = False) -> Tensor:
     r"""Projection on :math:`\|z\|_0 \le k` for each sample: keeps its ``k`` entries of largest magnitude.
 
     Args:
         v: ``(N, ...)``.
         k: entries to keep; ``k`` at or above the number of entries keeps all.
+        per_position: keep ``k`` atoms at each position of a code ``(N, M, *S)``.
     """
     if k < 0:
         raise ValueError(f"top_k: k must be at least 0, got {k}")
-    flat = v.flatten(1)
+    flat = v if per_position else v.flatten(1)
     keep = flat.abs().topk(min(k, flat.shape[1]), dim=1).indices
     return torch.zeros_like(flat).scatter(1, keep, flat.gather(1, keep)).view_as(v)
 

@@ -5,17 +5,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csc_nets.functional.checks import is_transformed
+
 __all__ = ["conjugate_gradients", "refit"]
 
 
 @torch.no_grad()
-def refit(operator: Any, x: Tensor, code: Tensor, steps: int = 10, mask: Tensor | None = None) -> Tensor:
+def refit(
+    operator: Any, x: Tensor, code: Tensor, steps: int = 10, mask: Tensor | None = None, *, nonneg: bool = False
+) -> Tensor:
     r"""Least squares on the support of a code, by conjugate gradients from its values.
 
     .. math:: \min_z \tfrac12 \|m \odot (x - D z)\|^2 \quad \text{with } z_i = 0 \text{ where the code is } 0
 
     An l1 norm makes values too small; this takes the bias away ("debiasing"). No gradient passes through it.
-    Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952.
+    Hestenes and Stiefel, "Methods of conjugate gradients for solving linear systems", 1952. Vectors over a matrix of
+    atoms with small supports are fitted exactly, each by a Cholesky decomposition.
 
     Args:
         operator: the dictionary D.
@@ -23,10 +28,21 @@ def refit(operator: Any, x: Tensor, code: Tensor, steps: int = 10, mask: Tensor 
         code: ``(N, M, *S')``; its zeros stay.
         steps: of the method, in each of which the error falls or stays.
         mask: 0 where ``x`` is missing; broadcasts against ``x``.
+        nonneg: leave out the atoms whose values fall below 0, and fit the others again.
 
     Returns:
         The code with new values.
     """
+    if nonneg:
+        first = refit(operator, x, code, steps, mask)
+        below, kept = (first < 0).flatten(1).any(1), first.relu()
+        if bool(below.any()):
+            seen = None if mask is None else mask.expand_as(x)[below]
+            kept[below] = refit(operator, x[below], kept[below], steps, seen).relu()
+        return kept
+    exact = getattr(operator, "fit_support", None)
+    if exact is not None and mask is None and not is_transformed() and (found := exact(x, code)) is not None:
+        return found  # type: ignore[no-any-return]
     residual = _observed(x - operator.synthesis(code, tuple(x.shape[2:])), mask)
     correlation = operator.analysis(residual)
     return conjugate_gradients(operator, code, correlation, code != 0, tuple(x.shape[2:]), steps, mask)[0]

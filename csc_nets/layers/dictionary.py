@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -146,6 +146,26 @@ class Dictionary(SpectralBound):
 
     def _owns_atoms(self) -> bool:
         return "weight" in self._parameters or parametrize.is_parametrized(self, "weight")
+
+    @classmethod
+    @torch.no_grad()
+    def holding(cls, atoms: Tensor, *sizes: Any, **options: Any) -> Self:
+        """A dictionary with atoms of one's own, for many of them: the first forward pass computes the bound.
+
+        Args:
+            atoms: ``(M, C, *K)`` of unit norm.
+            *sizes, **options: arguments of the class, without ``device`` and ``dtype``, which are those of the atoms.
+        """
+        build: Any = cls
+        made: Self = build(*sizes, device="meta", dtype=atoms.dtype, **options).to_empty(device=atoms.device)
+        made._check_atoms(atoms)
+        made.get_parameter("parametrizations.weight.original" if parametrize.is_parametrized(made) else "weight").copy_(
+            atoms
+        )
+        for name, value in (("seen", torch.nan), ("reference", torch.nan), ("direction", 0.0), ("lipschitz", 1.0)):
+            made.get_buffer(name).fill_(value)
+        made.scan.copy_(noise(made.scan.shape, made.scan.dtype, made.scan.device))
+        return made
 
     @torch.no_grad()
     def set_atoms(self, atoms: Tensor) -> None:

@@ -210,7 +210,7 @@ def _squared_norm(matrices: Tensor) -> Tensor:
     gram = matrices @ matrices.mH if rows < columns else matrices.mH @ matrices
     # The solver refuses NaN and infinity, so they are replaced by 0.
     values: Tensor = torch.linalg.eigvalsh(torch.where(gram.isfinite(), gram, 0))
-    return values.amax()
+    return values.max()
 
 
 class EffectiveCSC2d(CSC2d):

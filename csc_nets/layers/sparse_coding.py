@@ -90,11 +90,11 @@ class SparseCoding(CSC):
                     f"{name}: lam must be a number, one per atom ({atoms},), or broadcast against the code "
                     f"{(*axes, atoms)}, got shape {tuple(lam.shape)}"
                 )
-            lam = lam.expand(*axes, lam.shape[-1]).reshape(len(rows), lam.shape[-1])
+            lam = lam.expand(*axes, lam.shape[-1]).reshape(rows.shape[0], lam.shape[-1])
         if isinstance(init, Tensor):
             if tuple(init.shape) != (*axes, atoms):
                 raise ValueError(f"{name}: init must be {(*axes, atoms)}, got {tuple(init.shape)}")
-            init = init.reshape(len(rows), atoms)
+            init = init.reshape(rows.shape[0], atoms)
         if isinstance(mask, Tensor):
             if not _broadcasts(mask.shape, x.shape):
                 raise ValueError(

@@ -2,7 +2,10 @@
 
 from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
+from csc_nets.models.coded_activations import CodedActivations
 from csc_nets.models.converted import ConvertedClassifier
+from csc_nets.models.crate import CRATE
+from csc_nets.models.crate_import import import_crate
 from csc_nets.models.csc_autoencoder import CSCAutoencoder
 from csc_nets.models.csc_dictionary import CSCDictionary
 from csc_nets.models.csc_small import CSCSmall
@@ -23,6 +26,7 @@ from csc_nets.models.sparse_prior_cnn import SparsePriorCNN
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 
 __all__ = [
+    "CRATE",
     "MLCSC",
     "CDLNet",
     "CSCAutoencoder",
@@ -31,6 +35,7 @@ __all__ = [
     "CSCNet",
     "CSCSmall",
     "ClosedLoop",
+    "CodedActivations",
     "ConvClosedLoop",
     "ConvertedClassifier",
     "DeepCNN",
@@ -48,6 +53,7 @@ __all__ = [
     "SparsePriorCNN",
     "StagedEncoder",
     "create_model",
+    "import_crate",
     "import_sdnet",
     "is_model",
     "list_models",

@@ -62,6 +62,8 @@ class StagedEncoder(nn.Module):
     Attributes:
         feature_info: for each stage ``num_chs``, ``reduction`` and ``module`` (its name in the network).
         num_features: channels of the last stage.
+        patch_size: side in pixels of the patches whose tokens ``(N, 1 + h * w, C)`` the stages return, a class token
+            first; None where they return maps. Intermediates are maps of the patches in both.
         trained_on: what :func:`csc_nets.load` knows of the images of a run, in timm's words: ``mean``, ``std``,
             ``input_size``, ``interpolation``, ``crop_pct``.
     """
@@ -69,6 +71,7 @@ class StagedEncoder(nn.Module):
     model_name: str = ""
     model_args: dict[str, Any]
     pretrained_url: str | None = None
+    patch_size: int | None = None
     trained_on: dict[str, Any]
 
     def __init__(
@@ -179,6 +182,7 @@ class StagedEncoder(nn.Module):
         if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1] != self.in_chans):  # torch.fx has no sizes
             name = self.model_name or type(self).__name__
             raise ValueError(f"{name}: expected images (N, {self.in_chans}, H, W), got {tuple(x.shape)}")
+        image = x
         outputs: list[Tensor] = []
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
         for i, stage in enumerate(self.stages):
@@ -186,7 +190,7 @@ class StagedEncoder(nn.Module):
                 break
             x = checkpoint_stage(stage, x) if recompute else stage(x)
             if i in kept:
-                outputs.append(x)
+                outputs.append(x if self.patch_size is None else _as_map(x, image, self.patch_size))
         return x, outputs
 
 
@@ -214,7 +218,7 @@ class FeatureExtractor(StagedEncoder):
             in_chans=model.in_chans,
             input_size=model.input_size,
         )
-        self.out_indices = chosen
+        self.out_indices, self.patch_size = chosen, model.patch_size
         self.feature_info = FeatureInfo(kept[i] for i in chosen)
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -236,6 +240,13 @@ def stage_indices(indices: int | Sequence[int] | None, count: int) -> list[int]:
     if not chosen or chosen[0] < 0 or chosen[-1] >= count:
         raise ValueError(f"indices must name some of the {count} stages, got {indices!r}")
     return chosen
+
+
+def _as_map(tokens: Tensor, image: Tensor, patch_size: int) -> Tensor:
+    """The tokens of the patches of an image as a map ``(N, C, h, w)``, without the class token."""
+    grid = -(-image.shape[2] // patch_size), -(-image.shape[3] // patch_size)
+    found: Tensor = tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+    return found
 
 
 def _takes_images(module: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """Training tasks: LightningModules around the networks of :mod:`csc_nets.models`."""
 
+from csc_nets.tasks.activations import ActivationsTask
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.classification import ClassificationTask
 from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_codes
@@ -12,6 +13,7 @@ from csc_nets.tasks.task import Task
 from csc_nets.tasks.transcription import TranscriptionTask
 
 __all__ = [
+    "ActivationsTask",
     "AutoencodingTask",
     "ClassificationTask",
     "CodeStatistics",

@@ -104,16 +104,16 @@ def test_filters_without_a_scale_give_a_constant():
 @pytest.mark.parametrize("steps", [1, 3])
 @pytest.mark.parametrize("training", [False, True])
 def test_all_parts_train_and_gradients_agree(steps, training):
-    conv, norm = nn.Conv2d(3, 4, 3), filled(nn.BatchNorm2d(4))
+    conv, norm = nn.Conv2d(3, 4, 3).double(), filled(nn.BatchNorm2d(4)).double()
     layer = ConvertedConv.of(conv, norm, rectified=True, lam=0.01, steps=steps).train(training)
     other = copy.deepcopy(layer)
     other.gradient = Recompute()
-    x = torch.randn(2, 3, 8, 8)
+    x = torch.randn(2, 3, 8, 8, dtype=torch.float64)
     for net in (layer, other):
         nn.ReLU(inplace=True)(net(x)).square().sum().backward()
     for one, two in zip(layer.parameters(), other.parameters(), strict=True):
         assert one.grad.abs().max() > 0
-        torch.testing.assert_close(one.grad, two.grad, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(one.grad, two.grad, atol=1e-8, rtol=1e-6)
 
 
 def test_the_gradient_of_one_step_is_that_of_the_plain_layer():

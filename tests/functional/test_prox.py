@@ -161,3 +161,14 @@ def test_the_gradient_of_a_threshold_below_zero_is_that_of_clamp():
     theirs = torch.autograd.grad(v - torch.clamp(v, -t, t), (v, t), cotangent)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_number_of_atoms_at_each_position():
+    v = torch.randn(2, 9, 3, 4)
+    z = top_k(v, 2, per_position=True)
+    for n, i, j in product(range(2), range(3), range(4)):
+        kept = v[n, :, i, j].abs().topk(2).indices
+        expected = torch.zeros(9).scatter(0, kept, v[n, kept, i, j])
+        assert torch.equal(z[n, :, i, j], expected)
+    rows = torch.randn(5, 9)
+    assert torch.equal(top_k(rows, 2, per_position=True), top_k(rows, 2))

@@ -2,7 +2,8 @@ from itertools import pairwise
 
 import torch
 
-from csc_nets.functional import refit
+from csc_nets.functional import ConvGeometry, refit
+from csc_nets.functional.operators.convolution import Convolution
 from csc_nets.functional.operators.matrix import Matrix
 
 
@@ -52,3 +53,44 @@ def test_atoms_that_depend_on_each_other():
     best = torch.linalg.lstsq(atoms.T.double(), x.T.double(), rcond=1e-5, driver="gelsd").solution
     errors = [(x - z.double() @ atoms.double()).square().sum() for z in (found, best.T)]
     assert errors[0] < 1.001 * errors[1] and found.abs().max() < 100
+
+
+def test_vectors_at_each_position_are_fitted_exactly():
+    atoms, x = draw(30, 12), draw(2, 12, 3, 5)
+    code = torch.zeros(2, 30, 3, 5, dtype=torch.float64)
+    code[:, 3:11, :, ::2] = 1.0
+    operator = Convolution(atoms[:, :, None, None], ConvGeometry.create(2, 1))
+    rows = refit(Matrix(atoms), x.movedim(1, 3).reshape(-1, 12), code.movedim(1, 3).reshape(-1, 30))
+    found = refit(operator, x, code, 0)  # no step of conjugate gradients
+    torch.testing.assert_close(found.movedim(1, 3).reshape(-1, 30), rows)
+    larger = Convolution(draw(30, 12, 3, 3), ConvGeometry.create(2, 3, padding=1))
+    error = [(x - larger.synthesis(refit(larger, x, code, n), (3, 5))).square().sum() for n in (1, 40)]
+    assert error[1] < error[0]
+
+
+def test_values_below_zero_leave_and_the_others_are_fitted_again():
+    atoms, x = draw(30, 12), draw(40, 12)
+    code = torch.zeros(40, 30, dtype=torch.float64)
+    code[:, ::6] = 1.0
+    free, found = refit(Matrix(atoms), x, code), refit(Matrix(atoms), x, code, nonneg=True)
+    assert (free < 0).any() and (found >= 0).all() and (found[free < 0] == 0).all()
+    fine = (free >= 0).all(1)
+    torch.testing.assert_close(found[fine], free[fine])
+    hurt = ~fine & ((found > 0) == (free > 0)).all(1)
+    assert hurt.any()
+    torch.testing.assert_close(found[hurt], least_squares(atoms, x[hurt], found[hurt]))
+
+
+def test_supports_of_several_sizes_and_atoms_twice():
+    atoms, x = draw(30, 12), draw(5, 12)
+    code = torch.zeros(5, 30, dtype=torch.float64)
+    for i in range(5):
+        code[i, : 2 * i] = 0.5
+    torch.testing.assert_close(refit(Matrix(atoms), x, code), least_squares(atoms, x, code), rtol=1e-6, atol=1e-8)
+    atoms[1] = atoms[0]
+    found = refit(Matrix(atoms.float()), x.float(), code.float())
+    assert found.isfinite().all() and found.abs().max() < 100
+    best = least_squares(atoms[[0, *range(2, 30)]], x, code[:, [0, *range(2, 30)]])
+    errors = [(x - found.double() @ atoms).square().sum(1), (x - best @ atoms[[0, *range(2, 30)]]).square().sum(1)]
+    torch.testing.assert_close(*errors, rtol=1e-3, atol=1e-4)
+    assert refit(Matrix(atoms), x, torch.ones(5, 30).double(), 5).isfinite().all()  # more atoms than equations

@@ -10,13 +10,24 @@ from csc_nets.models import create_model
 
 RESIDUAL = {"widths": [4, 6, 8, 10], "depths": [1, 2, 1, 1]}
 LOOP = {"widths": [4, 6], "features": 8, "input_size": 16}
+TOKENS = {"width": 12, "depth": 2, "heads": 2, "patch_size": 4, "input_size": 16}
 NARROW = {
     "cdlnet": {"in_chans": 3, "steps": 3, "atoms": 6},
     "cdlnet_large": {"in_chans": 3, "steps": 3, "atoms": 6},
     "gdlnet": {"in_chans": 3, "steps": 3, "atoms": 6},
     "cscnet": {"in_chans": 3, "steps": 3, "atoms": 6, "kernel_size": 5, "stride": 2},
     "dncnn": {"in_chans": 3, "depth": 4, "width": 6},
+    "coded_activations": {
+        "source": "csc_nets/resnet18",
+        "source_args": RESIDUAL,
+        "atoms": 12,
+        "k": 3,
+        "fit": False,
+        "freeze": False,
+        "look_size": 16,
+    },
     "converted": {"source": "csc_nets/resnet18", "source_args": RESIDUAL},
+    **dict.fromkeys([f"crate_{size}" for size in ("tiny", "small", "base", "large", "cifar")], TOKENS),
     "csc_autoencoder": {"widths": [4, 6, 8]},
     "csc_dictionary": {"widths": [6], "kernel_size": 5, "steps": 4, "highpass": 2.0},
     "ml_csc_dictionary": {"widths": [4, 6, 8], "steps": 4},

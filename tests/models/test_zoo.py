@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
 
-from csc_nets.layers import CSC2d, Dictionary2d, SparsePriorConv2d
+from csc_nets.layers import CSC2d, DenseDictionary, Dictionary2d, SparsePriorConv2d
 from csc_nets.models import ClosedLoop, FeatureExtractor, ImageClassifier, create_model, list_models
 
 pytestmark = pytest.mark.parametrize("name", list_models())
@@ -54,6 +54,9 @@ def test_intermediates_and_features_only_agree_with_the_whole(name, narrow, imag
     x = images(size=(16, 20) if loop else (17, 20))
     features, outputs = model.forward_intermediates(x)
     torch.testing.assert_close(features, model.forward_features(x))
+    if model.patch_size:  # a class token and the tokens of a grid of patches, row by row
+        assert features.shape == (2, 1 + outputs[-1][0, 0].numel(), model.num_features)
+        features = features[:, 1:].mT.reshape(outputs[-1].shape)
     torch.testing.assert_close(features, outputs[-1])
     assert features.shape[1] == model.num_features
     for info, output in zip(model.feature_info, outputs, strict=True):
@@ -125,7 +128,8 @@ def test_channels_last_gives_the_same(name, narrow, images):
     model = model.to(memory_format=torch.channels_last)
     x = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
-    assert model.forward_features(x).is_contiguous(memory_format=torch.channels_last)
+    features = model.forward_features(x)
+    assert features.is_contiguous(memory_format=torch.channels_last) if features.ndim == 4 else features.is_contiguous()
     assert train_step(model, x).isfinite().all()
 
 
@@ -157,7 +161,7 @@ def test_no_weight_decay_spares_norms_biases_and_dictionaries(name, narrow):
     decayed = {key for key, _ in model.named_parameters()} - spared
     kinds = {key: type(model.get_submodule(key.rpartition(".")[0])) for key in decayed}
     # A dictionary without unit norm has plain weights.
-    plain = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, Dictionary2d)
+    plain = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, DenseDictionary, Dictionary2d)
     assert all(kind in plain and key.endswith("weight") for key, kind in kinds.items())
     assert all(key in dict(model.named_parameters()) for key in spared)
 
@@ -208,7 +212,8 @@ def test_torchvision_takes_features(name, narrow, images):
         return
     extractor = feature_extraction.create_feature_extractor(model, {"stages.1": "map"})
     (expected,) = model.forward_intermediates(x, [1], intermediates_only=True)
-    assert torch.equal(extractor(x)["map"], expected)
+    found = extractor(x)["map"]
+    assert torch.equal(found[:, 1:].mT.reshape(expected.shape) if model.patch_size else found, expected)
 
 
 def test_the_whole_module_is_written_and_read(name, narrow, images):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from csc_nets.functional.operators import blocks, col2im
 from csc_nets.functional.operators.geometry import ConvGeometry
+from csc_nets.functional.operators.matrix import Matrix
 from csc_nets.functional.operators.mkldnn import analysis_relu, can_fuse
 from csc_nets.functional.operators.spectral import operator_norm
 
@@ -51,6 +52,15 @@ class Convolution:
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Signals ``(N, C, *output_size)`` of codes ``(N, M, *S')``."""
         return synthesize(z, self.weight, self.geometry, output_size)
+
+    def fit_support(self, x: Tensor, code: Tensor) -> Tensor | None:
+        """As :meth:`Matrix.fit_support`, where an atom is one vector, so that positions do not touch each other."""
+        g = self.geometry
+        if any(n != 1 for n in (*g.kernel_size, *g.stride, g.groups)) or any(p != (0, 0) for p in g.padding):
+            return None
+        vectors, codes = (t.movedim(1, -1).flatten(0, -2) for t in (x, code))
+        found = Matrix(self.weight.flatten(1)).fit_support(vectors, codes)
+        return None if found is None else found.unflatten(0, (len(code), *code.shape[2:])).movedim(-1, 1)
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         r"""Bound of :math:`\|D\|^2` on signals of this size, 0-d."""

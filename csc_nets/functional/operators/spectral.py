@@ -63,7 +63,7 @@ def scan_step(apply: Callable[[Tensor], Tensor], u: Tensor, stride: Sequence[int
     start, end = norms(before), norms(after)
     tiny = torch.finfo(end.dtype).tiny
     ratio = torch.where(start > tiny, end / start.clamp_min(tiny), 0)
-    value = ratio.amax()
+    value = ratio.max()
     top = times(after, torch.where(ratio >= 0.9999 * value, 1 / start.clamp_min(tiny), 0))
     return times(after, 1 / end.clamp_min(tiny)), top / torch.linalg.vector_norm(top).clamp_min(tiny), value
 

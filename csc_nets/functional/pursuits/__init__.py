@@ -9,6 +9,7 @@ from csc_nets.functional.pursuits.descending import Descending
 from csc_nets.functional.pursuits.fourier_splitting import douglas_rachford
 from csc_nets.functional.pursuits.lista import ALISTA, LISTA, LISTACP, StepLISTA, TiLISTA
 from csc_nets.functional.pursuits.loop import advance, run, stop_rule
+from csc_nets.functional.pursuits.matching import OMP, MatchingPursuit
 from csc_nets.functional.pursuits.noise_adaptive import NoiseAdaptiveLISTA
 from csc_nets.functional.pursuits.proximal_gradient import FISTA, ISTA, Threshold
 from csc_nets.functional.pursuits.sdnet_momentum import SDNetMomentum
@@ -33,8 +34,10 @@ __all__ = [
     "LCA",
     "LISTA",
     "LISTACP",
+    "OMP",
     "Calibrated",
     "Descending",
+    "MatchingPursuit",
     "NoiseAdaptiveLISTA",
     "PriorISTA",
     "Pursuit",

@@ -1,0 +1,81 @@
+"""Networks of torchvision, timm and this package without their classifier: what other models are built on."""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from csc_nets.conversion.tracing import find_places
+from csc_nets.models.registry import create_model
+
+__all__ = ["Trunk", "headless", "put"]
+
+LIBRARIES = ("csc_nets", "torchvision", "timm")
+
+
+class Trunk(nn.Module):
+    """A classifier without its last layer, whose features are one position of a map.
+
+    Args:
+        network: from images to features ``(N, F)``.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(N, F, 1, 1)`` of images."""
+        features: Tensor = self.network(x)
+        return features.flatten(1).unsqueeze(-1).unsqueeze(-1)
+
+
+def headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tuple[nn.Module, str, int]:
+    """A source network with the identity in place of its last layer; the name of that layer, and its features."""
+    network = _plain(source, source_args)
+    places = find_places(network)
+    heads = [place for place in places if place.ends and isinstance(place.layer, nn.Linear)]
+    if len(heads) != 1:
+        raise ValueError(f"source: {source} must end in one linear layer, found {len(heads)}")
+    head: Any = heads[0].layer
+    put(network, heads[0].name, nn.Identity())
+    first: Any = next((place for place in places if isinstance(place.layer, nn.Conv2d)), None)
+    if first is not None and first.layer.in_channels != in_chans:
+        old = first.layer
+        fresh = nn.Conv2d(
+            in_chans,
+            old.out_channels,
+            old.kernel_size,
+            old.stride,
+            old.padding,
+            old.dilation,
+            bias=old.bias is not None,
+            padding_mode=old.padding_mode,
+        )
+        put(network, first.name, fresh)
+        if hasattr(network, "in_chans"):
+            network.in_chans = in_chans  # type: ignore[assignment]
+    return network, heads[0].name, head.in_features
+
+
+def _plain(source: str, source_args: Mapping[str, Any]) -> nn.Module:
+    library, _, name = source.partition("/")
+    if library not in LIBRARIES or not name.replace("_", "").replace(".", "").isalnum():
+        raise ValueError(f"source must be LIBRARY/NAME with one of {', '.join(LIBRARIES)}, got {source!r}")
+    if library == "csc_nets":
+        return create_model(name, **source_args)
+    try:
+        made = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
+    except ImportError as error:
+        raise ValueError(f"source={source!r} needs {library}: pip install {library}") from error
+    if name not in made.list_models():
+        raise ValueError(f"source: {library} has no network {name!r}")
+    if library == "torchvision":
+        return made.get_model(name, weights=None, **source_args)  # type: ignore[no-any-return]
+    return made.create_model(name, pretrained=False, **source_args)  # type: ignore[no-any-return]
+
+
+def put(network: nn.Module, name: str, module: nn.Module) -> None:
+    owner, _, own = name.rpartition(".")
+    setattr(network.get_submodule(owner), own, module)

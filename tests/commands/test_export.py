@@ -1,0 +1,55 @@
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import csc_nets
+from csc_nets.commands import main
+
+RUN = Path(__file__).parents[1] / "old_checkpoints" / "run"
+
+
+@pytest.fixture
+def run(tmp_path):
+    shutil.copytree(RUN, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_becomes_a_graph_of_torch(run, capsys):
+    main(["export", f"run={run}", "format=torch"])
+    assert "written" in capsys.readouterr().out
+    network = csc_nets.load(run).eval()
+    graph = torch.export.load(run / "network.pt2").module()
+    for size in (8, 13):
+        x = torch.randn(3, network.in_chans, size, size)
+        torch.testing.assert_close(graph(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_run_becomes_onnx(run, tmp_path, capsys):
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package, reason=package)
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime")
+    main(["export", f"run={run}", f"file={tmp_path / 'a.onnx'}"])
+    assert float(capsys.readouterr().out.split("difference")[1].split()[0]) < 1e-4
+    session, network = runtime.InferenceSession(tmp_path / "a.onnx"), csc_nets.load(run).eval()
+    x = torch.randn(3, network.in_chans, 11, 9)
+    (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), network(x), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["format=onnx"], "run is missing"),
+        (["run=nowhere"], "nowhere"),
+        (["run=x", "format=tflite"], "format must be one of onnx, torch, got 'tflite'"),
+        (["runs=x"], "expected csc-nets export run=FOLDER"),
+        (["run=x", "free=maybe"], "free must be true or false"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["export", *arguments])
+    error = capsys.readouterr().err
+    assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
