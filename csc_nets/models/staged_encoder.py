@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from csc_nets.layers import Coder, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
+from csc_nets.models.hub import HubNetwork
 from csc_nets.models.shelf import card
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -46,7 +47,7 @@ class FeatureInfo(list[dict[str, Any]]):
         return [idx] if isinstance(idx, int) else idx
 
 
-class StagedEncoder(nn.Module):
+class StagedEncoder(HubNetwork):
     """A chain of stages from images ``(N, in_chans, H, W)`` to features ``(N, num_features, H', W')``.
 
     Follows timm's API where it applies. ``create_model`` records ``model_name`` and ``model_args`` (plain values) on
