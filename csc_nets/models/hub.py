@@ -39,6 +39,11 @@ class HubNetwork(nn.Module):
     model_name: str
     model_args: dict[str, Any]
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What is known of its weights."""
+        raise NotImplementedError
+
     def save_pretrained(self, save_directory: str | Path, *, half: bool = False) -> None:
         """Writes ``model.safetensors``, ``config.json`` and a card, ``README.md``, which stays where there is one.
 
@@ -59,7 +64,7 @@ class HubNetwork(nn.Module):
         state = packed(self, half)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(state, folder / WEIGHTS)
-        known: dict[str, Any] = self.pretrained_cfg
+        known = self.pretrained_cfg
         config = {"architecture": self.model_name, "model_args": self.model_args, "pretrained_cfg": known}
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         if not (folder / "README.md").exists():
@@ -82,7 +87,7 @@ class HubNetwork(nn.Module):
         """
         from huggingface_hub import PyTorchModelHubMixin
 
-        class Upload(PyTorchModelHubMixin):  # type: ignore[misc]
+        class Upload(PyTorchModelHubMixin):
             def save_pretrained(upload, save_directory: Any, **_: Any) -> None:
                 self.save_pretrained(save_directory)
 

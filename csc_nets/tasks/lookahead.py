@@ -37,14 +37,14 @@ class Lookahead(Callback):
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any, **kwargs: Any) -> None:
         """Pulls, after every k-th step and the last one."""
         step, total = trainer.global_step, int(trainer.estimated_stepping_batches)
-        fast = list(pl_module.parameters())
+        fast: list[Tensor] = list(pl_module.parameters())
         if not self.slow:
             self.slow = [weight.detach().clone() for weight in fast]
         elif step >= total:
             torch._foreach_copy_(fast, self.slow)
         elif step % self.every == 0:
             stays = _STAYS**self.every * (step / total) ** 3
-            torch._foreach_lerp_(self.slow, [weight.detach() for weight in fast], 1 - stays)
+            torch._foreach_lerp_(self.slow, fast, 1 - stays)
             torch._foreach_copy_(fast, self.slow)
 
     def state_dict(self) -> dict[str, Any]:

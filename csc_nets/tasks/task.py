@@ -135,17 +135,17 @@ class Task(L.LightningModule):
         """Shows training images to a network that starts from some, by its ``fit_images``."""
         fit_images = getattr(self.model, "fit_images", None)
         if fit_images is not None and self.trainer.global_step == 0:
-            images = self._images("model.fit_images", _FIRST_IMAGES)
+            images = self._training_images("model.fit_images", _FIRST_IMAGES)
             fit_images(self.trainer.strategy.broadcast(images))  # the same in all processes
 
     def on_validation_epoch_start(self) -> None:
         """Takes statistics of batch norms afresh, where that is asked for."""
         if self.precise_batch_norm and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
-            images = self._images("task.precise_batch_norm", self.precise_batch_norm)
+            images = self._training_images("task.precise_batch_norm", self.precise_batch_norm)
             with self.trainer.precision_plugin.forward_context():
                 renew_statistics(self.model, images.split(_IMAGES_AT_ONCE), self.trainer.strategy.reduce)
 
-    def _images(self, what: str, count: int) -> Tensor:
+    def _training_images(self, what: str, count: int) -> Tensor:
         data = getattr(self._trainer, "datamodule", None)
         if not isinstance(data, ImageDataModule):
             raise ValueError(f"{what} needs a data module of csc_nets.data, got {type(data).__name__}")

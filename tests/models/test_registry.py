@@ -34,8 +34,8 @@ def test_unknown_override_names_the_accepted_ones():
 
 
 def test_no_known_weights_is_said():
-    with pytest.raises(ValueError, match=r"no pretrained weights are known for csc_small"):
-        create_model("csc_small", pretrained=True)
+    with pytest.raises(ValueError, match=r"no pretrained weights are known for resnet34"):
+        create_model("resnet34", pretrained=True)
 
 
 def test_out_indices_need_features_only():
