@@ -14,6 +14,8 @@ from csc_nets.models.registry import create_model, register_model
 __all__ = ["ConvertedClassifier"]
 
 LIBRARIES = ("csc_nets", "torchvision", "timm")
+_OUTSIDE = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+_OUTSIDE |= {"weights", "weights_backbone"}
 
 
 class Trunk(nn.Module):
@@ -134,13 +136,17 @@ def _plain(source: str, source_args: Mapping[str, Any]) -> nn.Module:
     library, _, name = source.partition("/")
     if library not in LIBRARIES or not name.replace("_", "").replace(".", "").isalnum():
         raise ValueError(f"converted: source must be LIBRARY/NAME with one of {', '.join(LIBRARIES)}, got {source!r}")
+    # A checkpoint names the source and its arguments, and may come from anybody.
+    if outside := sorted(_OUTSIDE & set(source_args)):
+        raise ValueError(f"converted: source_args must not name files or weights, got {', '.join(outside)}")
     if library == "csc_nets":
         return create_model(name, **source_args)
     try:
         made = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
     except ImportError as error:
         raise ValueError(f"converted: source={source!r} needs {library}: pip install {library}") from error
-    if name not in made.list_models():
+    # Detection and segmentation load weights of a backbone unless one says otherwise.
+    if name not in (made.list_models(module=made) if library == "torchvision" else made.list_models()):
         raise ValueError(f"converted: {library} has no network {name!r}")
     if library == "torchvision":
         return made.get_model(name, weights=None, **source_args)  # type: ignore[no-any-return]
