@@ -74,24 +74,25 @@ def shifts(old: nn.Module, new: nn.Module, x: Tensor) -> dict[str, Shifts]:
     """For each norm how far its means move by all changes of a step, by those of biases, and by those of its layer."""
     changed, before = dict(new.named_parameters()), statistics_of(old, x)
 
-    def moved(norm: str, chosen: Callable[[str], bool]) -> float:
+    def moved(chosen: Callable[[str], bool]) -> dict[str, float]:
         mixed = copy.deepcopy(old)
         for name, parameter in mixed.named_parameters():
             if chosen(name):
                 parameter.copy_(changed[name])
-        mean, deviation = before[norm]
-        return float(((statistics_of(mixed, x)[norm][0] - mean) / deviation).square().mean().sqrt())
+        after = statistics_of(mixed, x)
+        return {
+            norm: float(((after[norm][0] - mean) / deviation).square().mean().sqrt())
+            for norm, (mean, deviation) in before.items()
+        }
 
     layers = norms_and_layers(old)
     biases = {f"{norm}.bias" for norm in layers}
-    return {
-        norm: {
-            "all": moved(norm, lambda name: True),
-            "biases": moved(norm, lambda name: name in biases),
-            "layer": moved(norm, lambda name, layer=layer: name.startswith(f"{layer}.")),  # type: ignore[misc]
-        }
+    by_all, by_biases = moved(lambda name: True), moved(lambda name: name in biases)
+    by_layer = {
+        norm: moved(lambda name, layer=layer: name.startswith(f"{layer}."))[norm]  # type: ignore[misc]
         for norm, layer in layers.items()
     }
+    return {norm: {"all": by_all[norm], "biases": by_biases[norm], "layer": by_layer[norm]} for norm in layers}
 
 
 @torch.no_grad()

@@ -104,7 +104,7 @@ def overrides_of(flat: Mapping[str, Any]) -> list[str]:
     from csc_nets.cli import plain
 
     def tree(*overrides: str) -> dict[str, Any]:
-        with initialize_config_dir(str(ROOT / "configs"), version_base=None):
+        with initialize_config_dir(str(ROOT / "configs")):
             return dict(flattened(plain(compose("train", overrides=list(overrides)))))
 
     base = []

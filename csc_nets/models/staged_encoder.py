@@ -167,8 +167,14 @@ class StagedEncoder(HubNetwork):
             "url": self.pretrained_url,
             "input_size": (self.in_chans, self.input_size, self.input_size),
             "first_conv": next((name for name, m in self.named_modules() if _takes_images(m)), None),
-            **(self.trained_on or card(self.model_name)),
+            **(self.trained_on or self._card()),
         }
+
+    def _card(self) -> dict[str, Any]:
+        """The card of the weights in the package, where they are of a network that was built as this one."""
+        known = card(self.model_name)
+        alike = all(self.model_args.get(key) == value for key, value in known.get("model_args", {}).items())
+        return known if alike else {}
 
     @property
     def default_cfg(self) -> dict[str, Any]:
