@@ -180,11 +180,11 @@ def cell(key: str, runs: list[dict[str, Any]]) -> str:
     """Mean and range of a number over some runs."""
     numbers = [{**run["metrics"], "minutes": run["metrics"]["training_seconds"] / 60} for run in runs]
     values = [n[key] for n in numbers if n.get(key) is not None]
-    form = _FORMS.get(key, "{:.4g}").format
+    form = _FORMS.get(key, "{:.4g}")
     if not values:
         return "-"
-    mean = form(statistics.mean(values)).replace("%", " %")
-    return mean if len(values) == 1 else f"{mean} ({form(min(values))} to {form(max(values))})"
+    mean, low, high = (form.format(f(values)).replace("%", " %") for f in (statistics.mean, min, max))
+    return mean if len(values) < 2 else f"{mean} ({low} to {high})"
 
 
 if __name__ == "__main__":

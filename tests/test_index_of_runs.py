@@ -92,7 +92,7 @@ def test_a_typed_figure_is_found_and_a_new_run_appears(copied, monkeypatch):
 def test_cells():
     runs = [{"metrics": {"test/acc": acc, "training_seconds": 90}} for acc in (0.98, 0.99)]
     assert index.cell("test/acc", runs[:1]) == "98.00 %"
-    assert index.cell("test/acc", runs) == "98.50 % (98.00% to 99.00%)"
+    assert index.cell("test/acc", runs) == "98.50 % (98.00 % to 99.00 %)"
     assert index.cell("minutes", runs) == "1.5 (1.5 to 1.5)"
     assert index.cell("test/density", runs) == "-"
     table = {
