@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import yaml
-from index_of_runs import command_of
+from index_of_runs import command_of, revision
 from safetensors.torch import save_file
 
 import csc_nets
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("limits")
     parser.add_argument("--numbers", type=Path, help="figures other than metrics.json of the run")
     parser.add_argument("--machine", default="", help="what the training ran on")
+    parser.add_argument("--revision", help="that the run was made with (default: that of the working tree)")
     parser.add_argument("--half", action="store_true", help="parameters in half precision, for larger networks")
     given = parser.parse_args()
     config = yaml.safe_load((given.run / "config.yaml").read_text())
@@ -51,6 +52,7 @@ def main() -> None:
         "precision": "half" if given.half else "single",
         "seed": config["seed"],
         "version": csc_nets.__version__,
+        "revision": given.revision or revision(),
         "torch": torch.__version__,
         "machine": given.machine,
         "minutes": round(json.loads((given.run / "metrics.json").read_text())["training_seconds"] / 60),
