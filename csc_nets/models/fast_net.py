@@ -35,7 +35,8 @@ class FastNet(ImageClassifier):
     A coded layer needs no GELU, its codes are non-negative. :meth:`fit_images` sets the stem, and a task calls it.
 
     Two departures: images are padded by one pixel on the right and at the bottom and pooling rounds sizes up, so that
-    the sizes of the stages are those of other networks here; and the whole last map is pooled, whatever its size.
+    the sizes of the stages are those of other networks here; and the last map is averaged, where airbench94 takes its
+    maxima.
 
     Args:
         num_classes: classes; 0 leaves the pooled features as output.
@@ -43,7 +44,6 @@ class FastNet(ImageClassifier):
         coding: ``"none"``; ``"stem"`` codes the first layer, ``"all"`` the 3 x 3 layers too.
         widths: channels of the stages.
         drop_rate: dropout before the classifier.
-        head_scale: factor of the logits, which starts the training with small ones.
         bn_momentum: weight of a batch in the running statistics of batch norm, which change fast in a short training.
         **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`.
 
@@ -60,7 +60,6 @@ class FastNet(ImageClassifier):
         coding: str = "none",
         widths: Sequence[int] = (64, 256, 256),
         drop_rate: float = 0.0,
-        head_scale: float = 1 / 9,
         bn_momentum: float = 0.4,
         **options: Unpack[CodingOptions],
     ) -> None:
@@ -104,7 +103,6 @@ class FastNet(ImageClassifier):
             num_classes=num_classes,
             drop_rate=drop_rate,
         )
-        self.head_scale = head_scale
 
     @torch.no_grad()
     def fit_images(self, images: Tensor) -> None:
@@ -117,23 +115,19 @@ class FastNet(ImageClassifier):
         else:
             stem[1].dictionary.set_atoms(torch.cat([vectors, -vectors]).to(stem[1].atoms))
 
-    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Logits of features ``(N, num_features, H', W')``; with ``pre_logits`` their maxima ``(N, num_features)``."""
-        pooled: Tensor = self.dropout(features.amax(dim=(2, 3)))
-        if pre_logits or not self.num_classes:
-            return pooled
-        output: Tensor = self.fc(pooled) * self.head_scale
-        return output
-
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh last layer; see :meth:`ImageClassifier.reset_classifier`. The only pooling is ``"max"``.
+        """A fresh last layer; see :meth:`ImageClassifier.reset_classifier`."""
+        super().reset_classifier(num_classes, global_pool)
+        if isinstance(self.fc, nn.Linear):
+            like = self.fc.weight
+            self.fc = ScaledLinear(self.num_features, num_classes, device=like.device, dtype=like.dtype)
 
-        Raises:
-            ValueError: ``num_classes`` is negative or no int, or another pooling.
-        """
-        if global_pool not in (None, "max"):
-            raise ValueError(f"global_pool must be 'max' or None, got {global_pool!r}")
-        super().reset_classifier(num_classes)
+
+class ScaledLinear(nn.Linear):
+    """A linear layer whose output is divided by 9, so that a training starts with small logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 9
 
 
 class WhiteningConv2d(nn.Conv2d):
