@@ -1,9 +1,10 @@
 """Puts the weights of a run on the shelf of the package, with their card.
 
-    python docs/publish_weights.py RUN NAME "WHERE THEY FAIL"
+    python docs/publish_weights.py RUN NAME "WHERE THEY FAIL" [--half]
 
-The figures are those that the test of the run wrote (``metrics.json``), or of ``--numbers FILE``. The check is a number
-that ``tests/models/test_shelf.py`` computes again.
+NAME is that of the network, which ``create_model(NAME, pretrained=True)`` then builds as the run did. The figures are
+those that the test of the run wrote (``metrics.json``), or of ``--numbers FILE``. The check is a number that
+``tests/models/test_shelf.py`` computes again.
 """
 
 import argparse
@@ -13,10 +14,12 @@ from pathlib import Path
 
 import torch
 import yaml
+from index_of_runs import command_of, revision
 from safetensors.torch import save_file
 
 import csc_nets
 from csc_nets.evaluation.weights_check import check_of
+from csc_nets.models.hub import packed
 from csc_nets.models.shelf import SHELF
 
 
@@ -27,22 +30,29 @@ def main() -> None:
     parser.add_argument("limits")
     parser.add_argument("--numbers", type=Path, help="figures other than metrics.json of the run")
     parser.add_argument("--machine", default="", help="what the training ran on")
+    parser.add_argument("--revision", help="that the run was made with (default: that of the working tree)")
+    parser.add_argument("--half", action="store_true", help="parameters in half precision, for larger networks")
     given = parser.parse_args()
     config = yaml.safe_load((given.run / "config.yaml").read_text())
     numbers = json.loads((given.numbers or given.run / "metrics.json").read_text())
     model = csc_nets.load(given.run)
-    plain = csc_nets.create_model(given.name)
-    plain.load_state_dict(model.state_dict())  # the network of that name, with its defaults
+    if model.model_name != given.name:
+        raise SystemExit(f"{given.run} holds a {model.model_name}, and not a {given.name}")
     file = SHELF / f"{given.name}.safetensors"
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, file)
+    state = packed(model, given.half)
+    save_file(state, file)
+    model.load_state_dict(state)  # the figures of the check are those of the file
     data = config["data"]
+    tested = data.get("test", numbers.get("tested_on", "test"))
     card = {
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-        "data": f"{data['name']}: {data.get('train', 'train')}, tested on {data.get('test', 'test')}",
-        "command": f"python train.py experiment={config['name']} trainer.max_epochs={config['trainer']['max_epochs']} "
-        f"trainer.precision={config['trainer']['precision']}",
+        "data": f"{data['name']}: {data.get('train', 'train')}, tested on {tested}",
+        "command": command_of(config),
+        "model_args": dict(model.model_args),
+        "precision": "half" if given.half else "single",
         "seed": config["seed"],
         "version": csc_nets.__version__,
+        "revision": given.revision or revision(),
         "torch": torch.__version__,
         "machine": given.machine,
         "minutes": round(json.loads((given.run / "metrics.json").read_text())["training_seconds"] / 60),
@@ -50,10 +60,11 @@ def main() -> None:
         "check": check_of(model),
         "limits": given.limits,
         "license": "MIT",
-        "mean": data.get("mean") or [0.0] * model.in_chans,
-        "std": data.get("std") or [1.0] * model.in_chans,
+        "mean": model.trained_on.get("mean", [0.0] * model.in_chans),
+        "std": model.trained_on.get("std", [1.0] * model.in_chans),
         "interpolation": "bicubic",
         "crop_pct": 1.0,
+        "input_size": model.trained_on.get("input_size", [model.in_chans, model.input_size, model.input_size]),
     }
     (SHELF / f"{given.name}.json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"{file.stat().st_size / 1e6:.2f} MB, check {card['check']}")

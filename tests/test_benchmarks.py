@@ -227,3 +227,23 @@ def test_every_benchmark_tells_its_options():
             continue
         text = program.read_text()
         assert "timing.parser(" in text or ("--quick" in text and "--json" in text), program.name
+
+
+def test_causes_of_a_shift_of_means():
+    from torch import nn
+
+    lag = importlib.import_module("batch_norm_lag")
+    torch.manual_seed(0)
+    old = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1), nn.BatchNorm2d(3))
+    assert lag.norms_and_layers(old) == {"1": "0", "3": "2"}
+    x = torch.randn(16, 1, 8, 8)
+    new = lag.copy.deepcopy(old)
+    with torch.no_grad():
+        new[1].bias += 0.1 * torch.randn(4)
+    found = lag.shifts(old, new, x)
+    assert found["1"] == {"all": 0, "biases": 0, "layer": 0} and found["3"]["layer"] == 0
+    # A 1 x 1 layer moves its means by its weights times the change of the biases.
+    seen = old.train()[2](old[1](old[0](x)))
+    moved = old[2].weight[:, :, 0, 0] @ new[1].bias
+    expected = (moved / seen.std((0, 2, 3))).square().mean().sqrt()
+    assert found["3"]["biases"] == pytest.approx(expected.item(), rel=1e-4) == pytest.approx(found["3"]["all"])

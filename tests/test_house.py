@@ -49,6 +49,7 @@ CORE = {
 
 OPTIONAL = {
     "csc_nets.functional.kernels.triton_kernels": {"triton"},  # comes with torch where there is an accelerator
+    "csc_nets.models.hub": {"huggingface_hub", "safetensors"},  # files and addresses of networks
     "csc_nets.functional.wavelets.filter_bank": {"kymatio"},  # its filters, for comparison
 }
 """Further packages of the core; each module is imported, or imports them, when they are asked for."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torchvision.transforms import v2
@@ -76,7 +76,7 @@ class ImageFolderDataModule(ImageDataModule):
         split_seed: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
-        flip: bool = True,
+        flip: bool | Literal["alternate"] = True,
         bits: int | None = None,
         name: str = "image_folder",
         **options: Any,

@@ -53,7 +53,8 @@ class ImageDataModule(LightningDataModule, ABC):
         eval_batch_size: Evaluation images in a batch; None for twice ``batch_size``.
         crop_padding: Pixels of padding that the random training crop is taken from; 0 for no crop.
         padding_mode: ``"zeros"`` or ``"reflect"``.
-        flip: Whether training images are mirrored left to right with probability one half.
+        flip: Whether training images are mirrored left to right with probability one half; ``"alternate"`` mirrors an
+            image in every other epoch.
         cutout: Side in pixels of the square put to zero in training images; 0 for none.
         channels_last: Whether images are stored in ``torch.channels_last``.
         device: Where splits in memory lie and batches are made: ``"auto"`` (the trainer's GPU if it uses one, else the
@@ -80,7 +81,7 @@ class ImageDataModule(LightningDataModule, ABC):
         eval_batch_size: int | None = None,
         crop_padding: int = 0,
         padding_mode: Literal["zeros", "reflect"] = "zeros",
-        flip: bool = False,
+        flip: bool | Literal["alternate"] = False,
         cutout: int = 0,
         channels_last: bool = False,
         device: str | torch.device = "auto",
@@ -104,9 +105,11 @@ class ImageDataModule(LightningDataModule, ABC):
         self.augmentation: dict[str, Any] = {
             "crop_padding": crop_padding,
             "padding_mode": padding_mode,
-            "flip": flip,
+            "flip": bool(flip),
             "cutout": cutout,
         }
+        self._require(flip in (True, False, "alternate"), "flip", flip, "true, false or 'alternate'")
+        self.alternate = flip == "alternate"
         for label, values in (("mean", self.mean), ("std", self.std)):
             allowed = f"one finite number for each of the {in_chans} channels"
             self._require(len(values) == in_chans and all(map(isfinite, values)), label, values, allowed)
@@ -187,6 +190,19 @@ class ImageDataModule(LightningDataModule, ABC):
         images, _ = next(iter(self.test_dataloader()))
         return images.cpu()[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
 
+    def training_images(self, count: int) -> Tensor:
+        """Images ``(N, C, H, W)`` as the network sees them in training, augmented and normalised, at most ``count``.
+
+        They are the first ones of the first epoch, whatever has been read since. With several processes each one has
+        its own.
+        """
+        batches: list[Tensor] = []
+        for images, _ in self.train_dataloader():
+            batches.append(images)
+            if sum(map(len, batches)) >= count:
+                break
+        return torch.cat(batches)[:count]
+
     def denormalize(self, images: Tensor) -> Tensor:
         """Undo the normalisation, for pictures.
 
@@ -208,6 +224,7 @@ class ImageDataModule(LightningDataModule, ABC):
             shuffle=training and not getattr(trainer, "overfit_batches", 0),
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
+            alternate=self.alternate and training,
         )
         drop_last = training and self.drop_last
         if drop_last and len(sampler) < self.batch_size:

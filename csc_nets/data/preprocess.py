@@ -12,6 +12,9 @@ from torch import Tensor, nn
 DRAWS = 5
 """Uniform numbers an image needs: crop top, crop left, mirror, cutout row, cutout column."""
 
+MIRROR = 2
+"""Which of them decides whether an image is mirrored: one below one half."""
+
 PADDING_MODES = ("zeros", "reflect")
 
 
@@ -112,7 +115,7 @@ class Preprocess(nn.Module):
         if self.crop_padding or self.flip:
             places = 2 * self.crop_padding + 1
             top, left = _whole(draws[:, 0], places), _whole(draws[:, 1], places)
-            mirror = (draws[:, 2] < 0.5) & self.flip
+            mirror = (draws[:, MIRROR] < 0.5) & self.flip
             images = crop_and_flip(images, top, left, mirror, self.crop_padding, self.padding_mode)
         images = images.to(torch.float32, copy=True).mul_(self.gain).sub_(self.offset)
         if self.cutout:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from csc_nets.data.preprocess import DRAWS
+from csc_nets.data.preprocess import DRAWS, MIRROR
 
 
 def seeded_generator(*key: int) -> torch.Generator:
@@ -86,10 +86,21 @@ class EpochSampler:
         shuffle: Whether the order is random; evaluation keeps the stored order.
         rank: Number of this process.
         world_size: Number of processes.
+        alternate: Whether an image that is mirrored in one epoch is not mirrored in the next: whatever the first epoch
+            drew, every two epochs show both. Source: Keller Jordan, arXiv 2404.00498, section 3.6.
     """
 
-    def __init__(self, length: int, *, seed: int = 0, shuffle: bool, rank: int = 0, world_size: int = 1) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int = 0,
+        shuffle: bool,
+        rank: int = 0,
+        world_size: int = 1,
+        alternate: bool = False,
+    ) -> None:
+        self.length, self.seed, self.shuffle, self.alternate = length, seed, shuffle, alternate
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
@@ -111,6 +122,9 @@ class EpochSampler:
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         draws = torch.rand(n, DRAWS, generator=generator)
         keys = torch.randint(2**31, (n,), generator=generator)
+        if self.alternate:
+            first = torch.rand(n, generator=seeded_generator(self.seed, 3))
+            draws[:, MIRROR] = (first[order] + self.epoch % 2 / 2) % 1
         mine = self.rank + self.world_size * torch.arange(len(self))
         mine = mine[mine < n] if int((mine < n).sum()) >= least else mine % n
         return EpochPlan(order[mine], draws[mine], keys[mine])

@@ -1,5 +1,6 @@
 """Networks of the zoo, and the registry that builds them by name."""
 
+from csc_nets.models import sources  # noqa: F401  # so that create_model knows them
 from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
 from csc_nets.models.coded_activations import CodedActivations
@@ -12,6 +13,7 @@ from csc_nets.models.csc_small import CSCSmall
 from csc_nets.models.cscnet import CSCNet
 from csc_nets.models.denoiser import Denoiser
 from csc_nets.models.dncnn import DnCNN
+from csc_nets.models.fast_net import FastNet
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
@@ -41,6 +43,7 @@ __all__ = [
     "DeepCNN",
     "Denoiser",
     "DnCNN",
+    "FastNet",
     "FeatureExtractor",
     "GDLNet",
     "ImageClassifier",

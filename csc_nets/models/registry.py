@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from csc_nets.models.hub import SOURCES
 from csc_nets.models.shelf import card, shelved
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
@@ -103,7 +104,7 @@ def create_model(
     name: str,
     pretrained: bool = False,
     *,
-    num_classes: int = 10,
+    num_classes: int | None = None,
     in_chans: int | None = None,
     features_only: bool = False,
     out_indices: int | Sequence[int] | None = None,
@@ -113,10 +114,11 @@ def create_model(
     """Builds a network by its name.
 
     Args:
-        name: one of :func:`list_models`.
+        name: one of :func:`list_models`; or ``"local-dir:FOLDER"``, or ``"hf-hub:OWNER/NAME"`` or
+            ``"hf-hub:OWNER/NAME@REVISION"``, for what ``model.save_pretrained`` or ``model.push_to_hub`` wrote.
         pretrained: load the trained weights that are known for this network. Those in the package need no connection;
-            ``pretrained_cfg`` says what they were trained on.
-        num_classes: classes; networks without a classifier leave it aside.
+            ``pretrained_cfg`` says what they were trained on. Defaults are then those of the network that was trained.
+        num_classes: classes; None for 10, or those of trained weights. Networks without a classifier leave it aside.
         in_chans: channels of the images; None for what the network was made for, 3 for most.
         features_only: return the stages alone, as a module from images to a list of feature maps.
         out_indices: with ``features_only``, the stages to return (as timm: indices, or how many last ones).
@@ -129,6 +131,14 @@ def create_model(
     Raises:
         ValueError: unknown name or override, weights that are not known or do not fit.
     """
+    source, colon, place = name.partition(":")
+    if colon:
+        if source not in SOURCES:
+            raise ValueError(f"create_model: the source of {name!r} must be one of {', '.join(sorted(SOURCES))}")
+        sizes = {"num_classes": num_classes, "in_chans": in_chans, "out_indices": out_indices}
+        options = {**sizes, "features_only": features_only, "checkpoint_path": checkpoint_path}
+        found: StagedEncoder = SOURCES[source](place, pretrained=pretrained, **options, **overrides)
+        return found
     if name not in ENTRIES:
         raise unknown_name("create_model", "model", name, ENTRIES)
     entry = ENTRIES[name]
@@ -143,9 +153,10 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ValueError(f"create_model: out_indices={out_indices!r} needs features_only=True")
 
-    in_chans = entry.in_chans if in_chans is None else in_chans
-    args = {key: _plain(key, value) for key, value in overrides.items()}
-    args |= {k: v for k, v in {"num_classes": num_classes, "in_chans": in_chans}.items() if k in known}
+    trained = card(name).get("model_args", {}) if weights is not None and entry.url is None else {}
+    asked = {k: v for k, v in (("num_classes", num_classes), ("in_chans", in_chans)) if v is not None}
+    defaults = {"num_classes": 10, "in_chans": entry.in_chans, **trained, **asked}
+    args = {k: _plain(k, v) for k, v in {**defaults, **overrides}.items() if k in known or k in overrides}
     model = entry.build(**args)
     model.model_name, model.model_args, model.pretrained_url = name, args, entry.url
     if weights is not None:

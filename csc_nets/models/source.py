@@ -12,6 +12,8 @@ from csc_nets.models.registry import create_model
 __all__ = ["Trunk", "headless", "put"]
 
 LIBRARIES = ("csc_nets", "torchvision", "timm")
+_OUTSIDE = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+_OUTSIDE |= {"weights", "weights_backbone"}
 
 
 class Trunk(nn.Module):
@@ -63,13 +65,17 @@ def _plain(source: str, source_args: Mapping[str, Any]) -> nn.Module:
     library, _, name = source.partition("/")
     if library not in LIBRARIES or not name.replace("_", "").replace(".", "").isalnum():
         raise ValueError(f"source must be LIBRARY/NAME with one of {', '.join(LIBRARIES)}, got {source!r}")
+    # A checkpoint names the source and its arguments, and may come from anybody.
+    if outside := sorted(_OUTSIDE & set(source_args)):
+        raise ValueError(f"source_args must not name files or weights, got {', '.join(outside)}")
     if library == "csc_nets":
         return create_model(name, **source_args)
     try:
         made = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
     except ImportError as error:
         raise ValueError(f"source={source!r} needs {library}: pip install {library}") from error
-    if name not in made.list_models():
+    # Detection and segmentation load weights of a backbone unless one says otherwise.
+    if name not in (made.list_models(module=made) if library == "torchvision" else made.list_models()):
         raise ValueError(f"source: {library} has no network {name!r}")
     if library == "torchvision":
         return made.get_model(name, weights=None, **source_args)  # type: ignore[no-any-return]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from csc_nets.layers import Coder, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
+from csc_nets.models.hub import HubNetwork
 from csc_nets.models.shelf import card
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -46,7 +47,7 @@ class FeatureInfo(list[dict[str, Any]]):
         return [idx] if isinstance(idx, int) else idx
 
 
-class StagedEncoder(nn.Module):
+class StagedEncoder(HubNetwork):
     """A chain of stages from images ``(N, in_chans, H, W)`` to features ``(N, num_features, H', W')``.
 
     Follows timm's API where it applies. ``create_model`` records ``model_name`` and ``model_args`` (plain values) on
@@ -169,8 +170,14 @@ class StagedEncoder(nn.Module):
             "url": self.pretrained_url,
             "input_size": (self.in_chans, self.input_size, self.input_size),
             "first_conv": next((name for name, m in self.named_modules() if _takes_images(m)), None),
-            **(self.trained_on or card(self.model_name)),
+            **(self.trained_on or self._card()),
         }
+
+    def _card(self) -> dict[str, Any]:
+        """The card of the weights in the package, where they are of a network that was built as this one."""
+        known = card(self.model_name)
+        alike = all(self.model_args.get(key) == value for key, value in known.get("model_args", {}).items())
+        return known if alike else {}
 
     @property
     def default_cfg(self) -> dict[str, Any]:

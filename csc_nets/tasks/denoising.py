@@ -169,6 +169,7 @@ class DenoisingTask(Task):
 
     def on_train_start(self) -> None:
         """What to return to before the first validation."""
+        super().on_train_start()
         if not self._best:
             self._remember(-math.inf)
 

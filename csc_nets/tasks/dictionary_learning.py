@@ -92,6 +92,7 @@ class DictionaryLearningTask(AutoencodingTask):
 
     def on_train_start(self) -> None:
         """Lets sparse atoms begin dense; a resumed run goes on with its own number."""
+        super().on_train_start()
         if self.global_step == 0:
             self.model.project(0.0 if self.sparsify else 1.0)  # type: ignore[operator]
 

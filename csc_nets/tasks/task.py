@@ -16,8 +16,12 @@ from torch.distributed.fsdp import fully_shard
 from csc_nets.data import ImageDataModule
 from csc_nets.tasks.divergence import Divergence
 from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor
+from csc_nets.tasks.precise_batch_norm import renew_statistics
 
 __all__ = ["Task"]
+
+_FIRST_IMAGES = 1000  # a million patches of CIFAR
+_IMAGES_AT_ONCE = 256
 
 
 class Task(L.LightningModule):
@@ -42,6 +46,10 @@ class Task(L.LightningModule):
         min_lr: learning rate at the end of ``"cosine"`` and ``"linear"``.
         milestones: epochs at which ``"step"`` multiplies the rate by ``gamma``.
         gamma: see ``milestones``.
+        bias_rate: learning rate of the biases of batch norms as a multiple of ``lr``.
+        precise_batch_norm: take the statistics of batch norms afresh from so many training images before each
+            validation in training, see :func:`~csc_nets.tasks.precise_batch_norm.renew_statistics`; 0 leaves them the
+            running averages. Checkpoints keep them, so that later tests are with them.
         seed: of all randomness in training steps.
         channels_last: keep weights in channels-last memory order (faster on GPUs in low precision, with a data module
             that does the same for images).
@@ -70,6 +78,8 @@ class Task(L.LightningModule):
         min_lr: float = 0.0,
         milestones: Sequence[float] = (),
         gamma: float = 0.1,
+        bias_rate: float = 1.0,
+        precise_batch_norm: int = 0,
         seed: int = 0,
         channels_last: bool = False,
     ) -> None:
@@ -80,6 +90,7 @@ class Task(L.LightningModule):
             "weight_decay": weight_decay,
             "momentum": momentum,
             "nesterov": nesterov,
+            "bias_rate": bias_rate,
         }
         build_optimizer(model, **self.optimizer_args)  # refuses bad values before any data are read
         if not warmup_epochs >= 0:
@@ -87,6 +98,9 @@ class Task(L.LightningModule):
         if not 0 <= min_lr <= lr:
             raise ValueError(f"min_lr must be in [0, lr = {lr}], got {min_lr}")
         learning_rate_factor(0, total=1, warmup=0, schedule=schedule, final=0, milestones=(), gamma=gamma)
+        if not isinstance(precise_batch_norm, int) or precise_batch_norm < 0:
+            raise ValueError(f"precise_batch_norm must be a whole number of images >= 0, got {precise_batch_norm!r}")
+        self.precise_batch_norm = precise_batch_norm
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.schedule, self.warmup_epochs, self.min_lr = schedule, warmup_epochs, min_lr
         self.milestones, self.gamma = list(milestones), gamma
@@ -139,6 +153,26 @@ class Task(L.LightningModule):
             milestones=[epoch * per_epoch for epoch in self.milestones],
             gamma=self.gamma,
         )
+
+    def on_train_start(self) -> None:
+        """Shows training images to a network that starts from some, by its ``fit_images``."""
+        fit_images = getattr(self.model, "fit_images", None)
+        if fit_images is not None and self.trainer.global_step == 0:
+            images = self._training_images("model.fit_images", _FIRST_IMAGES)
+            fit_images(self.trainer.strategy.broadcast(images))  # the same in all processes
+
+    def on_validation_epoch_start(self) -> None:
+        """Takes statistics of batch norms afresh, where that is asked for."""
+        if self.precise_batch_norm and self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            images = self._training_images("task.precise_batch_norm", self.precise_batch_norm)
+            with self.trainer.precision_plugin.forward_context():
+                renew_statistics(self.model, images.split(_IMAGES_AT_ONCE), self.trainer.strategy.reduce)
+
+    def _training_images(self, what: str, count: int) -> Tensor:
+        data = getattr(self._trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            raise ValueError(f"{what} needs a data module of csc_nets.data, got {type(data).__name__}")
+        return data.training_images(count).to(self.device)
 
     def on_train_epoch_start(self) -> None:
         """Makes the epoch's random numbers a function of ``(seed, epoch, rank)``."""

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from csc_nets.checkpoint import read_checkpoint
 from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
 from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
+from csc_nets.tasks.lookahead import Lookahead
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.run_folder import RunFolder, free_names
 from csc_nets.tasks.sharding import FullySharded
@@ -35,7 +36,7 @@ StrategyRegistry.register("fsdp2", FullySharded, override=True)
 __all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
 
 _MOST_NAMES = 10_000
-CALLBACKS = ("ema_decay", "patience", "progress_bar", "pictures_every")
+CALLBACKS = ("ema_decay", "lookahead", "patience", "progress_bar", "pictures_every")
 
 
 def build_trainer(
@@ -49,7 +50,8 @@ def build_trainer(
         task: names the number that decides which checkpoint is best.
         trainer: arguments of ``lightning.Trainer``.
         callbacks: ``ema_decay`` (None for no weight averaging), ``patience`` (epochs without progress after which
-            training stops, None for never), ``pictures_every`` (epochs from one set of pictures to the next, None for
+            training stops, None for never), ``lookahead`` (steps from one pull of the slow weights to the next, None
+            for none), ``pictures_every`` (epochs from one set of pictures to the next, None for
             none in training), ``progress_bar``.
         logger: ``name`` and the arguments of that logger, see :func:`build_loggers`.
 
@@ -114,10 +116,16 @@ def build_callbacks(
     patience: int | None,
     progress_bar: bool,
     pictures_every: int | None = None,
+    lookahead: int | None = None,
 ) -> list[Callback]:
     """The best checkpoint, then the last one (which records what the best one is), and what else was asked for."""
     folder = run_dir / "checkpoints"
+    if lookahead is not None and ema_decay is not None:
+        raise ValueError(
+            f"callbacks: lookahead and ema_decay both average the weights, got {lookahead} and {ema_decay}"
+        )
     chosen: list[Callback] = [
+        *([Lookahead(lookahead)] if lookahead is not None else []),
         Timer(interval="epoch", verbose=False),
         LastValidation(),
         AgreedStop(),

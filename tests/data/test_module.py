@@ -132,3 +132,17 @@ def test_a_batch_larger_than_the_training_set_is_refused():
     with pytest.raises(ValueError, match=r"batch_size must be at most 24, .* got 25"):
         toy(batch_size=25).train_dataloader()
     assert len(toy(batch_size=25, drop_last=False).train_dataloader()) == 1
+
+
+def test_training_images_are_those_of_the_first_batches_whatever_was_read_since():
+    data = toy()
+    expected = torch.cat([images for images, _ in data.train_dataloader()])
+    list(data.train_dataloader())
+    torch.testing.assert_close(data.training_images(12), expected[:12])
+    assert len(data.training_images(1000)) == len(expected)
+
+
+def test_a_wrong_flip_is_refused():
+    with pytest.raises(ValueError, match="flip must be true, false or 'alternate', got 'sometimes'"):
+        toy(flip="sometimes")
+    assert toy(flip="alternate").augmentation["flip"] is True

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from csc_nets.data.preprocess import MIRROR
 from csc_nets.data.sampling import EpochSampler, held_out_indices, stratified_split
 
 
@@ -75,3 +76,20 @@ def test_no_process_is_without_an_image_for_each_batch():
 def test_shares_that_round_up_together_never_take_more_than_there_is():
     parts = stratified_split(torch.zeros(3, dtype=torch.long), [0.5, 0.5])
     assert sorted(torch.cat(parts).tolist()) == [0, 1, 2]
+
+
+def test_alternate_mirrors_every_image_in_one_of_two_epochs():
+    sampler = EpochSampler(200, shuffle=True, alternate=True)
+    mirrored = []
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        plan = sampler.plan()
+        by_image = torch.empty(200)
+        by_image[plan.order] = plan.draws[:, MIRROR]
+        mirrored.append(by_image < 0.5)
+    assert torch.equal(mirrored[0], ~mirrored[1]) and torch.equal(mirrored[0], mirrored[2])
+    assert 60 < mirrored[0].sum() < 140
+    other = EpochSampler(200, shuffle=True)
+    other.set_epoch(2)
+    assert torch.equal(other.plan().order, plan.order)
+    assert torch.equal(other.plan().draws[:, 3:], plan.draws[:, 3:])

@@ -11,6 +11,7 @@ from csc_nets.models import create_model
 RESIDUAL = {"widths": [4, 6, 8, 10], "depths": [1, 2, 1, 1]}
 LOOP = {"widths": [4, 6], "features": 8, "input_size": 16}
 TOKENS = {"width": 12, "depth": 2, "heads": 2, "patch_size": 4, "input_size": 16}
+STAGES = {"widths": [4, 6, 8]}
 NARROW = {
     "cdlnet": {"in_chans": 3, "steps": 3, "atoms": 6},
     "cdlnet_large": {"in_chans": 3, "steps": 3, "atoms": 6},
@@ -50,6 +51,7 @@ NARROW = {
     **dict.fromkeys([f"csc_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
     **dict.fromkeys([f"conv_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
+    **dict.fromkeys(["fastnet", "fastnet_stem", "fastnet_all"], STAGES),
     **dict.fromkeys(["resnet20", "resnet32", "sdnet20", "sdnet20_all", "sdnet32_all"], RESIDUAL),
 }
 

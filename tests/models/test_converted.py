@@ -54,9 +54,18 @@ def test_frozen_atoms():
         ("os/system", "source must be LIBRARY/NAME"),
         ("timm/hf-hub:somebody/net", "source must be LIBRARY/NAME"),
         ("torchvision/nothing", "torchvision has no network 'nothing'"),
+        ("torchvision/fcn_resnet50", "torchvision has no network 'fcn_resnet50'"),  # it would fetch its backbone
         ("csc_nets/csc_autoencoder", "must end in one linear layer"),
     ],
 )
 def test_bad_sources_are_refused(source, message):
     with pytest.raises(ValueError, match=message):
         create_model("converted", source=source)
+
+
+@pytest.mark.parametrize("library", ["csc_nets", "torchvision", "timm"])
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained", "weights_backbone", "pretrained_cfg"])
+def test_arguments_of_a_source_name_no_file(library, argument):
+    """They come from a checkpoint, which may be anybody's."""
+    with pytest.raises(ValueError, match=f"source_args must not name files or weights, got {argument}"):
+        create_model("converted", source=f"{library}/resnet18", source_args={argument: "http://localhost/weights"})

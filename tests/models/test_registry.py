@@ -13,7 +13,7 @@ from csc_nets.models import registry as registry_module
 def test_list_is_sorted_and_filtered_by_part_or_glob():
     names = list_models()
     assert names == sorted(names) and {"csc_small", "resnet18", "sdnet18_all"} <= set(names)
-    assert list_models("_all") == ["sdnet18_all", "sdnet20_all", "sdnet32_all", "sdnet34_all"]
+    assert list_models("_all") == ["fastnet_all", "sdnet18_all", "sdnet20_all", "sdnet32_all", "sdnet34_all"]
     assert list_models("sdnet3*_all") == ["sdnet32_all", "sdnet34_all"]
     assert list_models("sdnet??") == ["sdnet18", "sdnet20", "sdnet34"]
     assert list_models("nothing") == []
@@ -34,8 +34,8 @@ def test_unknown_override_names_the_accepted_ones():
 
 
 def test_no_known_weights_is_said():
-    with pytest.raises(ValueError, match=r"no pretrained weights are known for csc_small"):
-        create_model("csc_small", pretrained=True)
+    with pytest.raises(ValueError, match=r"no pretrained weights are known for resnet34"):
+        create_model("resnet34", pretrained=True)
 
 
 def test_out_indices_need_features_only():

@@ -28,6 +28,13 @@ def test_weights_give_the_number_of_their_card(name):
     assert not torch.equal(next(csc_nets.create_model(name).parameters()), next(model.parameters()))
 
 
+def test_a_network_that_was_built_otherwise_has_no_card(monkeypatch):
+    known = {**card("cdlnet"), "model_args": {"atoms": 64}}
+    monkeypatch.setattr("csc_nets.models.staged_encoder.card", lambda name: known)
+    assert "sha256" in csc_nets.create_model("cdlnet", atoms=64).pretrained_cfg
+    assert "sha256" not in csc_nets.create_model("cdlnet", atoms=32).pretrained_cfg
+
+
 def test_timm_finds_what_the_weights_were_trained_with():
     data = pytest.importorskip("timm.data")
     found = data.resolve_data_config(model=csc_nets.create_model("cdlnet", pretrained=True))

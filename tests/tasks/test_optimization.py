@@ -93,3 +93,16 @@ def test_parameters_of_one_player():
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     groups = parameter_groups(model, 0.1, list(model[1].parameters()))
     assert [p for group in groups for p in group["params"]] == [model[1].weight, model[1].bias]
+
+
+def test_biases_of_norms_have_a_rate_of_their_own():
+    model = create_model("csc_small", num_classes=3, in_chans=1, widths=[4, 6])
+    options = {"lr": 0.1, "weight_decay": 0.5, "momentum": 0.9, "nesterov": True}
+    groups = build_optimizer(model, "sgd", bias_rate=64, **options).param_groups
+    names = {id(p): name for name, p in model.named_parameters()}
+    assert [names[id(p)] for p in groups[2]["params"]] == ["stages.0.1.bias", "stages.1.1.bias"]
+    assert [group["lr"] for group in groups] == [0.1, 0.1, 6.4] and groups[2]["weight_decay"] == 0
+    assert sum(len(group["params"]) for group in groups) == len(names)
+    assert len(build_optimizer(model, "sgd", **options).param_groups) == 2
+    with pytest.raises(ValueError, match="bias_rate must be a positive number, got 0"):
+        build_optimizer(model, "sgd", bias_rate=0, **options)

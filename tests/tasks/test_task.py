@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.data import TensorDataModule
+from csc_nets.data import TensorDataModule, create_datamodule
 from csc_nets.models import create_model
 from csc_nets.tasks import ClassificationTask
 
@@ -104,3 +104,25 @@ def test_bad_values_are_refused_before_training(options, message):
     model.num_classes = 2
     with pytest.raises(ValueError, match=message):
         ClassificationTask(model, **options)
+
+
+def test_a_network_that_starts_from_images_is_shown_some_once(tmp_path):
+    data = create_datamodule("digits", batch_size=256)
+    expected = create_model("fastnet", in_chans=1, widths=[4])
+    expected.fit_images(data.training_images(1000))
+
+    def fit(epochs, **options):
+        task = ClassificationTask(create_model("fastnet", in_chans=1, widths=[4]))
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        checkpoint = L.pytorch.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        L.Trainer(max_epochs=epochs, callbacks=checkpoint, default_root_dir=tmp_path, **quiet).fit(
+            task, datamodule=create_datamodule("digits", batch_size=256), **options
+        )
+        return task.model.stages[0][1].weight
+
+    torch.testing.assert_close(fit(1), expected.stages[0][1].weight)
+    state = torch.load(tmp_path / "epoch=0.ckpt", weights_only=False)
+    state["state_dict"]["model.stages.0.1.weight"].fill_(0.5)
+    torch.save(state, tmp_path / "changed.ckpt")
+    resumed = fit(2, ckpt_path=tmp_path / "changed.ckpt", weights_only=False)
+    assert (resumed == 0.5).all()
