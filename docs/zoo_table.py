@@ -49,9 +49,9 @@ def long_page() -> str:
     lines = [
         "# The zoo",
         "",
-        "`csc_nets.create_model(name, num_classes=10, in_chans=3)` builds a network; `csc-nets models` prints this table.",
-        "Parameters are for 10 classes. Multiplications are those of one image of the given size, steps of the pursuit",
-        "included. What a network reached is the least of several seeds, where there are several; the page that is linked",
+        "`csc_nets.create_model(name, num_classes=10, in_chans=3)` builds a network; `csc-nets models` prints them.",
+        "Parameters are for 10 classes. Multiplications are those of one image of the given size, with all steps.",
+        "What a network reached is the least of several seeds, where there are several. The page behind the link",
         "has the command and the machine. Networks without a figure have not been trained to the end here.",
         "",
         "| network | what it is | parameters | multiplications | image | reached |",

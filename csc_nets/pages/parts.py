@@ -51,7 +51,7 @@ def table(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
 
 
 def command(text: str) -> str:
-    """A command to copy."""
+    """A command to copy: ``text`` in a typewriter's letters, whose lines break where a phone is too narrow."""
     return f"<pre><code>{escape(text)}</code></pre>"
 
 

@@ -34,8 +34,8 @@ def write_sweep_page(found: SweepTable, file: Path) -> None:
         Block(
             "Table",
             table(rows, heads),
-            "The best row comes first: mean over seeds, and the standard deviation. A row on the front is not beaten in "
-            "score, density and time at once.",
+            "The best row comes first: mean over seeds, and the standard deviation. A row on the front is not beaten "
+            "in score, density and time at once.",
         )
     ]
     for name in found.names:
