@@ -25,7 +25,8 @@ def outline(module: nn.Module, lines: int = LINES) -> str:
 
 def _down_to(module: nn.Module, depth: int, top: bool = False) -> str:
     name, children = module._get_name(), list(module.named_children())
-    if not children or (type(module).__repr__ is not nn.Module.__repr__ and not top):
+    plain = (nn.Module.__repr__, nn.ModuleList.__repr__)
+    if not children or (type(module).__repr__ not in plain and not top):  # a coding layer writes itself in a line
         return repr(module)
     if depth == 0:
         return f"{name}({sum(parameter.numel() for parameter in module.parameters()):,} parameters)"
