@@ -19,7 +19,7 @@ from torch import nn
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
 from csc_nets.data.embedded import with_statistics
-from csc_nets.evaluation import save_report
+from csc_nets.evaluation import ReportInput, save_comparison, save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
@@ -162,21 +162,13 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     options = plain(cfg)
     plugins = _import_plugins(options)
     check_options({key: value for key, value in options.items() if key != "data"}, EvaluationOptions)
-    folder = RunFolder(folder_option("run", options["run"]))
-    config = _config_of_run(folder, plugins)
-    check_data(options["data"], config)
-    file = folder.checkpoint(options["which"])
-    fit_of_checkpoint(read_checkpoint(file), config, file)
-    model = load(file)
-    changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
-    set_pursuit(model, **changed)
-    data = build_data(config, options["data"])
-    if not {"name", "val_fraction", "split_seed"} & set(options["data"]) and folder.split.is_file():
-        data.keep_split(folder.split, write=False)
+    if isinstance(options["run"], list):
+        return _compare(options, plugins)
+    model, data, folder, config, changed = _trained(options, options["run"], plugins)
     label = evaluation_label(options, config)
     if options["report"] is not None:
-        reports = folder.path / "reports" / label
-        print(save_report(options["report"], model.eval(), data, reports, options["images"], options["network"]))
+        reports, shown = folder.path / "reports" / label, (options["images"], options["network"])
+        print(save_report(options["report"], model.eval(), data, reports, *shown, run=folder.path))
         print(f"\nwritten to {reports}")
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
@@ -188,6 +180,37 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     add_results(results, written)
     print(f"{'numbers':<22}{written.name}")
     return results
+
+
+def _trained(
+    options: dict[str, Any], run: Any, plugins: list[str]
+) -> tuple[nn.Module, ImageDataModule, RunFolder, dict[str, Any], dict[str, Any]]:
+    """The network of a run and its data as they were asked for, with what was asked of its layers."""
+    folder = RunFolder(folder_option("run", run))
+    config = _config_of_run(folder, plugins)
+    check_data(options["data"], config)
+    file = folder.checkpoint(options["which"])
+    fit_of_checkpoint(read_checkpoint(file), config, file)
+    model = load(file)
+    changed = {key: options[key] for key in ("lam", "steps") if options[key] is not None}
+    set_pursuit(model, **changed)
+    data = build_data(config, options["data"])
+    if not {"name", "val_fraction", "split_seed"} & set(options["data"]) and folder.split.is_file():
+        data.keep_split(folder.split, write=False)
+    return model, data, folder, config, changed
+
+
+def _compare(options: dict[str, Any], plugins: list[str]) -> dict[str, Any]:
+    """A page of several runs, in the reports of the first one."""
+    if options["report"] != "page" or not options["run"]:
+        raise ValueError(f"run: several runs are compared by report=page, got report={options['report']}")
+    inputs = []
+    for run in options["run"]:
+        model, data, folder, _, _ = _trained(options, run, plugins)
+        picture = folder.path / "reports" / "page.png"
+        inputs.append(ReportInput(model.eval(), data, options["images"], picture, options["network"], folder.path))
+    print(save_comparison(inputs, inputs[0].picture.with_name("page_of_runs.html")))
+    return {}
 
 
 def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:

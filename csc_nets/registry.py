@@ -75,7 +75,12 @@ class Registry(Generic[Build]):
         return self.add(build, name) if build is not None else lambda build: self.add(build, name)
 
     def decorator(self, build: Any = None, *, name: str | None = None) -> Any:
-        """The public decorator of a registry of classes, as ``@register`` or ``@register("name")``."""
+        """The public decorator of a registry of classes, as ``@register`` or ``@register("name")``.
+
+        Args:
+            build: the class; the name, where the decorator stands with one.
+            name: what the class is called on the command line; None for the name of the class.
+        """
         if isinstance(build, str):
             build, name = None, build
         return self.decorate(build, name)

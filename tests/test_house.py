@@ -26,6 +26,7 @@ ROOMS = [
     {"checkpoint"},
     {"data"},
     {"tasks"},
+    {"pages"},
     {"evaluation", "sweeps"},
     {"cli"},
     {"commands"},

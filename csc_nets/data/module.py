@@ -170,15 +170,19 @@ class ImageDataModule(LightningDataModule, ABC):
         """
 
     def train_dataloader(self) -> Batches:
+        """Batches of training images, in a new order each epoch, augmented."""
         return self._batches("train")
 
     def val_dataloader(self) -> Batches:
+        """Batches of validation images, in order."""
         return self._batches("val")
 
     def test_dataloader(self) -> Batches:
+        """Batches of test images, in order; those of validation where there are none."""
         return self._batches("test")
 
     def predict_dataloader(self) -> Batches:
+        """Batches of test images, in order."""
         return self._batches("test")
 
     def test_images(self, count: int) -> Tensor:

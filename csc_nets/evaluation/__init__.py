@@ -26,6 +26,7 @@ from csc_nets.evaluation.rate_distortion import (
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
 from csc_nets.evaluation.report_input import ReportInput, Result
 from csc_nets.evaluation.reports import list_reports, register_report, save_report
+from csc_nets.evaluation.run_page import save_comparison
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
 from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_largest
 
@@ -73,6 +74,7 @@ __all__ = [
     "register_report",
     "relative_error",
     "sample_images",
+    "save_comparison",
     "save_report",
     "scaled_lam",
     "sweep_noise",

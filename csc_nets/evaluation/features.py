@@ -92,7 +92,10 @@ def nearest_neighbours(train: Tensor, labels: Tensor, features: Tensor, *, k: in
 
 
 def linear_probe(train: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-    """Classes by a linear classifier (logistic regression of standardised features), ``(N,)``."""
+    """Classes by a linear classifier (logistic regression of standardised features), ``(N,)``.
+
+    Arguments as for :func:`nearest_subspace`.
+    """
     _check(train, labels, features)
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

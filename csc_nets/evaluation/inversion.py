@@ -166,7 +166,10 @@ def invert(
 
 
 def relative_error(estimate: Tensor, truth: Tensor) -> Tensor:
-    r""":math:`\|\hat x - x\| / \|x\|` of each sample, ``(N,)`` in float64; 0 where both are zero."""
+    r""":math:`\|\hat x - x\| / \|x\|` of each sample, ``(N,)`` in float64; 0 where both are zero.
+
+    The ``estimate`` and the ``truth`` have any shape ``(N, ...)``.
+    """
     return _ratio(_energy(estimate.double() - truth.double()), _energy(truth)).sqrt()
 
 

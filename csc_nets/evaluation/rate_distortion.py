@@ -42,7 +42,7 @@ class RatePoint:
 
 
 def psnr_mean(images: Tensor, reference: Tensor) -> float:
-    """Mean over images ``(N, C, H, W)`` of the PSNR in dB, at most 100 dB each; white is 1.
+    """Mean over ``images``, ``(N, C, H, W)``, of the PSNR to ``reference`` in dB, at most 100 dB each; white is 1.
 
     Flat images, of which little can be wrong, raise it.
     """
@@ -50,7 +50,7 @@ def psnr_mean(images: Tensor, reference: Tensor) -> float:
 
 
 def psnr_of_all(images: Tensor, reference: Tensor) -> float:
-    """PSNR in dB of the mean squared error over all images ``(N, C, H, W)``, at most 100 dB; white is 1.
+    """PSNR in dB of the mean squared error of all ``images``, ``(N, C, H, W)``, to ``reference``, at most 100 dB.
 
     The images that came back worst decide it. It is never above :func:`psnr_mean` (Jensen's inequality).
     """

@@ -149,7 +149,7 @@ def sweep_noise(
 
 @contextmanager
 def scaled_lam(model: nn.Module, factor: float) -> Iterator[None]:
-    """Inside, the sparsity weights of all CSC layers are this many times their own.
+    """Inside, the sparsity weights of all CSC layers of ``model`` are ``factor`` times their own.
 
     Raises:
         ValueError: a factor other than 1 for a network without CSC layers.

@@ -33,6 +33,7 @@ class ReportInput:
         picture: file for the report's picture; its folder exists.
         network: the network in whose feature space images of the model are judged, ``network=`` of the command line;
             see :func:`~csc_nets.evaluation.feature_space`.
+        run: the run folder, with ``config.yaml``, ``metrics.json`` and ``metrics.csv``; None where there is none.
     """
 
     model: nn.Module
@@ -40,6 +41,7 @@ class ReportInput:
     images: int
     picture: Path
     network: str | Path | None
+    run: Path | None = None
 
     @property
     def device(self) -> torch.device:

@@ -26,6 +26,7 @@ from csc_nets.evaluation.inpainting import inpainting
 from csc_nets.evaluation.layer_inversion import invert_layers
 from csc_nets.evaluation.rate_distortion_report import rate_distortion
 from csc_nets.evaluation.report_input import ReportInput, Result
+from csc_nets.evaluation.run_page import page
 from csc_nets.evaluation.structure import class_structure
 from csc_nets.registry import Registry
 from csc_nets.theory import energy_profile, report
@@ -76,6 +77,7 @@ def save_report(
     folder: Path,
     images: int = 8,
     network: str | Path | None = None,
+    run: Path | None = None,
 ) -> str:
     """Computes a report and writes ``NAME.txt``, ``NAME.json`` (a list of rows) and, where there is one, ``NAME.png``.
 
@@ -85,7 +87,8 @@ def save_report(
     - ``"energy"``: where the network loses its input;
     - ``"inversion"``: how well each layer's input comes back;
     - ``"features"``: how well simple rules tell the classes by the network's features, fitted to training images, and
-      how the classes lie; the picture shows absolute cosines, sorted by class.
+      how the classes lie; the picture shows absolute cosines, sorted by class;
+    - ``"page"``: all that is known of a run, as one HTML file ``page.html`` that needs nothing else.
 
     Of a network with CSC layers:
 
@@ -115,6 +118,7 @@ def save_report(
         folder: is created where it does not exist.
         images: test images that a report looks at, or shows where it looks at many.
         network: run folder of a classifier, or ``"inception"``, for ``"generation"``.
+        run: the run folder, for ``"page"``.
 
     Returns:
         The text.
@@ -126,7 +130,7 @@ def save_report(
     if isinstance(images, bool) or not isinstance(images, int) or images < 1:
         raise ValueError(f"images must be an int >= 1, got {images!r}")
     folder.mkdir(parents=True, exist_ok=True)
-    text, rows = compute(ReportInput(model, data, images, folder / f"{name}.png", network))
+    text, rows = compute(ReportInput(model, data, images, folder / f"{name}.png", network, run))
     (folder / f"{name}.txt").write_text(text + "\n")
     # JSON knows neither infinity nor NaN.
     rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
@@ -201,5 +205,5 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (activations, reconstruction, rate_distortion, inpainting, noise, classes, generation):
+for _report in (activations, reconstruction, rate_distortion, inpainting, noise, classes, generation, page):
     register_report(_report)

@@ -37,7 +37,7 @@ class ClassStructure:
 
 
 def class_structure(features: Tensor, labels: Tensor) -> ClassStructure:
-    """How features ``(n, d)`` of classes ``(n,)`` lie.
+    """How ``features``, ``(n, d)``, of classes ``labels``, ``(n,)``, lie.
 
     Random directions in d dimensions have a mean absolute cosine near ``(2 / (pi d))**0.5``.
 

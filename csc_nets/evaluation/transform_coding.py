@@ -73,7 +73,11 @@ def keep_largest(code: Tensor, count: int, *, each: bool) -> Tensor:
 
 
 def jpeg(pixels: Tensor, quality: int) -> tuple[Tensor, int]:
-    """Images ``(N, C, H, W)`` in [0, 1] through Pillow's JPEG, and the bits of all of them.
+    """Images through Pillow's JPEG, and the bits of all of them.
+
+    Args:
+        pixels: ``(N, C, H, W)`` in [0, 1].
+        quality: Pillow's, from 1 to 95.
 
     Counted is what stands behind the start of the scan. Headers and tables, about 600 bytes a file, are left out: they
     would weigh most in small images. The tables are those of the file (``optimize=True``).

@@ -95,7 +95,7 @@ def hard_threshold(v: Tensor, t: float | Tensor) -> Tensor:
 def elastic_net_threshold(v: Tensor, t: float | Tensor, ridge: float | Tensor, nonneg: bool = False) -> Tensor:
     r"""Prox of :math:`t |z| + \tfrac{\text{ridge}}{2} z^2`, optionally on :math:`z \ge 0`.
 
-    It is the (non-negative) soft threshold divided by ``1 + ridge``.
+    It is the (non-negative, with ``nonneg``) soft threshold of ``v`` divided by ``1 + ridge``.
     """
     shrink = nonneg_soft_threshold if nonneg else soft_threshold
     return shrink(v, t) / (1 + ridge)

@@ -15,7 +15,10 @@ __all__ = ["CSC1d", "CSC2d", "CSC3d", "ConvCSC"]
 
 
 class ConvCSC(LikeConv, CSC):
-    r"""Convolutional sparse coding, a drop-in for a convolution followed by a ReLU.
+    r"""Convolutional sparse coding, which takes the place of a convolution and its ReLU.
+
+    Build it like ``nn.Conv``, ``CSC2d(3, 64, 3, padding=1, lam=0.1)``; then ``z = layer(x)`` is a code that is mostly
+    0, ``layer.synthesize(z, x.shape[2:])`` what the code says about ``x``, and ``layer.lam = 0.3`` makes it sparser.
 
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_1 + \tfrac{\mu}{2} \|z\|^2, \quad z \ge 0
 

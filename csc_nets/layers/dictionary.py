@@ -391,6 +391,12 @@ class ConvDictionary(LikeConv, Dictionary):
         weight: atoms ``(M, C / groups, *K)``, with ``unit_norm`` a parametrization of the trained tensor.
         lipschitz: estimate of :math:`\|D\|^2`, 0-d buffer. A forward pass of the layer that owns the dictionary brings
             it up to date with the atoms it reads, in training and in evaluation, whatever way they changed.
+
+    Example:
+        >>> dictionary = Dictionary2d(3, 16, kernel_size=3, padding=1)
+        >>> z = dictionary.analysis(torch.randn(2, 3, 8, 8))
+        >>> z.shape, dictionary.synthesis(z, (8, 8)).shape
+        (torch.Size([2, 16, 8, 8]), torch.Size([2, 3, 8, 8]))
     """
 
     dims: int

@@ -31,6 +31,12 @@ class SparseCoding(CSC):
 
     Shape:
         ``(..., F)`` to ``(..., M)``.
+
+    Example:
+        >>> layer = SparseCoding(8, 16, lam=0.1)
+        >>> z = layer(torch.randn(4, 8))
+        >>> z.shape, layer.synthesize(z).shape
+        (torch.Size([4, 16]), torch.Size([4, 8]))
     """
 
     def __init__(

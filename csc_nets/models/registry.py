@@ -73,6 +73,10 @@ def list_models(
         filter: a part of the name, or a glob such as ``"sdnet*_all"``; of several, one must match.
         pretrained: only networks whose trained weights are known.
         exclude_filters: names that match one of these are left out.
+
+    Example:
+        >>> list_models("sdnet*", exclude_filters="*_all")
+        ['sdnet18', 'sdnet20', 'sdnet34']
     """
     wanted, unwanted = ([f] if isinstance(f, str) else list(f) for f in (filter, exclude_filters))
     names = [name for name, entry in ENTRIES.items() if not pretrained or entry.url is not None or card(name)]
@@ -85,7 +89,12 @@ def _matches(name: str, filters: Sequence[str]) -> bool:
 
 
 def is_model(name: str) -> bool:
-    """Whether there is a network of this name."""
+    """Whether there is a network of this ``name``.
+
+    Example:
+        >>> is_model("sdnet18"), is_model("sdnet19")
+        (True, False)
+    """
     return name in ENTRIES
 
 
@@ -130,6 +139,12 @@ def create_model(
 
     Raises:
         ValueError: unknown name or override, weights that are not known or do not fit.
+
+    Example:
+        >>> import torch
+        >>> model = create_model("csc_small", num_classes=5, in_chans=1, widths=[4, 8], lam=0.2)
+        >>> model(torch.randn(2, 1, 16, 16)).shape
+        torch.Size([2, 5])
     """
     source, colon, place = name.partition(":")
     if colon:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from csc_nets.layers import Coder, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
 from csc_nets.models.hub import HubNetwork
+from csc_nets.models.outline import outline
 from csc_nets.models.shelf import card
 
 __all__ = ["FeatureExtractor", "FeatureInfo", "StagedEncoder"]
@@ -97,6 +98,10 @@ class StagedEncoder(HubNetwork):
         self.input_size = input_size
         self.grad_checkpointing = False
         self.model_args, self.trained_on = {}, {}
+
+    def __repr__(self) -> str:
+        """The modules, as deep as a screen allows."""
+        return outline(self)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades time for memory: the backward pass recomputes each stage instead of keeping its activations."""

@@ -115,7 +115,10 @@ def execution_whitelist() -> dict[str, Any]:
 
 
 def job_folder(hydra_config: Any) -> str:
-    """Where a job of a sweep goes: to a folder of its own name, unless ``hydra.sweep.subdir`` asks for another."""
+    """Where a job of a sweep goes: to a folder of its own name, unless ``hydra.sweep.subdir`` asks for another.
+
+    What ``hydra_config`` says of the job decides.
+    """
     folder = Path(hydra_config.runtime.output_dir)
     if hydra_config.sweep.subdir == ".":
         folder /= job_name(hydra_config.overrides.task)

@@ -73,7 +73,7 @@ def read_job(folder: Path) -> Job:
 
 
 def read_jobs(folder: Path) -> list[Job]:
-    """The jobs of a sweep, by name; those of a sweep of an older version too.
+    """The jobs in the ``folder`` of a sweep, by name; those of a sweep of an older version too.
 
     Raises:
         FileNotFoundError: there is none.

@@ -3,8 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from csc_nets.pages import can_render
 from csc_nets.sweeps.folder import SweepFolder, sweep_record
 from csc_nets.sweeps.jobs import read_jobs
+from csc_nets.sweeps.page import write_sweep_page
 from csc_nets.sweeps.picture import draw_sweep
 from csc_nets.sweeps.table import Score, make_table
 from csc_nets.tasks.safe_files import write_whole
@@ -13,9 +15,9 @@ __all__ = ["finish_sweep", "save_sweep_report"]
 
 
 def save_sweep_report(folder: Path, score: Score | None = None) -> tuple[str, int]:
-    """Reads the jobs of a sweep and writes ``table.txt``, ``table.csv`` and ``sweep.png`` beside them.
+    """Reads the jobs of a sweep and writes ``table.txt``, ``table.csv``, ``sweep.png`` and ``sweep.html`` beside them.
 
-    The sweep may be unfinished. The picture needs matplotlib and a finished job.
+    The sweep may be unfinished. The picture needs matplotlib and a finished job, the page jinja2.
 
     Args:
         folder: of the sweep.
@@ -35,6 +37,8 @@ def save_sweep_report(folder: Path, score: Score | None = None) -> tuple[str, in
     write_whole(folder / "table.csv", table.csv())
     if find_spec("matplotlib") and any(job.state == "finished" for job in jobs):
         draw_sweep(table, folder / "sweep.png")
+    if can_render():
+        write_sweep_page(table, folder / "sweep.html")
     return text, sum(job.state == "failed" for job in jobs)
 
 

@@ -11,7 +11,6 @@ import lightning as L
 from lightning.pytorch.callbacks import (
     Callback,
     Timer,
-    TQDMProgressBar,
 )
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.strategies import StrategyRegistry
@@ -23,6 +22,7 @@ from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
 from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
 from csc_nets.tasks.lookahead import Lookahead
 from csc_nets.tasks.metrics_csv import MetricsCSV
+from csc_nets.tasks.progress import RunProgress
 from csc_nets.tasks.run_folder import RunFolder, free_names
 from csc_nets.tasks.sharding import FullySharded
 from csc_nets.tasks.stopping import AgreedStop
@@ -140,7 +140,7 @@ def build_callbacks(
         MovableCheckpoint(dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False),
     ]
     if progress_bar:
-        chosen.append(TQDMProgressBar(refresh_rate=5))
+        chosen.append(RunProgress())
     if ema_decay is not None:
         if not 0 <= ema_decay < 1:
             raise ValueError(f"callbacks.ema_decay must be in [0, 1), got {ema_decay}")

@@ -24,7 +24,7 @@ __all__ = [
 
 
 def as_operator(dictionary: Operator | Tensor) -> Operator:
-    """An operator from plain weights: ``(M, F)`` is a matrix with atoms as rows, ``(M, C, *K)`` a convolution.
+    """An operator from the weights ``dictionary``: ``(M, F)`` is a matrix of atoms, ``(M, C, *K)`` a convolution.
 
     A convolution from a tensor has stride 1 and no padding; a ``Dictionary`` layer takes all other settings.
 

@@ -400,7 +400,12 @@ class ConvGeometry:
 
 
 def unit_norm(weight: Tensor) -> Tensor:
-    """Atoms ``(M, ...)`` scaled to unit l2 norm; a zero atom stays zero."""
+    """Atoms ``weight``, ``(M, ...)``, scaled to unit l2 norm; a zero atom stays zero.
+
+    Example:
+        >>> unit_norm(torch.tensor([[3.0, 4.0]]))
+        tensor([[0.6000, 0.8000]])
+    """
     return weight / atom_norm(weight)
 
 

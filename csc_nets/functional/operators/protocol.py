@@ -82,6 +82,10 @@ class Pair:
     """Analysis with one operator and synthesis with another, such as the learned filters of a step of LISTA.
 
     The two are not adjoint in general, so there is no bound and no certificate.
+
+    Args:
+        analyser: takes part with its ``analysis``, from signals ``(N, C, *S)`` to codes ``(N, M, *S')``.
+        synthesiser: takes part with its ``synthesis``, back.
     """
 
     analyser: FilterOperator

@@ -145,7 +145,10 @@ def ista(x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, **option
 
 
 def thresholding(x: Tensor, dictionary: Operator | Tensor, lam: float | Tensor, nonneg: bool = False) -> Tensor:
-    r"""One thresholding of the correlations, :math:`S_\lambda(D^T x)`: the forward pass of a CNN layer."""
+    r"""One thresholding of the correlations, :math:`S_\lambda(D^T x)`: the forward pass of a CNN layer.
+
+    Arguments as for :func:`fista`; with ``nonneg`` it is a ReLU.
+    """
     v = as_operator(dictionary).analysis(x)
     return (prox.nonneg_soft_threshold if nonneg else prox.soft_threshold)(v, as_weight(lam, v.ndim))
 
@@ -244,6 +247,10 @@ def solve(
     Raises:
         ValueError: ``x`` is not finite where it was observed, or an argument is bad.
         RuntimeError: the tolerance was not reached within ``steps``.
+
+    Example:
+        >>> solve(torch.tensor([[3.0, 0.5]]), torch.eye(2), 1.0).round(decimals=1)  # the soft threshold
+        tensor([[2., 0.]])
     """
     if method not in ("auto", "fista", "douglas_rachford"):
         raise ValueError(f"method must be 'auto', 'fista' or 'douglas_rachford', got {method!r}")

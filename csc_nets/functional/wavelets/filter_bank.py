@@ -269,6 +269,11 @@ def wavelet_bank_2d(size: int | Sequence[int], scales: int, angles: int, *, stee
 def kymatio_bank(size: Sequence[int], scales: int, angles: int) -> FilterBank:
     r"""The Morlet wavelets and the Gaussian of kymatio's 2-D transform, in float64.
 
+    Args:
+        size: height and width of the images, in pixels.
+        scales: number J of scales; the Gaussian is as wide as ``2^J`` pixels.
+        angles: number of directions.
+
     Wavelets are divided by :math:`\sqrt 2`, since a mirror image counts here: the cascade of this bank then gives
     kymatio's coefficients, before subsampling. It is neither Parseval nor analytic, and has no gap.
 

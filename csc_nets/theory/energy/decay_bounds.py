@@ -62,7 +62,8 @@ PUBLISHED_BASES = {"wavelet": 5 / 3, "weyl_heisenberg": 3 / 2}
 
 
 def growth_exponent(dim: int) -> float:
-    r"""The exponent alpha of the general bound: 1 for d = 1, :math:`\log_2 \sqrt{d / (d - 1/2)}` for d > 1.
+    r"""The exponent alpha of the general bound: 1 for d = 1, :math:`\log_2 \sqrt{d / (d - 1/2)}` for d > 1,
+    with d = ``dim``.
 
     Example:
         >>> [round(growth_exponent(d), 4) for d in (1, 2, 3)]

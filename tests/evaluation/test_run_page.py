@@ -1,0 +1,67 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+import csc_nets.cli as cli
+
+pytest.importorskip("jinja2", reason="pages are laid out by jinja2, which is not installed")
+
+CONFIGS = str(Path(__file__).parents[2] / "configs")
+SHORT = ["trainer.max_epochs=1", "callbacks.progress_bar=false", "pictures=false"]
+
+
+def config(*overrides, name="evaluate"):
+    with initialize_config_dir(CONFIGS):
+        return compose(name, overrides=list(overrides))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder of a small classifier."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    cli.train(config("model.widths=[6,8]", *SHORT, f"run_dir={folder}", name="train"))
+    return folder
+
+
+def test_the_page_of_a_classifier(run, capsys):
+    (run / "reports").mkdir(exist_ok=True)
+    (run / "reports" / "noise.txt").write_text("sigma 0.1 <measured>\n")
+    cli.evaluate(config(f"run={run}", "report=page"))
+    assert "page.html" in capsys.readouterr().out
+    text = (run / "reports" / "page.html").read_text()
+    parts = ["Training", "Confusion", "Hardest images", "Atoms by stage", "Density and firing rates"]
+    parts += ["Reconstructions by stage", "Coherence and guarantees", "Energy", "Report noise", "Get it again"]
+    places = [text.index(f">{part}</h2>") for part in parts]
+    assert places == sorted(places)
+    assert "csc_small on digits: images of 1 x 8 x 8, 1,079 train, 359 val, 359 test; 1 epochs, seed 0." in text
+    assert "sigma 0.1 &lt;measured&gt;" in text and "http" not in text
+    assert text.count("<svg") == text.count('role="img"') and 'alt=""' not in text
+
+
+def test_the_command_of_the_page_gives_the_same_configuration(run):
+    """Hydra reads it as a user would type it."""
+    import html
+    import re
+    import shlex
+
+    cli.evaluate(config(f"run={run}", "report=page"))
+    text = (run / "reports" / "page.html").read_text()
+    (found,) = re.findall(r"<code>(python train.py .*?)</code>", text, re.S)
+    _, program, *options = shlex.split(html.unescape(found))
+    assert program == "train.py"
+    grouped = [f"++{o}" if "." in o.split("=")[0] else o for o in options]
+    again, once = cli.plain(config(*grouped, name="train")), cli.RunFolder(run).config()
+    for group in ("data", "model", "task", "trainer", "callbacks", "seed"):
+        assert again[group] == once[group], group
+
+
+def test_runs_side_by_side(run, tmp_path):
+    other = shutil.copytree(run, tmp_path / "other")
+    cli.evaluate(config(f"run=[{run},{other}]", "report=page", "images=4"))
+    text = (run / "reports" / "page_of_runs.html").read_text()
+    assert text.count("<h3>small</h3>") == text.count("<h3>other</h3>") >= 6
+    assert "small train/loss" in text and "other train/loss" in text
+    with pytest.raises(ValueError, match="several runs are compared by report=page, got report=theory"):
+        cli.evaluate(config(f"run=[{run},{other}]", "report=theory"))
