@@ -272,11 +272,9 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
     grows = False
     if training:
         last = state.lipschitz.item()
-        if torch.equal(state.seen, state.reference):
-            for _ in range(WARM_UP):
-                follow(weight, state, geometry)
-            state.lipschitz.clamp_min_(last)
-        follow(weight, state, geometry)
+        first = torch.equal(state.seen, state.reference)
+        for _ in range(WARM_UP if first else 1):
+            follow(weight, state, geometry, ahead=not first)
         grows = state.lipschitz.item() > JUMP * last
     if not bool(now.isfinite().all()):
         return
@@ -299,8 +297,14 @@ def keep_up(weight: Tensor, state: State, geometry: ConvGeometry | None, trainin
     state.reference.copy_(now)
 
 
-def follow(weight: Tensor, state: State, geometry: ConvGeometry | None) -> None:
-    """One warm-started power step at all frequencies at once, and of the direction where borders count."""
+def follow(weight: Tensor, state: State, geometry: ConvGeometry | None, ahead: bool = True) -> None:
+    """One warm-started power step at all frequencies at once, and of the direction where borders count.
+
+    Args:
+        weight, state, geometry: as of :func:`keep_up`.
+        ahead: what grows gets a bound for the next step too. It has grown on by then, and a power step sees only a
+            part of it.
+    """
     periodic = None if geometry is None else geometry.periodic()
     last = state.lipschitz.clone()
     value: Tensor | None = None
@@ -308,8 +312,8 @@ def follow(weight: Tensor, state: State, geometry: ConvGeometry | None) -> None:
         # An average of checkpoints has an average of directions, which is shorter than 1.
         norm = torch.linalg.vector_norm(state.direction)
         unit = torch.where((norm - 1).abs() < 1e-2, state.direction, state.direction / norm.clamp_min(_tiny(norm)))
-        ahead, value = power_step(lambda u: probe(u, weight, geometry), unit)
-        state.keep(value > 0, direction=ahead, lipschitz=value)
+        direction, value = power_step(lambda u: probe(u, weight, geometry), unit)
+        state.keep(value > 0, direction=direction, lipschitz=value)
     dtype = torch.promote_types(weight.dtype, torch.float32)  # half precision has no Fourier transform
     wide = weight.to(dtype)
     stride = () if periodic is None else periodic.stride
@@ -321,9 +325,8 @@ def follow(weight: Tensor, state: State, geometry: ConvGeometry | None) -> None:
     if periodic is None:  # vectors have no frequencies: what the direction has not
         along = state.direction.to(scan)
         scan = scan - (scan * along).sum() * along
-    # What grows has grown on by the next forward pass, and a power step sees a part of it.
-    ahead = most * (most / last.to(most)).clamp(1, JUMP)
-    state.keep(most > 0, scan=scan, lipschitz=torch.maximum(ahead, FALL * last.to(most)))
+    bound = most * (most / last.to(most)).clamp(1, JUMP) if ahead else most
+    state.keep(most > 0, scan=scan, lipschitz=torch.maximum(bound, FALL * last.to(most)))
 
 
 def _tiny(t: Tensor) -> float:

@@ -323,7 +323,7 @@ def test_repr_of_a_layer_with_a_tolerance_or_another_gradient():
 @pytest.mark.parametrize(
     ("options", "change", "message"),
     [
-        ({}, ("pursuit", "omp"), "pursuit must be one of"),
+        ({}, ("pursuit", "lars"), "pursuit must be one of"),
         ({}, ("gradient", "none"), "gradient must be one of"),
         ({}, ("steps", 0), "steps must be an int >= 1, got 0"),
         ({}, ("steps", None), "steps=None solves to a tolerance"),
@@ -427,7 +427,7 @@ def test_tokens_keep_their_leading_axes():
         ({"lam": torch.ones(7)}, r"one per atom \(8,\), got shape \(7,\)"),
         ({"steps": 0}, "steps must be an int >= 1, got 0"),
         ({"steps": 2.0}, "steps"),
-        ({"pursuit": "omp"}, "pursuit must be one of .*calibrated, .*fista, ista, .*, got 'omp'"),
+        ({"pursuit": "lars"}, "pursuit must be one of .*calibrated, .*fista, ista, .*, got 'lars'"),
         ({"ridge": -1}, "ridge"),
         ({"tol": 0}, "tol"),
     ],
