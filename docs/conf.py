@@ -2,11 +2,9 @@
 
 import logging
 import os
-import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # the package of this clone
@@ -91,22 +89,6 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "capture_repr": (),
 }
-
-
-def leave_out_missing(app: Any, docname: str, source: list[str]) -> None:
-    """Lets an entry ``../page?`` of a table of contents stand for a page that may be missing."""
-    folder = (HERE / docname).parent
-
-    def kept(found: re.Match[str]) -> str:
-        return found[1] if (folder / f"{found[1]}.md").is_file() else ""
-
-    source[0] = re.sub(r"^([./\w]+)\?$", kept, source[0], flags=re.M)
-
-
-def setup(app: Any) -> None:
-    """Called by Sphinx."""
-    app.connect("source-read", leave_out_missing)
-
 
 # Lightning and torch say on import what no reader can act on.
 warnings.filterwarnings("ignore", category=DeprecationWarning)
