@@ -162,7 +162,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     options = plain(cfg)
     plugins = _import_plugins(options)
     check_options({key: value for key, value in options.items() if key != "data"}, EvaluationOptions)
-    if isinstance(options["run"], list):
+    if isinstance(options["run"], list) and all(isinstance(run, str) and run for run in options["run"]):
         return _compare(options, plugins)
     model, data, folder, config, changed = _trained(options, options["run"], plugins)
     label = evaluation_label(options, config)
@@ -378,7 +378,7 @@ def _machine(overrides: Sequence[str], config: dict[str, Any]) -> dict[str, Any]
         ValueError: it says something else.
     """
     named = [choice.lstrip("+").partition("=")[0] for choice in overrides]
-    if others := [choice for choice in named if choice not in ("resume", "plugins", *_MACHINE)]:
+    if others := [o for o, name in zip(overrides, named, strict=True) if name not in ("resume", "plugins", *_MACHINE)]:
         raise ValueError(
             "resume takes everything from the run's config.yaml but plugins and the devices "
             f"({', '.join(_MACHINE)}), got also {', '.join(others)}"

@@ -194,4 +194,4 @@ def test_importing_the_core_is_cheap():
 
 def test_types_are_published():
     assert (PACKAGE / "py.typed").is_file()
-    assert 'csc_nets = ["py.typed", "weights/*"]' in (ROOT / "pyproject.toml").read_text()
+    assert 'csc_nets = ["py.typed", "weights/*", "pages/*.j2"]' in (ROOT / "pyproject.toml").read_text()

@@ -243,7 +243,7 @@ class PursuitSAE2d(ActivationCoder):
         in_channels: channels C of the map.
         atoms: number M of atoms.
         kernel_size, stride, padding: of the atoms; the default has one vector for each position.
-        k, encoder, fit, **options: see :class:`PursuitSAE`; k is the number of atoms at each position of the code.
+        k, encoder, fit, options: see :class:`PursuitSAE`; k is the number of atoms at each position of the code.
 
     Shape:
         ``(N, C, H, W)`` to ``(N, M, H', W')``.

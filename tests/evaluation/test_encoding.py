@@ -38,6 +38,7 @@ def test_codes_of_images_as_they_are(folder, tmp_path, num_workers):
     assert len(code.parts) > 1  # in tiles
 
 
+@torch.no_grad()
 def test_codes_in_half_precision(folder, tmp_path):
     layer = CSC2d(3, 8, 5, stride=2, lam=0.5).eval().bfloat16()
     for file in encode_folder(layer, folder, tmp_path / "codes", num_workers=0):

@@ -119,7 +119,10 @@ def test_what_a_report_cannot_be_on_is_refused(loop, data, classifier, tmp_path)
 
 def test_bad_arguments_are_refused(data, tmp_path):
     model = create_model("csc_small", in_chans=1)
-    known = "classes, coding, energy, features, generation, inversion, noise, rate_distortion, reconstruction, theory"
+    known = (
+        "activations, classes, coding, energy, features, generation, inpainting, inversion, noise, page, "
+        "rate_distortion, reconstruction, theory"
+    )
     with pytest.raises(ValueError, match=f"unknown report 'noises'; did you mean noise.* known: {known}$"):
         save_report("noises", model, data, tmp_path)
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):

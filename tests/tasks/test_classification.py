@@ -192,5 +192,5 @@ def test_bad_values_are_named(options, message):
 def test_an_autoencoder_and_an_unknown_task_are_refused():
     with pytest.raises(ValueError, match="needs a classifier, got CSCAutoencoder"):
         ClassificationTask(create_model("csc_autoencoder", in_chans=1, widths=[4]))
-    with pytest.raises(ValueError, match="unknown task 'x'; known: autoencoding, classification"):
+    with pytest.raises(ValueError, match="unknown task 'x'; known: activations, autoencoding, classification"):
         create_task("x", Constant())

@@ -8,6 +8,7 @@ from csc_nets.tasks.registry import accepts
 
 def test_names():
     ours = [
+        "activations",
         "autoencoding",
         "classification",
         "denoising",

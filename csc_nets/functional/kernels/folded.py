@@ -87,7 +87,6 @@ class FoldedStep:
             lateral: Any = self._weighted(x)[0]  # an operator with descent
             return self._shrink(lateral.descent(x, point, estimate, self.bias), start)[0]
         operator, residual = self._weighted(self._residual(x, estimate))
-        disposable = disposable and start.dtype == operator.weight.dtype
         if disposable and self.bias is not None and self._fuses(operator, residual):
             return operator.analysis_relu(residual, self.bias, onto=start)
         return self._shrink(operator.analysis(residual, self.bias, exact=False, like=start), start)[0]

@@ -1,14 +1,12 @@
 """Convolution, addition and ReLU in one pass over the code, where torch's CPU backend offers it (inference only)."""
 
-import functools
-
 import torch
 from torch import Tensor
 
-from csc_nets.functional.checks import autocast_dtype, is_transformed
+from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.operators.geometry import ConvGeometry
 
-__all__ = ["analysis_relu", "can_fuse", "has_bfloat16"]
+__all__ = ["analysis_relu", "can_fuse"]
 
 # These operators of torch are private and may be missing, so every caller asks can_fuse first.
 AVAILABLE = torch.backends.mkldnn.is_available() and all(
@@ -16,31 +14,16 @@ AVAILABLE = torch.backends.mkldnn.is_available() and all(
 )
 
 
-@functools.cache
-def has_bfloat16() -> bool:
-    """Whether the processor has bfloat16 products."""
-    ask = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    return bool(ask and ask())
-
-
-def _takes_bfloat16(x: Tensor, weight: Tensor) -> bool:
-    # A signal whose order of memory is either one (one channel, or one pixel) is given to an operator without bfloat16.
-    return weight.dtype == torch.bfloat16 and has_bfloat16() and not x.is_contiguous()
-
-
 def can_fuse(x: Tensor, weight: Tensor, geometry: ConvGeometry) -> bool:
-    """Whether :func:`analysis_relu` may be called: channels_last, on the CPU, no gradient, no tracing.
-
-    In float32, or in bfloat16 where the processor has such products, also for atoms that autocast rounded.
-    """
+    """Whether :func:`analysis_relu` may be called: float32, channels_last, on the CPU, no gradient, no tracing."""
     return bool(
         AVAILABLE
         and not is_transformed()
         and not torch.is_grad_enabled()
         and torch.backends.mkldnn.enabled
         and x.device.type == "cpu"
-        and weight.dtype == (autocast_dtype(x) or x.dtype)
-        and (weight.dtype == torch.float32 or _takes_bfloat16(x, weight))
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
         and type(x) is Tensor
         and x.ndim == 4
         and x.is_contiguous(memory_format=torch.channels_last)
@@ -62,7 +45,6 @@ def analysis_relu(
     """
     settings = (list(geometry.native_padding or ()), list(geometry.stride), list(geometry.dilation), geometry.groups)
     fused = torch.ops.mkldnn
-    x, bias = x.to(weight.dtype), bias.to(weight.dtype)
     code: Tensor
     if onto is None:
         code = fused._convolution_pointwise(x, weight, bias, *settings, "relu", [], "")

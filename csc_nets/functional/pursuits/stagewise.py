@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.problem import Problem, as_weight
 from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.pursuits.descending import falling
@@ -66,12 +67,13 @@ class Stagewise(Pursuit):
         operator = problem.operator
         correlation = operator.analysis(problem.masked(problem.x) if init is None else problem.residual(init))
         z = torch.zeros_like(correlation) if init is None else init
+        readable = not is_transformed() and z.device.type == "cpu"  # reading would wait for an accelerator
         for weight in falling(self.count, self.start, self.share):
             kept = problem.penalty.prox(z + correlation, as_weight(problem.lam, z.ndim) * weight) != 0
             if self.at_once is not None:
                 entering = correlation.abs().masked_fill(~kept | (z != 0), 0)
                 kept &= (z != 0) | (entering >= entering.topk(min(self.at_once, z.shape[1]), 1).values[:, -1:])
-            if bool(((z != 0) & ~kept).any()):
+            if not readable or bool(((z != 0) & ~kept).any()):
                 z = z * kept
                 correlation = operator.analysis(problem.residual(z))
             z, correlation = conjugate_gradients(operator, z, correlation, kept, problem.size, self.fits, problem.mask)

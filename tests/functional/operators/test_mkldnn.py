@@ -33,36 +33,6 @@ def test_same_numbers_as_the_plain_path(monkeypatch, steps, pursuit, kernel, str
         torch.testing.assert_close(z, layer(x, **options), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.skipif(not (mkldnn.AVAILABLE and mkldnn.has_bfloat16()), reason="this processor has no bfloat16 products")
-@pytest.mark.parametrize("steps", [1, 2, 6])
-@pytest.mark.parametrize("whole", [False, True])
-@torch.no_grad()
-def test_bfloat16_is_at_least_as_near_to_float32_as_the_plain_path(monkeypatch, steps, whole):
-    """Under autocast, and with everything in bfloat16: the sum of a step is rounded once."""
-    torch.manual_seed(0)
-    layer, x = CSC2d(8, 32, 3, padding=1, lam=0.1, steps=steps).eval(), signal(2, 8, 12, 12)
-    exact = layer(x)
-    layer, x = (layer.bfloat16(), x.bfloat16()) if whole else (layer, x)
-
-    def error():
-        with torch.autocast("cpu", torch.bfloat16, enabled=not whole):
-            z = layer(x)
-        assert z.dtype == torch.bfloat16
-        return ((z - exact).norm() / exact.norm()).item()
-
-    fused = error()
-    monkeypatch.setattr("csc_nets.functional.operators.convolution.can_fuse", lambda *a: False)
-    assert fused < 1.05 * error()
-    assert fused < 0.01
-
-
-@pytest.mark.parametrize("channels, size", [(1, 9), (8, 1), (1, 1)])
-@torch.no_grad()
-def test_bfloat16_signals_of_either_order_of_memory(channels, size):
-    layer, x = CSC2d(channels, 8, 3, padding=1, lam=0.1, steps=4).eval(), signal(2, channels, size, size)
-    torch.testing.assert_close(layer.bfloat16()(x.bfloat16()).float(), layer.float()(x), rtol=0.05, atol=0.05)
-
-
 def test_conditions():
     geometry, weight = ConvGeometry.create(2, 3, padding=1), torch.zeros(8, 3, 3, 3)
     x = signal(2, 3, 8, 8)
@@ -73,8 +43,4 @@ def test_conditions():
         assert not mkldnn.can_fuse(x, weight, ConvGeometry.create(2, 3, padding=1, padding_mode="reflect"))
         with torch.autocast("cpu", torch.bfloat16):
             assert not mkldnn.can_fuse(x, weight, geometry)
-            known = mkldnn.AVAILABLE and mkldnn.has_bfloat16()
-            assert mkldnn.can_fuse(x, weight.bfloat16(), geometry) == known
-        with torch.autocast("cpu", torch.float16):
-            assert not mkldnn.can_fuse(x, weight.half(), geometry)
     assert not mkldnn.can_fuse(x, weight, geometry)
