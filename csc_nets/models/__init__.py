@@ -1,6 +1,6 @@
 """Networks of the zoo, and the registry that builds them by name."""
 
-from csc_nets.models import sources  # noqa: F401  # so that create_model knows them
+from csc_nets.models import shared_networks  # noqa: F401  # so that create_model knows them
 from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
 from csc_nets.models.coded_activations import CodedActivations

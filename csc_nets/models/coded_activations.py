@@ -10,7 +10,7 @@ from csc_nets.layers import ActivationCoder, CodingOptions, PursuitSAE, PursuitS
 from csc_nets.layers.leaf import leaf
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import register_model
-from csc_nets.models.source import Trunk, headless, put
+from csc_nets.models.source_network import Trunk, headless, put
 
 __all__ = ["CodedActivations", "PatchedLayer"]
 

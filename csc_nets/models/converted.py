@@ -8,7 +8,7 @@ from torch import Tensor
 from csc_nets.conversion import convert, freeze_dictionaries
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import register_model
-from csc_nets.models.source import Trunk, headless
+from csc_nets.models.source_network import Trunk, headless
 
 __all__ = ["ConvertedClassifier"]
 

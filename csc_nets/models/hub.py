@@ -16,7 +16,7 @@ __all__ = ["CONFIG", "SOURCES", "WEIGHTS", "HubNetwork", "hub_files", "packed"]
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 SOURCES: dict[str, Callable[..., Any]] = {}
-"""What builds the network of a place, by the name of its source; ``csc_nets.models.sources`` fills it."""
+"""What builds the network of a place, by the name of its source; ``csc_nets.models.shared_networks`` fills it."""
 
 _CARD = """---
 library_name: csc_nets

@@ -14,8 +14,11 @@ def test_reset_classifier(name, narrow, images):
     model.reset_classifier(3)
     assert model(x).shape == (2, 3) and model.fc.weight.dtype == torch.float64 and model.num_classes == 3
     pooled = model.forward_head(model.forward_features(x), pre_logits=True)
-    if (features := model.forward_features(x)).ndim == 4:  # others are tokens
-        torch.testing.assert_close(pooled, torch.nn.functional.adaptive_avg_pool2d(features, model.grid).flatten(1))
+    if (features := model.forward_features(x)).ndim == 4:
+        expected = torch.nn.functional.adaptive_avg_pool2d(features, model.grid).flatten(1)
+    else:  # tokens, the class token first
+        expected = model.norm(features[:, 0])
+    torch.testing.assert_close(pooled, expected)
     torch.testing.assert_close(model.fc(pooled), model(x))
     model.reset_classifier(0)
     assert isinstance(model.get_classifier(), nn.Identity)
