@@ -41,7 +41,8 @@ def error_blocks(given: ReportInput) -> Iterator[Block]:
         counts.index_put_((labels, found), torch.ones_like(labels), accumulate=True)
         title = f"Confusion of {len(labels)} test images, {wrong} of them wrong"
         body = grid(counts.tolist(), names, title=title, rows="true class", columns="class that the network says")
-        yield Block("Confusion", body, f"{wrong} of {len(labels)} test images are wrong. Orange cells are mistakes.")
+        told = f"<p>{wrong} of {len(labels)} test images are wrong.</p>"  # runs stand side by side
+        yield Block("Confusion", told + body, "Orange cells are mistakes.")
     losses = cross_entropy(logits, labels, reduction="none")
     hardest = losses.argsort(descending=True)[:HARDEST].tolist()
     images = _images(given, hardest)

@@ -76,7 +76,7 @@ def point(density, steps):
 
 
 densities = [0.1, 0.2, 0.3]
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.5))
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.5))
 percent = [100 * density for density in densities]
 for colour, steps in zip(("C0", "C1"), (1, 8), strict=True):
     explained, before, after = zip(*(point(density, steps) for density in densities), strict=True)
@@ -90,7 +90,7 @@ axes[0].set(
 )
 axes[1].set(xlabel="non-zeros of each code (%)", ylabel="test accuracy (%)", title="what the network makes of it")
 axes[0].legend()
-axes[1].legend(fontsize=8)
+axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
 plt.show()
 
 # %%
