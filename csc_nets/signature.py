@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, Unpack, get_args, get_origin, get_type_hints
 
-__all__ = ["Argument", "AtLeast", "Signature", "check_value", "nearest", "shown", "signature_of"]
+__all__ = ["Above", "Argument", "AtLeast", "AtMost", "Signature", "check_value", "nearest", "shown", "signature_of"]
 
 _SCALARS: dict[Any, str] = {
     bool: "true or false",
@@ -31,6 +31,41 @@ class AtLeast:
     """The lower bound of a number, as ``Annotated[int, AtLeast(0)]``."""
 
     least: float
+
+    def holds(self, value: float) -> bool:
+        return value >= self.least
+
+    def __str__(self) -> str:
+        return f">= {self.least}"
+
+
+@dataclass(frozen=True)
+class Above:
+    """A bound that a number must exceed, as ``Annotated[float, Above(0)]``."""
+
+    bound: float
+
+    def holds(self, value: float) -> bool:
+        return value > self.bound
+
+    def __str__(self) -> str:
+        return f"> {self.bound}"
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """The upper bound of a number, as ``Annotated[float, AtLeast(0), AtMost(1)]``."""
+
+    most: float
+
+    def holds(self, value: float) -> bool:
+        return value <= self.most
+
+    def __str__(self) -> str:
+        return f"<= {self.most}"
+
+
+_Limit = AtLeast | Above | AtMost
 
 
 @dataclass(frozen=True)
@@ -175,8 +210,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (Union, UnionType):
         return any(_fits(value, part) for part in inside)
     if origin is Annotated:
-        limits = [limit.least for limit in hint.__metadata__ if isinstance(limit, AtLeast)]
-        return _fits(value, inside[0]) and all(value >= least for least in limits)
+        return _fits(value, inside[0]) and all(limit.holds(value) for limit in _limits(hint))
     if origin is Literal:
         return any(type(value) is type(allowed) and value == allowed for allowed in inside)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
@@ -207,8 +241,7 @@ def _words(hint: Any) -> str:
         words = list(dict.fromkeys(words)) or [_words(inside[0])]
         return ", ".join(words[:-1]) + (" or " if len(words) > 1 else "") + words[-1]
     if origin is Annotated:
-        limits = [f" >= {limit.least}" for limit in hint.__metadata__ if isinstance(limit, AtLeast)]
-        return _words(inside[0]) + "".join(limits)
+        return " ".join([_words(inside[0]), " and ".join(map(str, _limits(hint)))]).strip()
     if origin is Literal:
         return f"one of {', '.join(_literals(hint))}"
     if isinstance(origin, type) and issubclass(origin, Mapping):
@@ -218,6 +251,10 @@ def _words(hint: Any) -> str:
         plural = element.removeprefix("a ") + "s" * element.startswith("a ")
         return f"a list of {plural if element in ('a number', 'a whole number', 'a text', 'a path') else 'values'}"
     return _SCALARS.get(hint, f"of type {getattr(hint, '__name__', hint)}")
+
+
+def _limits(hint: Any) -> list[_Limit]:
+    return [limit for limit in hint.__metadata__ if isinstance(limit, _Limit)]
 
 
 def _literals(hint: Any) -> list[str]:

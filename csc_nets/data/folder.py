@@ -105,6 +105,7 @@ class ImageFolderDataModule(ImageDataModule):
             self._require_whole("bits", bits, 8, 16)
         self.bits = bits
         self.in_memory, self.crop_share = in_memory, crop_share
+        self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
         self.val_fraction, self.split_seed = val_fraction, split_seed
         self._lists: dict[str, FileList] = {}
         self._sides: dict[str, dict[str, str]] | None = None

@@ -122,6 +122,7 @@ class PhotographDataModule(ImageDataModule):
         self._require_whole("crops", crops, 1)
         self.root = None if root is None else Path(root).expanduser()
         self.folders = {"train": train, "val": val, "test": test}
+        self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
         self.crops, self.val_fraction, self.split_seed = crops, val_fraction, split_seed
 
     def load(self, split: str) -> dict[str, Split]:

@@ -110,6 +110,7 @@ class TensorDataModule(ImageDataModule):
             std=(1.0,) * channels if std is None else std,
             **options,
         )
+        self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
         for split, pair in {"train": (x, y), "val": val, "test": test}.items():
             if pair is not None:
                 where, shape = f"{name}: {split}", x.shape[1:]

@@ -15,6 +15,7 @@ __all__ = [
     "check_tol",
     "errors_of",
     "full_precision",
+    "is_exporting",
     "is_functional",
     "is_number",
     "is_transformed",
@@ -24,13 +25,18 @@ __all__ = [
 def full_precision(like: torch.Tensor) -> AbstractContextManager[Any]:
     """Without autocast on the device of a tensor. Some devices, such as meta, have no autocast."""
     device = like.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    return torch.autocast(device, enabled=False) if _has_autocast(device) else nullcontext()
+
+
+def _has_autocast(device: str) -> bool:
+    """Any device that the compiler works for has it; torch 2.6 cannot compile the question."""
+    return torch.compiler.is_dynamo_compiling() or torch.amp.is_autocast_available(device)
 
 
 def autocast_dtype(like: torch.Tensor) -> torch.dtype | None:
     """The type that autocast rounds to on the device of a tensor; None where it is off."""
     device = like.device.type
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    on = _has_autocast(device) and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if on else None
 
 
@@ -42,6 +48,13 @@ def is_transformed() -> bool:
         or is_functional()
         or torch.autograd.forward_ad._current_level >= 0
     )
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` traces the code. Torch 2.6 does not say; there it is any tracer but the compiler."""
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    return torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
 
 
 def is_functional() -> bool:

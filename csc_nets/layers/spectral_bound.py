@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from csc_nets.functional.checks import full_precision, is_transformed
+from csc_nets.functional.checks import full_precision, is_exporting, is_transformed
 from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.functional.operators.geometry import ConvGeometry
 from csc_nets.functional.operators.spectral import largest_eigenpair, power_step, scan_step
@@ -141,7 +141,7 @@ class SpectralBound(Savable):
         """
         weight, training = weight.detach(), self.training if training is None else training
         with full_precision(weight):
-            if torch.compiler.is_exporting() or torch.jit.is_tracing():
+            if is_exporting() or torch.jit.is_tracing():
                 return self._keep_up_blindly(weight, training)
             if torch.compiler.is_compiling():
                 follow = self._keep_up_compiled if weight.device.type == "cpu" else self._keep_up_blindly
@@ -356,7 +356,15 @@ def _unflat(numbers: Sequence[int], mode: str) -> ConvGeometry | None:
     )
 
 
-@torch.library.custom_op("csc_nets::keep_up", mutates_args=("seen", "reference", "direction", "scan", "lipschitz"))
+_KEEP_UP = (  # spelled out: torch 2.6 cannot infer it from a ``Sequence[int]``
+    "(Tensor weight, Tensor(a1!) seen, Tensor(a2!) reference, Tensor(a3!) direction, Tensor(a4!) scan, "
+    "Tensor(a5!) lipschitz, SymInt[] geometry, str padding_mode, bool training) -> ()"
+)
+
+
+@torch.library.custom_op(
+    "csc_nets::keep_up", mutates_args=("seen", "reference", "direction", "scan", "lipschitz"), schema=_KEEP_UP
+)
 def keep_up_compiled(
     weight: Tensor,
     seen: Tensor,

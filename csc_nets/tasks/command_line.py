@@ -71,6 +71,9 @@ class _Command:
         self.groups = [o for o in kept if (config_dir / o.key_or_group).is_dir()]
         self.values = [o for o in kept if o not in self.groups]
         self.known = known_options(config_dir, config_name)
+        for group in (str(o.key_or_group) for o in overrides if o.is_delete()):
+            if (config_dir / group).is_dir() and group in self.known:
+                raise ValueError(f"~{group}: nothing runs without it; choose another with {group}=NAME")
         self.check_choices()
 
     def check_choices(self) -> None:

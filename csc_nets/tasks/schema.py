@@ -3,15 +3,14 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
-import lightning as L
-
 from csc_nets.data.registry import dataset_signature
 from csc_nets.models import create_model
 from csc_nets.models.registry import network_signature
-from csc_nets.signature import Argument, AtLeast, Signature, check_value, nearest, signature_of
+from csc_nets.signature import Argument, AtLeast, AtMost, Signature, check_value, nearest, signature_of
 from csc_nets.tasks.options import options_alike
 from csc_nets.tasks.registry import task_signature
 from csc_nets.tasks.trainer import build_callbacks, build_loggers
+from csc_nets.tasks.trainer_options import trainer_signature
 
 __all__ = ["EvaluationOptions", "TrainingOptions", "check_data", "check_options"]
 
@@ -20,7 +19,7 @@ class TrainingOptions(TypedDict):
     """Options at the top of ``configs/train.yaml``; folders are checked where they are opened."""
 
     name: str
-    seed: Annotated[int, AtLeast(0)]
+    seed: Annotated[int, AtLeast(0), AtMost(2**32 - 1)]
     compile: bool
     channels_last: bool
     test: bool
@@ -101,13 +100,11 @@ def _logger(name: str) -> Signature:
 
 
 def _trainer(name: str) -> Signature:
-    ours = ["default_root_dir", "callbacks", "logger", "enable_progress_bar", "enable_checkpointing", "plugins"]
-    taken = signature_of(L.Trainer).without(ours)
-    return Signature({**taken.arguments, "max_epochs": Argument(Annotated[int, AtLeast(1)])})
+    return trainer_signature()
 
 
 def _callbacks(name: str) -> Signature:
-    return signature_of(build_callbacks).without(["run_dir", "task"])
+    return signature_of(build_callbacks).without(["run_dir", "task", "max_time"])
 
 
 _SIGNATURES: dict[str, Callable[[str], Signature]] = {

@@ -2,36 +2,32 @@
 
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import (
-    Callback,
-    Timer,
-)
+from lightning.pytorch.callbacks import Callback, Timer
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from csc_nets.checkpoint import read_checkpoint
+from csc_nets.signature import check_value
 from csc_nets.tasks.checkpoint_io import SafeCheckpointIO
 from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpoint
 from csc_nets.tasks.lookahead import Lookahead
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.progress import RunProgress
 from csc_nets.tasks.run_folder import RunFolder, free_names
-from csc_nets.tasks.sharding import FullySharded
 from csc_nets.tasks.stopping import AgreedStop
 from csc_nets.tasks.synced_norms import SyncedNorms
 from csc_nets.tasks.task import Task
+from csc_nets.tasks.trainer_options import trainer_signature
 from csc_nets.tasks.training_pictures import TrainingPictures
 from csc_nets.tasks.weight_averaging import AveragedWeights
-
-StrategyRegistry.register("fsdp2", FullySharded, override=True)
 
 __all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
 
@@ -58,15 +54,17 @@ def build_trainer(
     Raises:
         ValueError: unknown logger, or a bad value.
     """
-    epochs = trainer["max_epochs"]
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"trainer.max_epochs must be an int >= 1, got {epochs!r}")
-    if trainer.get("fast_dev_run"):
-        raise ValueError("trainer.fast_dev_run leaves no checkpoint to test: use debug=fast")
+    check_value("trainer.max_epochs", trainer["max_epochs"], trainer_signature().arguments["max_epochs"])
+    for key in ("fast_dev_run", "barebones"):
+        if trainer.get(key):
+            raise ValueError(f"trainer.{key} leaves no checkpoint to test: use debug=fast")
+    options = dict(trainer)
+    max_time = options.pop("max_time", None)
     if unknown := set(callbacks) - set(CALLBACKS):
         raise ValueError(f"unknown option callbacks.{min(unknown)} (known: {', '.join(CALLBACKS)})")
     norms = [SyncedNorms()] if trainer.get("sync_batchnorm") else []
-    chosen, loggers = build_callbacks(run_dir, task, **callbacks), build_loggers(run_dir, **logger)
+    chosen = build_callbacks(run_dir, task, max_time=max_time, **callbacks)
+    loggers = build_loggers(run_dir, **logger)
     progress_bar = callbacks["progress_bar"]
     try:
         return L.Trainer(
@@ -75,7 +73,7 @@ def build_trainer(
             logger=loggers,
             enable_progress_bar=progress_bar,
             plugins=[SafeCheckpointIO(), *norms],
-            **trainer,
+            **options,
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
@@ -117,8 +115,12 @@ def build_callbacks(
     progress_bar: bool,
     pictures_every: int | None = None,
     lookahead: int | None = None,
+    max_time: str | Mapping[str, int] | None = None,
 ) -> list[Callback]:
-    """The best checkpoint, then the last one (which records what the best one is), and what else was asked for."""
+    """The best checkpoint, then the last one (which records what the best one is), and what else was asked for.
+
+    Training ends after the first epoch that is longer than ``max_time`` ("days:hours:minutes:seconds").
+    """
     folder = run_dir / "checkpoints"
     if lookahead is not None and ema_decay is not None:
         raise ValueError(
@@ -126,7 +128,7 @@ def build_callbacks(
         )
     chosen: list[Callback] = [
         *([Lookahead(lookahead)] if lookahead is not None else []),
-        Timer(interval="epoch", verbose=False),
+        _timer(max_time),
         LastValidation(),
         AgreedStop(),
         MovableCheckpoint(
@@ -152,6 +154,14 @@ def build_callbacks(
     if pictures_every is not None:
         chosen.append(TrainingPictures(RunFolder(run_dir).pictures, pictures_every))
     return chosen
+
+
+def _timer(max_time: str | Mapping[str, int] | None) -> Timer:
+    # Lightning leaves trainer.max_time aside where there is a timer.
+    try:
+        return Timer(timedelta(**max_time) if isinstance(max_time, Mapping) else max_time, "epoch", verbose=False)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise ValueError(f"trainer.max_time must be days:hours:minutes:seconds, got {max_time!r}") from error
 
 
 def build_loggers(run_dir: Path, *, name: str, **options: Any) -> list[Logger]:

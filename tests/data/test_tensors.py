@@ -50,6 +50,7 @@ def test_there_is_no_test_set_unless_given():
         (X, Y, {"val": (X[..., :5], Y)}, r"val: expected images of shape \(N, 1, 6, 6\), got \(20, 1, 6, 5\)"),
         (X, Y, {"test": (X, Y + 1)}, "test: expected labels from 0 to 3, got labels from 1 to 4"),
         (X, Y, {"num_classes": 5, "class_names": list("abcd")}, "num_classes must be the 4 of class_names, got 5"),
+        (X, Y, {"val": (X, Y), "val_fraction": 2}, "val_fraction must be between 0 and 1, got 2"),
         (X, Y, {"val_fraction": 0.01}, "val_fraction must leave training and validation images, got 0.01"),
     ],
 )

@@ -56,10 +56,13 @@ def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_epochs": 0}, r"trainer\.max_epochs must be an int >= 1, got 0"),
-        ({"max_epochs": "ten"}, r"trainer\.max_epochs must be an int >= 1, got 'ten'"),
+        ({"max_epochs": 0}, r"trainer\.max_epochs must be a whole number >= 1, got 0"),
+        ({"max_epochs": "ten"}, r"trainer\.max_epochs must be a whole number >= 1, got 'ten'"),
         ({"precision": "7-bit"}, "trainer: .*7-bit"),
         ({"nonsense": 1}, "trainer: .*nonsense"),
+        ({"max_time": "abc"}, "trainer.max_time must be days:hours:minutes:seconds, got 'abc'"),
+        ({"max_time": {"second": 3}}, "trainer.max_time must be days:hours:minutes:seconds, got {'second': 3}"),
+        ({"barebones": True}, r"trainer\.barebones leaves no checkpoint to test: use debug=fast"),
         ({"callbacks": {"ema_decay": 1.0}}, r"callbacks\.ema_decay must be in \[0, 1\), got 1.0"),
         ({"callbacks": {"patience": 0}}, r"callbacks\.patience must be >= 1, got 0"),
         ({"callbacks": {"pictures_every": 0}}, r"callbacks\.pictures_every must be null or an int >= 1, got 0"),
@@ -68,6 +71,13 @@ def test_the_best_score_survives_a_move_of_the_run_folder(tmp_path):
 def test_bad_values_are_named(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, **options)
+
+
+def test_a_training_ends_after_the_epoch_in_which_its_time_is_over(tmp_path):
+    timed = trainer(tmp_path, max_epochs=1000, max_time={"milliseconds": 1})
+    timed.fit(task(), create_datamodule("digits", batch_size=256))
+    assert timed.current_epoch == 1
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_loggers_by_name(tmp_path):
