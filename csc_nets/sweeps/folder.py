@@ -15,7 +15,7 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
-from csc_nets.tasks.file_names import short_value
+from csc_nets.tasks.file_names import SWEEP_RECORD, short_value
 from csc_nets.tasks.run_folder import free_names, is_time
 from csc_nets.tasks.run_lock import run_lock
 from csc_nets.tasks.safe_files import write_whole
@@ -23,7 +23,6 @@ from csc_nets.tasks.safe_files import write_whole
 __all__ = ["SweepFolder", "execution_whitelist", "job_folder", "job_name", "sweep_record"]
 
 _FOLDER, _VARIED = "CSC_NETS_SWEEP_FOLDER", "CSC_NETS_SWEEP_VARIED"
-_RECORD = "sweep.json"
 _LONGEST = 80
 _HYDRA_PLUGINS = ("hydra._internal.core_plugins.*", "hydra_plugins.*", "optuna.samplers.*", "optuna.pruners.*")
 
@@ -52,7 +51,7 @@ class SweepFolder(Callback):
             folder = earlier or _new(wanted)
             trials = config.hydra.sweeper.get("n_trials")
             jobs = number_of_jobs(command) if trials is None else int(trials)
-            write_whole(folder / _RECORD, json.dumps({**command, "jobs": jobs}, indent=2) + "\n")
+            write_whole(folder / SWEEP_RECORD, json.dumps({**command, "jobs": jobs}, indent=2) + "\n")
         if earlier is not None:
             print(f"going on with the sweep of this command in {folder} (run_dir=NAME would begin another)")
         os.environ[_FOLDER] = str(folder)
@@ -77,7 +76,7 @@ class SweepFolder(Callback):
 def sweep_record(folder: Path) -> dict[str, Any]:
     """What the sweep in a folder was asked for: ``overrides``, ``params`` and ``jobs``; {} where nobody wrote it."""
     try:
-        record = json.loads((folder / _RECORD).read_text())
+        record = json.loads((folder / SWEEP_RECORD).read_text())
     except (OSError, ValueError):
         return {}
     return record if isinstance(record, dict) else {}
@@ -169,7 +168,7 @@ def _earlier(wanted: Path, command: Mapping[str, Any]) -> Path | None:
     """The latest folder of the same command, among those beside a folder that a time would name."""
     if not is_time(wanted):
         return None
-    folders = sorted((file.parent for file in wanted.parent.glob(f"*/{_RECORD}")), reverse=True)
+    folders = sorted((file.parent for file in wanted.parent.glob(f"*/{SWEEP_RECORD}")), reverse=True)
     same = (folder for folder in folders if _answers(sweep_record(folder), command))
     return next(same, None)
 

@@ -1,11 +1,14 @@
-"""Names of files on a command line."""
+"""Names of files, on a command line too."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["quote_folders", "short_value"]
+__all__ = ["SWEEP_RECORD", "quote_folders", "short_value"]
+
+SWEEP_RECORD = "sweep.json"
+"""The file in the folder of a sweep."""
 
 _FOLDERS = re.compile(r"(?P<option>run|resume|run_dir|network)=(?P<folder>.+)", re.DOTALL)
 _PLAIN = re.compile(r"[A-Za-z0-9_./+:%@-]+")

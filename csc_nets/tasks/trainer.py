@@ -21,6 +21,7 @@ from csc_nets.tasks.keeping import EarlyStopping, LastValidation, MovableCheckpo
 from csc_nets.tasks.lookahead import Lookahead
 from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.progress import RunProgress
+from csc_nets.tasks.pruning import MedianPruning
 from csc_nets.tasks.run_folder import RunFolder, free_names
 from csc_nets.tasks.stopping import AgreedStop
 from csc_nets.tasks.synced_norms import SyncedNorms
@@ -32,7 +33,7 @@ from csc_nets.tasks.weight_averaging import AveragedWeights
 __all__ = ["build_trainer", "finish_loggers", "new_run", "own_logger", "training_results"]
 
 _MOST_NAMES = 10_000
-CALLBACKS = ("ema_decay", "lookahead", "patience", "progress_bar", "pictures_every")
+CALLBACKS = ("ema_decay", "lookahead", "patience", "prune_after", "progress_bar", "pictures_every")
 
 
 def build_trainer(
@@ -46,9 +47,10 @@ def build_trainer(
         task: names the number that decides which checkpoint is best.
         trainer: arguments of ``lightning.Trainer``.
         callbacks: ``ema_decay`` (None for no weight averaging), ``patience`` (epochs without progress after which
-            training stops, None for never), ``lookahead`` (steps from one pull of the slow weights to the next, None
-            for none), ``pictures_every`` (epochs from one set of pictures to the next, None for
-            none in training), ``progress_bar``.
+            training stops, None for never), ``prune_after`` (epochs after which a run of a sweep ends that is behind
+            the median of the others, None for never), ``lookahead`` (steps from one pull of the slow weights to the
+            next, None for none), ``pictures_every`` (epochs from one set of pictures to the next, None for none in
+            training), ``progress_bar``.
         logger: ``name`` and the arguments of that logger, see :func:`build_loggers`.
 
     Raises:
@@ -115,6 +117,7 @@ def build_callbacks(
     progress_bar: bool,
     pictures_every: int | None = None,
     lookahead: int | None = None,
+    prune_after: int | None = None,
     max_time: str | Mapping[str, int] | None = None,
 ) -> list[Callback]:
     """The best checkpoint, then the last one (which records what the best one is), and what else was asked for.
@@ -151,6 +154,8 @@ def build_callbacks(
         if patience < 1:
             raise ValueError(f"callbacks.patience must be >= 1, got {patience}")
         chosen.append(EarlyStopping(task.monitor, mode=task.monitor_mode, patience=patience))
+    if prune_after is not None:
+        chosen.append(MedianPruning(prune_after, task.monitor, task.monitor_mode))
     if pictures_every is not None:
         chosen.append(TrainingPictures(RunFolder(run_dir).pictures, pictures_every))
     return chosen
@@ -242,6 +247,8 @@ def training_results(trainer: L.Trainer) -> tuple[RunFolder, dict[str, Any]]:
             callback.load_state_dict(last["callbacks"][callback.state_key])
     results: dict[str, Any] = {"training_seconds": round(timer.time_elapsed("train"), 1)}
     results |= {"collapsed": 0, "collapsed_at_batch": None}
+    for pruning in (c for c in trainer.callbacks if isinstance(c, MedianPruning)):  # type: ignore[attr-defined]
+        results["pruned_at_epoch"] = pruning.pruned_at_epoch
     if folder.checkpoint("best").is_file():
         score = best.best_model_score
         return folder, {**results, "checkpoint": "best", "val/best": None if score is None else score.item()}
