@@ -113,6 +113,8 @@ def overrides_of(flat: Mapping[str, Any]) -> list[str]:
     for group in ("data", "model", "task"):
         if tree(*base).get(f"{group}.name") != (chosen := flat[f"{group}.name"]):
             base.append(f"{group}={chosen}")
+            if "root: ???" in (ROOT / "configs" / group / f"{chosen}.yaml").read_text():
+                base.append("data.root=FOLDER")  # one's own images
     usual = tree(*base)
     changed = {
         key: value for key, value in flat.items() if value != usual.get(key) and key not in ("name", "data.statistics")
@@ -168,12 +170,21 @@ def written(table: Mapping[str, Any], known: list[dict[str, Any]]) -> str:
         cells += [str(row.get("published", "-"))] if published else []
         lines.append(f"| {' | '.join([row['label'], *cells, str(len(runs)) if runs else 'missing'])} |")
         used += runs
-        commands += [run["command"] for run in runs]
+        commands += [of_seeds(runs)] if runs else []
     if used:
         machines, revisions = (sorted({run[key] for run in used}) for key in ("machine", "revision"))
         lines += ["", f"{'; '.join(machines)}. Revision {', '.join(revisions)}. Means, and the range over seeds."]
         lines += ["", "```sh", *commands, "```"]
     return "\n".join(lines)
+
+
+def of_seeds(runs: list[dict[str, Any]]) -> str:
+    """The command that repeats the runs of a row."""
+    seeds = sorted(run["config"]["seed"] for run in runs)
+    command = " ".join(part for part in runs[0]["command"].split() if not part.startswith("seed="))
+    if len(seeds) > 1:
+        return f"{command} -m seed={','.join(map(str, seeds))}"
+    return command if seeds == [0] else f"{command} seed={seeds[0]}"
 
 
 def cell(key: str, runs: list[dict[str, Any]]) -> str:

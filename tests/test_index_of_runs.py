@@ -83,7 +83,7 @@ def test_a_typed_figure_is_found_and_a_new_run_appears(copied, monkeypatch):
     call(monkeypatch, copied, "tables", "--check")
     page = copied / "docs" / "results.md"
     text = page.read_text()
-    assert run["command"] in text and "abc1234" in text
+    assert index.of_seeds([run]) in text and "abc1234" in text
     page.write_text(text.replace("abc1234", "abc1235"))
     with pytest.raises(SystemExit, match=r"docs/results\.md"):
         call(monkeypatch, copied, "tables", "--check")
@@ -101,3 +101,10 @@ def test_cells():
         "rows": [{"label": "none", "match": {"seed": -1}}],
     }
     assert index.written(table, []) == "| network | accuracy | runs |\n|---|---|---|\n| none | - | missing |"
+
+
+def test_seeds_of_a_row_are_one_command():
+    runs = [{"command": f"python train.py model=a seed={s} task.lr=1", "config": {"seed": s}} for s in (2, 0, 1)]
+    assert index.of_seeds(runs) == "python train.py model=a task.lr=1 -m seed=0,1,2"
+    assert index.of_seeds(runs[:1]) == "python train.py model=a task.lr=1 seed=2"
+    assert index.of_seeds([{"command": "python train.py model=a", "config": {"seed": 0}}]) == "python train.py model=a"

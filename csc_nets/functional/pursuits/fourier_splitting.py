@@ -27,7 +27,11 @@ The state here is :math:`u = \rho w`, in units of correlations, with the subgrad
 so that rho may change while p and z stay. Two more results cost nothing:
 
 - :math:`q` is a residual, and the step computes its correlations with the atoms. Scaled until it is feasible, q is a
-  dual point.
+  dual point. Where single atoms are off by :math:`\varepsilon`, scaling all of q costs :math:`\varepsilon \lambda
+  \|z\|_1`. So q is divided by a window first, which is above 1 around these atoms only, and its correlations are
+  computed anew. Where that nearly certifies, a few steps of steepest descent on half the squared excess
+  :math:`\|D^T q - \mathrm{clip}(D^T q, \pm \lambda)\|^2 / 2` come first. On photographs the window makes the gap 2 to
+  12 times smaller, and these steps another 2 to 3 times.
 - :math:`D \rho^{-1} u` and :math:`D \rho^{-1} p` follow from the difference :math:`D \rho^{-1} (u - 2 p)` by the same
   recursion in signal space, hence :math:`D z`. So the duality gap needs no transform (an error in
   :math:`D \rho^{-1} u` shrinks by :math:`|1 - \alpha / 2|` a step).
@@ -55,6 +59,9 @@ __all__ = ["douglas_rachford", "split"]
 # conjugate gradients the inverse is inexact. This was measured to be enough, and the certificate holds in any case.)
 _REVISIONS = (3, 6, 12, 24, 48, 96, 192)
 _CHECK_EVERY = 5
+# The window makes the gap at most about so much smaller and costs an analysis; steps of descent cost six steps.
+_WINDOW_GAIN, _DESCENT_GAIN = 30, 4
+_DESCENT_STEPS = 4
 # The weights of two atoms differ by at most the square of this, before the power 2/3.
 _SPREAD = 8.0
 
@@ -133,7 +140,7 @@ def split(
         if trace is not None:
             trace.append(run.objective().to(problem.x.dtype))
         if tol is not None and check:
-            gap = torch.where(run.energy > 0, run.duality_gap() / run.energy + rounding, 0)
+            gap = run.certify(tol - rounding, k) + rounding
             if bool(((gap <= tol) | gap.isnan()).all()):
                 break
         if revise:
@@ -163,6 +170,7 @@ class Splitting:
         if problem.mask is not None or waves.is_cropped:
             self.observed = waves.embed(problem.masked(torch.ones_like(x)))
         self.blocks = waves.blocks(len(x))
+        self.next_descent = 0
 
         self.first_rho = self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)[:, None]
         self._set_rho(self.first_rho)
@@ -251,7 +259,7 @@ class Splitting:
         if look:
             self.l1, self.smooth = torch.zeros_like(self.energy).repeat(2, 1)
             self.shrunk, self.clipped = self.energy.new_zeros(2, len(self.energy), len(waves.spectra))
-            self.excess = self.energy.to(self.rho) * 0
+            self.level = self.rho.new_zeros(len(self.u), *waves.grid)
         for block in self.blocks:
             u, inverse = torch.view_as_real(self.u[:, block]), self._per_pair(self.inverse, block)
             p = self._clip(u, block)
@@ -262,7 +270,7 @@ class Splitting:
                     z = (u - p) * inverse
                     self.smooth += _square(z)
                     correlation = y - self.ridge * z
-                self.excess = torch.maximum(self.excess, self._excess(correlation, block))
+                self._raise_level(self.level, correlation, block)
             u.add_(y.sub_(p), alpha=relax)
             if forward:
                 p = self._clip(u, block)
@@ -300,11 +308,79 @@ class Splitting:
         value: Tensor = self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
         return value
 
-    def duality_gap(self) -> Tensor:
-        """Objective minus the dual objective of the residual that the step started from, ``(N,)``, float64."""
-        inner = _sum((self.x.conj() * self.dual).real) / math.prod(self.waves.grid)
-        norm = self._energy(self.dual) + self.ridge * self.smooth
-        return self.objective() - dual_value(inner, norm, self.excess.double(), self.nonneg)
+    def certify(self, tol: float, k: int) -> Tensor:
+        """Duality gap over half the squared norm, ``(N,)``, float64, with the best dual point that is worth its cost.
+
+        Args:
+            tol: what is to be certified.
+            k: number of the step.
+        """
+        gap = self._gap(self.dual, self.level)
+        if self.ridge or not tol < float(gap.max()) <= _WINDOW_GAIN * tol:
+            return gap
+        gap = torch.minimum(gap, self._gap(*self._windowed(self.dual, self.level)))
+        if k >= self.next_descent and tol < float(gap.max()) <= _DESCENT_GAIN * tol:
+            self.next_descent = k + k // 10
+            dual = self._descended(self.dual)
+            gap = torch.minimum(gap, self._gap(*self._windowed(dual, self._level(dual))))
+        return gap
+
+    def _gap(self, dual: Tensor, level: Tensor) -> Tensor:
+        """Of a dual point that is scaled by its largest level, over half the squared norm."""
+        inner = _sum((self.x.conj() * dual).real) / math.prod(self.waves.grid)
+        norm = self._energy(dual) + self.ridge * self.smooth
+        excess = level.flatten(1).amax(1).double()
+        gap = self.objective() - dual_value(inner, norm, excess, self.nonneg)
+        return torch.where(self.energy > 0, gap / self.energy, 0)
+
+    def _level(self, dual: Tensor) -> Tensor:
+        """The largest correlation over its weight at each position, ``(N, *grid)``."""
+        level = torch.zeros_like(self.level)
+        for block in self.blocks:
+            self._raise_level(level, torch.view_as_real(self.waves.analyze_block(dual, block)), block)
+        return level
+
+    def _windowed(self, dual: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+        """A dual point over the window of its level, and the level that it has then."""
+        dual = self.waves.fft(self.waves.ifft(dual).real / self._window(level))
+        return dual, self._level(dual)
+
+    def _descended(self, dual: Tensor) -> Tensor:
+        """A dual point after steps of steepest descent on half the squared excess of its correlations."""
+        for _ in range(_DESCENT_STEPS):
+            direction, excessive = torch.zeros_like(dual), []
+            for block in self.blocks:
+                y = torch.view_as_real(self.waves.analyze_block(dual, block))
+                y = y - self._clip(y, block)
+                excessive.append(y != 0)
+                direction += self.waves.synthesize_block(torch.view_as_complex(y), block)
+            direction = self.waves.real_part(direction)
+            if self.observed is not None:
+                direction = self.waves.fft(self.observed * self.waves.ifft(direction).real)
+            curvature = torch.zeros_like(self.energy)
+            for block, where in zip(self.blocks, excessive, strict=True):
+                y = torch.view_as_real(self.waves.analyze_block(direction, block))
+                curvature += _square(y * where)
+            length = torch.where(curvature > 0, self._energy(direction) / curvature, 0).to(self.rho)
+            dual = dual - length.view(-1, *(1,) * (dual.ndim - 1)) * direction
+        return dual
+
+    def _window(self, level: Tensor) -> Tensor:
+        """At least the level of every atom that reaches a position, and smooth: ``(N, 1, *grid)``."""
+        window, shape = level.clamp_min(1), self.waves.geometry
+        sizes = zip(shape.kernel_size, shape.dilation, shape.stride, strict=True)
+        spans = [(k - 1) * d // s + 1 for k, d, s in sizes]
+        for axis, span in enumerate(spans, start=1):
+            half = span // 2
+            reach = min(span + half, window.shape[axis] // 2)
+            width = 1
+            while width < 2 * reach + 1:  # the largest of ``width`` neighbours
+                more = min(width, 2 * reach + 1 - width)
+                window = torch.maximum(window, window.roll(more, axis))
+                width += more
+            window = window.roll(-reach, axis)
+            window = torch.stack([window.roll(i, axis) for i in range(-half, half + 1)]).mean(0)
+        return window[:, None]
 
     def _energy(self, s: Tensor) -> Tensor:
         return _square(torch.view_as_real(s)) / math.prod(self.waves.grid)
@@ -328,14 +404,18 @@ class Splitting:
                 p.narrow(axis, n, g - n).copy_(u.narrow(axis, n, g - n))
         return p
 
-    def _excess(self, y: Tensor, block: slice) -> Tensor:
-        """Largest correlation over its weight, ``(N,)``."""
+    def _raise_level(self, level: Tensor, y: Tensor, block: slice) -> None:
+        """Raises the largest correlation over its weight at each position, ``(N, *grid)``, by a block of atoms."""
         lam = self._lam(block)
         if isinstance(lam, Tensor):
             y = torch.where(y == 0, 0, y / lam)
-        low, high = torch.aminmax(self.waves.inside(y).flatten(1), dim=1)
-        top = high if self.nonneg else torch.maximum(-low, high)
-        return top if isinstance(lam, Tensor) else torch.where(top > 0, top / lam, 0)
+        y = self.waves.inside(y)
+        top = y.amax((1, -1)) if self.nonneg else y.abs().amax((1, -1))
+        if not isinstance(lam, Tensor):
+            top = torch.where(top > 0, top / lam, 0)
+        for axis, n in enumerate(self.waves.code_size, start=1):
+            level = level.narrow(axis, 0, n)
+        torch.maximum(level, top, out=level)
 
     def _invert(self) -> Tensor:
         r""":math:`q = (D \rho^{-1} D^T + 1)^{-1} (x - s)`, spectrum."""

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_sample_images
 from sklearn.linear_model import ElasticNet, Lasso
 
 from csc_nets.functional import (
@@ -305,3 +306,58 @@ def test_certificate_holds_with_missing_data_and_weights_of_their_own(mode, dtyp
         truth = (objective(x.double(), exact, z.double(), lam.double(), **facts) - best) / energy
         rounding = 1e-9 if dtype == torch.float64 else 1e-6  # of the atoms' norms
         assert (truth <= gap + rounding).all() and (gap < 2).all()
+
+
+@pytest.mark.parametrize(("masked", "nonneg"), [(False, False), (True, True)])
+@pytest.mark.parametrize(("cls", "sizes", "options", "signal"), GEOMETRIES)
+def test_no_dual_point_claims_too_much(cls, sizes, options, signal, masked, nonneg):
+    channels, atoms, kernel = sizes
+    dictionary = cls(channels, atoms, kernel, **options).double()
+    x = torch.randn(2, channels, *signal, dtype=torch.float64)
+    mask = (torch.rand_like(x) > 0.3).double() if masked else None
+    lam = 0.1 + 0.2 * torch.rand(2, atoms, *[1] * len(signal), dtype=torch.float64)
+    problem = Problem(x, dictionary, lam, 0.0, nonneg, mask)
+    best = problem.objective(fista(x, dictionary, lam, steps=1500, restart=True, nonneg=nonneg, mask=mask))
+    run = splitting.Splitting(problem, None, None, None)
+    for k in range(1, 41):
+        run.step(look=True, last=False)
+        if k in (2, 10, 40):
+            least = (problem.objective(run.code()) - best) / run.energy - 1e-9
+            descended = run._descended(run.dual)
+            points = (
+                (run.dual, run.level),
+                run._windowed(run.dual, run.level),
+                (descended, run._level(descended)),
+                run._windowed(descended, run._level(descended)),
+            )
+            for dual, level in points:
+                torch.testing.assert_close(run._level(dual), level)
+                assert (run._gap(dual, level) >= least).all()
+
+
+def test_a_photograph_is_certified_soon(monkeypatch):
+    photographs = [torch.tensor(image).double().mean(2) / 255 for image in load_sample_images().images]
+    image, other = (p[None, None] - torch.nn.functional.avg_pool2d(p[None, None], 17, 1, 8) for p in photographs)
+    image, generator = image[..., 100:228, 200:328], torch.Generator().manual_seed(0)
+    patches = other[..., 16:400, 16:600].unfold(2, 8, 8).unfold(3, 8, 8).flatten(0, 3)
+    patches = patches[patches.flatten(1).norm(dim=1) > 0.2]
+    atoms = patches[torch.randperm(len(patches), generator=generator)[:24], None]
+    dictionary = Dictionary2d(1, len(atoms), 8, **CIRCULAR).double()
+    dictionary.weight = atoms / atoms.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    problem = Problem(image, dictionary, 0.2)
+    best = problem.objective(douglas_rachford(image, dictionary, 0.2, steps=500))
+
+    def certified():
+        """Steps to a certificate of a thousandth of the objective."""
+        counted = []
+        with monkeypatch.context() as patch:
+            step = splitting.Splitting.step
+            patch.setattr(splitting.Splitting, "step", lambda *a, **k: (counted.append(1), step(*a, **k)))
+            tol = float(1e-3 * best / (image.square().sum() / 2))
+            z, gap = splitting.split(problem, 1000, tol=tol)
+        assert gap <= tol and problem.objective(z) <= best * 1.001
+        return len(counted)
+
+    now = certified()
+    monkeypatch.setattr(splitting, "_WINDOW_GAIN", 0)  # the residual scaled as a whole
+    assert now <= certified() / 2
