@@ -31,7 +31,7 @@ def frost(images: Tensor, draws: Draws, share: float, amount: float) -> Tensor:
     of this function only.
     """
     needles = crystals(draws, images.shape[2], images.shape[3])
-    level = draws.uniform(1, 1, 1, low=0.35, high=0.85)
+    level = draws.uniform(1, 1, 1, low=0.3, high=0.9)
     tint = images.new_tensor(_TINT).view(1, 3, 1, 1)
     pane = (level + 0.11 * needles).clamp(0, 1) * (tint if images.shape[1] == 3 else grey(tint))
     return share * images + amount * pane.clamp(0, 1)

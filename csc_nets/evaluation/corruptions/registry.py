@@ -29,12 +29,12 @@ _ROUNDING = 1e-4  # what normalising images and back may add to them
 class _Corruption(NamedTuple):
     """A function of images, draws and constants, with five rows of constants for each side in pixels."""
 
-    apply: Callable[..., Tensor]
+    func: Callable[..., Tensor]
     presets: Mapping[int, Sequence[Any]]
     channels: tuple[int, ...]
 
 
-_CORRUPTIONS: Registry[Any] = Registry("corruption", create="corrupt")
+CORRUPTIONS: Registry[Any] = Registry("corruption", create="corrupt")
 
 
 def register_corruption(presets: Mapping[int, Sequence[Any]], channels: tuple[int, ...] = (1, 3)) -> Callable[..., Any]:
@@ -51,7 +51,7 @@ def register_corruption(presets: Mapping[int, Sequence[Any]], channels: tuple[in
     def register(apply: Callable[..., Tensor]) -> Callable[..., Tensor]:
         if not presets or any(len(rows) != 5 for rows in presets.values()):
             raise ValueError(f"register_corruption: {apply.__name__} needs presets of five severities, got {presets}")
-        _CORRUPTIONS.add(_Corruption(apply, presets, channels), name=apply.__name__)
+        CORRUPTIONS.add(_Corruption(apply, presets, channels), name=apply.__name__)
         return apply
 
     return register
@@ -59,7 +59,7 @@ def register_corruption(presets: Mapping[int, Sequence[Any]], channels: tuple[in
 
 def list_corruptions() -> list[str]:
     """All names: those of the paper in its order, the 15 of the benchmark first, then others by name."""
-    names = _CORRUPTIONS.names()
+    names = CORRUPTIONS.names()
     return [name for name in ORDER if name in names] + [name for name in names if name not in ORDER]
 
 
@@ -94,7 +94,7 @@ def corrupt(images: Tensor, name: str, severity: int = 3, *, seed: int = 0, size
         >>> corrupt(torch.full((2, 3, 32, 32), 0.5), "brightness", severity=2)[0, 0, 0, 0]
         tensor(0.6000)
     """
-    corruption = _CORRUPTIONS[name]
+    corruption = CORRUPTIONS[name]
     batch = _as_batch(images, name, corruption.channels)
     if isinstance(severity, bool) or severity not in range(1, 6):
         raise ValueError(f"corrupt: severity must be a whole number from 1 to 5, got {severity!r}")
@@ -110,7 +110,7 @@ def corrupt(images: Tensor, name: str, severity: int = 3, *, seed: int = 0, size
     for first in range(0, len(batch), step):
         part = batch[first : first + step]
         draws = Draws(seed + first, len(part), batch.device)
-        result[first : first + step] = corruption.apply(part, draws, *constants).clamp_(0, 1)
+        result[first : first + step] = corruption.func(part, draws, *constants).clamp_(0, 1)
     return result.view(images.shape)
 
 
