@@ -11,7 +11,7 @@ from csc_nets.evaluation.corruptions.draws import Draws
 from csc_nets.functional.checks import as_count
 from csc_nets.registry import Registry
 
-__all__ = ["corrupt", "list_corruptions", "register_corruption"]
+__all__ = ["check_severity", "corrupt", "list_corruptions", "register_corruption"]
 
 ORDER = (
     *("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -96,12 +96,11 @@ def corrupt(images: Tensor, name: str, severity: int = 3, *, seed: int = 0, size
     """
     corruption = CORRUPTIONS[name]
     batch = _as_batch(images, name, corruption.channels)
-    if isinstance(severity, bool) or severity not in range(1, 6):
-        raise ValueError(f"corrupt: severity must be a whole number from 1 to 5, got {severity!r}")
     if size is not None and size not in corruption.presets:
         allowed = ", ".join(map(str, corruption.presets))
         raise ValueError(f"corrupt: size must be one of {allowed} or None, got {size!r}")
-    row = corruption.presets[size or _nearest(min(batch.shape[2:]), corruption.presets)][severity - 1]
+    size = size or _nearest(min(batch.shape[2:]), corruption.presets)
+    row = corruption.presets[size][check_severity("corrupt", severity) - 1]
     constants = row if isinstance(row, tuple) else (row,)
     seed = as_count(seed, "corrupt: seed", least=0)
     # No image depends on its batch, so a CPU takes as many at once as its cache holds.
@@ -112,6 +111,17 @@ def corrupt(images: Tensor, name: str, severity: int = 3, *, seed: int = 0, size
         draws = Draws(seed + first, len(part), batch.device)
         result[first : first + step] = corruption.func(part, draws, *constants).clamp_(0, 1)
     return result.view(images.shape)
+
+
+def check_severity(owner: str, severity: Any) -> int:
+    """Refuses a severity that is not 1, 2, 3, 4 or 5.
+
+    Raises:
+        ValueError: with the owner's name in front.
+    """
+    if isinstance(severity, bool) or severity not in range(1, 6):
+        raise ValueError(f"{owner}: severity must be a whole number from 1 to 5, got {severity!r}")
+    return int(severity)
 
 
 def _as_batch(images: Any, name: str, channels: tuple[int, ...]) -> Tensor:
