@@ -46,9 +46,7 @@ class PublishedCorruptions:
                     ...
     """
 
-    def __init__(
-        self, root: str | Path, *, batch_size: int = 500, class_names: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, root: str | Path, *, batch_size: int = 500, class_names: Sequence[str] | None = None) -> None:
         self.root = Path(root)
         self.batch_size = as_count(batch_size, f"{_OWNER}: batch_size")
         if not self.root.is_dir():
@@ -57,7 +55,7 @@ class PublishedCorruptions:
         self.names = [name for name in list_corruptions() if self._place(name).exists()]
         if not self.names:
             raise FileNotFoundError(
-                f"{_OWNER}: {self.root.absolute()} has no corruption, expected labels.npy and NAME.npy as in CIFAR-10-C "
+                f"{_OWNER}: no corruption in {self.root.absolute()}, expected labels.npy and NAME.npy as in CIFAR-10-C "
                 "or NAME/SEVERITY/CLASS/*.JPEG as in ImageNet-C; NAME is one of list_corruptions()"
             )
         if class_names is None and not self._in_arrays:

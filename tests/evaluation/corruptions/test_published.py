@@ -79,7 +79,7 @@ def test_what_is_asked_for_wrongly_is_refused(cifar, tmp_path):
     with pytest.raises(FileNotFoundError, match="is missing"):
         PublishedCorruptions(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no corruption"):
+    with pytest.raises(FileNotFoundError, match="no corruption in"):
         PublishedCorruptions(tmp_path / "empty")
 
 
