@@ -38,7 +38,8 @@ def elastic_transform(images: Tensor, draws: Draws, length: float, sigma: float,
     ones = torch.ones_like(moved[..., :1])
     back = torch.linalg.solve(torch.cat([moved, ones], -1).double(), corners.double()).to(images)  # (N, 3, 2)
     y, x = torch.meshgrid(*(torch.arange(n).to(images) for n in (height, width)), indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], -1) @ back[:, None]
+    by_x, by_y, fixed = back[:, None, None].unbind(3)  # (N, 1, 1, 2)
+    places = x[..., None] * by_x + y[..., None] * by_y + fixed
     edges = images.new_tensor([max(width - 1, 1), max(height - 1, 1)])  # reflected without the last pixel
     turned = grid_sample(images, 2 * places / edges - 1, padding_mode="reflection", align_corners=True)
 
@@ -54,7 +55,9 @@ def elastic_transform(images: Tensor, draws: Draws, length: float, sigma: float,
 def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:
     """Each side has ``int(share side)`` pixels, means of those that they stand for."""
     (above, rows), (left, columns) = (_coarse(n, max(int(n * share), 1), images) for n in images.shape[-2:])
-    return (above @ images @ left.T).index_select(-2, rows).index_select(-1, columns)
+    # Products from the right alone are one product for the whole batch.
+    small = ((images @ left.T).mT @ above.T).mT
+    return small.index_select(-2, rows).index_select(-1, columns)
 
 
 def _coarse(size: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:

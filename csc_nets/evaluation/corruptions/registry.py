@@ -138,7 +138,8 @@ def _as_batch(images: Any, name: str, channels: tuple[int, ...]) -> Tensor:
     low, high = (value.item() for value in images.aminmax())
     if not (low >= -_ROUNDING and high <= 1 + _ROUNDING):  # not (...), because of NaN
         raise ValueError(f"corrupt: images must be in [0, 1], got values from {low:.4g} to {high:.4g}")
-    return images.reshape(-1, *images.shape[-3:]).float().clamp(0, 1)
+    batch = images.reshape(-1, *images.shape[-3:]).float()
+    return batch if low >= 0 and high <= 1 else batch.clamp(0, 1)
 
 
 def _nearest(side: int, presets: Mapping[int, Any]) -> int:
