@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.evaluation.corruptions.draws import Draws
-from csc_nets.functional.checks import as_count
+from csc_nets.functional.checks import as_count, full_precision
 from csc_nets.registry import Registry
 
 __all__ = ["check_severity", "corrupt", "list_corruptions", "register_corruption"]
@@ -106,10 +106,11 @@ def corrupt(images: Tensor, name: str, severity: int = 3, *, seed: int = 0, size
     # No image depends on its batch, so a CPU takes as many at once as its cache holds.
     step = max(1, _VALUES_IN_CACHE // batch[0].numel()) if batch.device.type == "cpu" else len(batch)
     result = torch.empty_like(batch, dtype=images.dtype)
-    for first in range(0, len(batch), step):
-        part = batch[first : first + step]
-        draws = Draws(seed + first, len(part), batch.device)
-        result[first : first + step] = corruption.func(part, draws, *constants).clamp_(0, 1)
+    with full_precision(batch):
+        for first in range(0, len(batch), step):
+            part = batch[first : first + step]
+            draws = Draws(seed + first, len(part), batch.device)
+            result[first : first + step] = corruption.func(part, draws, *constants).clamp(0, 1)
     return result.view(images.shape)
 
 

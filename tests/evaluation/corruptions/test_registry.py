@@ -54,6 +54,19 @@ def test_memory_may_lie_as_it_likes():
     torch.testing.assert_close(corrupt(turned, "contrast"), corrupt(IMAGES, "contrast").transpose(2, 3))
 
 
+@pytest.mark.parametrize("name", ["gaussian_blur", "pixelate", "elastic_transform"])
+def test_autocast_takes_no_precision(name):
+    with torch.autocast("cpu", torch.bfloat16):
+        changed = corrupt(IMAGES, name)
+    assert torch.equal(changed, corrupt(IMAGES, name))
+
+
+def test_a_corruption_of_nothing_new_is_a_copy():
+    white = torch.ones(1, 3, 8, 8)
+    changed = corrupt(white, "brightness")
+    assert torch.equal(changed, white) and changed.data_ptr() != white.data_ptr()
+
+
 def test_the_list_has_the_order_of_the_paper():
     assert NAMES[:4] == ["gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur"]
     assert NAMES[14:] == ["jpeg_compression", "speckle_noise", "gaussian_blur", "spatter", "saturate"]
