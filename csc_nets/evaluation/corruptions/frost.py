@@ -56,4 +56,4 @@ def crystals(draws: Draws, height: int, width: int) -> Tensor:
     slow = interpolate(draws.normal(_DIRECTIONS, _PATCHES, _PATCHES), (height, width), mode="bicubic")
     shown = (fields * (slow == slow.amax(1, keepdim=True))).sum(1, keepdim=True)
     shown = shown - shown.mean((-2, -1), keepdim=True)
-    return shown / shown.square().mean((-2, -1), keepdim=True).sqrt()
+    return shown / shown.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)  # one pixel has no deviation

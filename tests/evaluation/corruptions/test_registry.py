@@ -54,6 +54,14 @@ def test_memory_may_lie_as_it_likes():
     torch.testing.assert_close(corrupt(turned, "contrast"), corrupt(IMAGES, "contrast").transpose(2, 3))
 
 
+@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("name", NAMES)
+def test_images_may_be_smaller_than_a_filter(name, size):
+    for side in ((1, 1), (5, 8)):
+        changed = corrupt(torch.rand(2, 3, *side), name, 5, size=size)
+        assert changed.shape == (2, 3, *side) and changed.min() >= 0 and changed.max() <= 1  # and no NaN
+
+
 @pytest.mark.parametrize("name", ["gaussian_blur", "pixelate", "elastic_transform"])
 def test_autocast_takes_no_precision(name):
     with torch.autocast("cpu", torch.bfloat16):
