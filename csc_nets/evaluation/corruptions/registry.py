@@ -73,7 +73,8 @@ def corrupt(images: Tensor, name: str, severity: int = 3, *, seed: int = 0, size
         name: one of `list_corruptions`.
         severity: 1 (weak) to 5 (strong).
         seed: of the random numbers. Image ``i`` of the batch has ``seed + i`` and depends on nothing else of the batch:
-            ``corrupt(images, name, seed=0)[8:]`` is ``corrupt(images[8:], name, seed=8)``. The same seed gives the same
+            ``corrupt(images, name, seed=0)[8:]`` is ``corrupt(images[8:], name, seed=8)``, to rounding. For other draws
+            of the same images take a seed that is further away than there are images. The same seed gives the same
             result on the same kind of device.
         size: side in pixels of the images that the constants are for: 32 (CIFAR-10-C), 64 (Tiny-ImageNet-C) or 224
             (ImageNet-C). None for the nearest to the shorter side of the images, in ratio.
