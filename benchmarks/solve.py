@@ -14,7 +14,6 @@ A peer that is not installed is left out.
 import argparse
 import importlib
 import math
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any
