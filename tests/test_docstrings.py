@@ -41,6 +41,9 @@ MAIN = {
 """Names that most programs begin with."""
 REFERENCE = re.compile(r":(func|class|meth|mod):`|[Aa]s for |as ``nn\.|As `|See `")
 """A docstring may say where its arguments are described."""
+SHAPE = re.compile(r"\((\*|\.\.\., )?[A-Za-z][\w'*]*,|``\(\*?[A-Za-z]\)|``\(\d|[Ss]hape|0-d|per sample|[Aa] number")
+WITHOUT_SHAPES = {"activation", "find_code_layers", "network_weights"}
+"""Of any tensor of a network, of layers, of all tensors together."""
 AS_IN_TORCH = {"device", "dtype"}
 
 
@@ -84,6 +87,23 @@ def test_every_argument_is_described():
         if lost and not REFERENCE.search(text):
             missing.append(f"{name}: {', '.join(lost)}")
     assert not missing, "\n".join(missing)
+
+
+def test_every_tensor_has_a_shape():
+    """Where a public name takes or gives tensors, its text has a shape such as ``(N, C, *S)`` or names its place."""
+    missing = []
+    for name, value in public():
+        call = value.forward if inspect.isclass(value) and hasattr(value, "forward") else value
+        try:
+            signature = inspect.signature(call)
+        except (TypeError, ValueError):
+            continue
+        hints = [p.annotation for key, p in signature.parameters.items() if key != "self"]
+        if any("Tensor" in str(hint) for hint in [*hints, signature.return_annotation]):
+            text = text_of(value) + (inspect.getdoc(call) or "")
+            if name not in WITHOUT_SHAPES and not SHAPE.search(text) and not REFERENCE.search(text):
+                missing.append(name)
+    assert not missing
 
 
 @pytest.mark.parametrize("name", sorted(MAIN))

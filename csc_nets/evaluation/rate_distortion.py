@@ -80,7 +80,8 @@ def quantise(code: Tensor, step: float) -> tuple[Tensor, Tensor]:
 
 
 def entropy_bits(indices: Tensor) -> float:
-    r"""Bits of all indices together, :math:`-\sum_i \log_2 p_i`, with p the share of each value among them.
+    r"""Bits of all indices together, :math:`-\sum_i \log_2 p_i`, with p the share of each value among them;
+    of whole numbers of any shape.
 
     This is an ideal entropy coder that knows the distribution of the values and takes the indices as independent
     (Cover and Thomas, "Elements of Information Theory", theorem 5.4.1). It is not a file: the table of the

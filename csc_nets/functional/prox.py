@@ -75,7 +75,8 @@ def _records(v: Tensor, t: Tensor) -> bool:
 
 
 def nonneg_soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
-    r"""Prox of :math:`t z` on :math:`z \ge 0`: :math:`\max(v - t, 0)`, the ReLU of a CNN with bias :math:`-t`.
+    r"""Prox of :math:`t z` on :math:`z \ge 0`: :math:`\max(v - t, 0)`, the ReLU of a CNN with bias :math:`-t`;
+    same shape as ``v``.
 
     >>> nonneg_soft_threshold(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
     tensor([0., 0., 2.])
@@ -84,7 +85,7 @@ def nonneg_soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
 
 
 def hard_threshold(v: Tensor, t: float | Tensor) -> Tensor:
-    r"""Prox of :math:`\tfrac{t^2}{2} \|z\|_0`: keeps the entries with :math:`|v| > t`.
+    r"""Prox of :math:`\tfrac{t^2}{2} \|z\|_0`: keeps the entries with :math:`|v| > t`; same shape as ``v``.
 
     >>> hard_threshold(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
     tensor([-2.,  0.,  3.])
@@ -95,7 +96,7 @@ def hard_threshold(v: Tensor, t: float | Tensor) -> Tensor:
 def elastic_net_threshold(v: Tensor, t: float | Tensor, ridge: float | Tensor, nonneg: bool = False) -> Tensor:
     r"""Prox of :math:`t |z| + \tfrac{\text{ridge}}{2} z^2`, optionally on :math:`z \ge 0`.
 
-    It is the (non-negative, with ``nonneg``) soft threshold of ``v`` divided by ``1 + ridge``.
+    It is the (non-negative, with ``nonneg``) soft threshold of ``v`` divided by ``1 + ridge``, same shape as ``v``.
     """
     shrink = nonneg_soft_threshold if nonneg else soft_threshold
     return shrink(v, t) / (1 + ridge)
