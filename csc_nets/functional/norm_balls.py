@@ -56,6 +56,11 @@ def _scaled(gradient: Tensor) -> Tensor:
     return gradient / _each(gradient.abs().flatten(1).amax(1), gradient).clamp_min(_TINY)
 
 
+def _shrink(size: Tensor, eps: float) -> Tensor:
+    """What brings sizes down to eps, and is 1 for those that are not above."""
+    return torch.where(size > eps, eps / size, 1.0)
+
+
 _NORMS: Registry[Any] = Registry("norm")
 register_norm = _NORMS.decorator
 
@@ -104,7 +109,7 @@ class L2Norm(Norm):
 
     def project(self, delta: Tensor, eps: float) -> Tensor:
         """The nearest point: shorter, in the same direction."""
-        return delta * (eps / _each(self.size(delta), delta).clamp_min(max(eps, _TINY)))
+        return delta * _shrink(_each(self.size(delta), delta), eps)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient over its norm."""
@@ -148,7 +153,7 @@ class LocalNorm(Norm):
 
     def project(self, delta: Tensor, eps: float) -> Tensor:
         """A point of the ball, see above."""
-        return delta * (eps / self._around(delta).clamp_min(max(eps, _TINY)))
+        return delta * _shrink(self._around(delta), eps)
 
     def steepest(self, gradient: Tensor) -> Tensor:
         """The gradient, over the largest norm of the patches around each pixel."""
