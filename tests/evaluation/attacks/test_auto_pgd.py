@@ -49,16 +49,16 @@ def test_it_is_not_blind_where_logits_are_large(digits):
     def sure(images):
         return 1000 * network(images)
 
-    assert pgd(sure, x, y, 0.15, steps=10).accuracy > 0.8
-    blind, seeing = (apgd(sure, x, y, 0.15, steps=20, loss=loss).accuracy for loss in ("cross_entropy", "dlr"))
+    assert pgd(sure, x, y, 0.2, steps=10).accuracy > 0.8
+    blind, seeing = (apgd(sure, x, y, 0.3, steps=20, loss=loss).accuracy for loss in ("cross_entropy", "dlr"))
     assert blind > 0.8 and seeing < 0.1
-    assert seeing == apgd(network, x, y, 0.15, steps=20, loss="dlr").accuracy
+    assert seeing == apgd(network, x, y, 0.3, steps=20, loss="dlr").accuracy
 
 
 def test_beside_two_other_programs_of_the_same_attack(digits):
     autoattack = pytest.importorskip("pyautoattack.autopgd_base", reason="pyautoattack")
     network, x, y = digits
-    x, y, eps = x[:24], y[:24], 0.09
+    eps = 0.15
     ours = apgd(network, x, y, eps, steps=25)
     assert 0.1 < ours.accuracy < 0.9
     frozen = network.eval().requires_grad_(False)
@@ -66,17 +66,17 @@ def test_beside_two_other_programs_of_the_same_attack(digits):
         frozen, n_iter=25, norm="Linf", eps=eps, loss="ce", seed=0, device="cpu", n_restarts=1
     )
     left = (frozen(theirs.perturb(x, y)).argmax(1) == y).double().mean().item()
-    assert abs(ours.accuracy - left) <= 2.5 / 24  # another random start
+    assert abs(ours.accuracy - left) <= 1.5 / 48  # another random start
     frozen.requires_grad_(True)
 
 
 def test_autoattack_takes_no_network_for_a_dynamic_or_random_defence(digits, caplog):
     pytest.importorskip("pyautoattack", reason="pyautoattack")
     network, x, y = digits
-    x, y = x[:10], y[:10]
+    x, y, eps = x[:24], y[:24], 0.15
     with caplog.at_level(logging.WARNING):
-        found = auto_attack(network, x, y, 0.09, attacks=["apgd-ce"])
-    ours = strongest(network, x, y, 0.09, budget=Budget(steps=50, restarts=2, targets=2, queries=0))
+        found = auto_attack(network, x, y, eps, attacks=["apgd-ce"])
+    ours = strongest(network, x, y, eps, budget=Budget(steps=50, restarts=2, targets=2, queries=0))
     assert not caplog.text
     assert list(found.left) == ["clean", "autoattack"] and 0.1 < found.accuracy < 0.9
     assert ours.accuracy <= found.accuracy

@@ -8,7 +8,7 @@ from torch import nn
 
 from csc_nets.evaluation.attacks import Budget, robustness_rows
 from csc_nets.functional import hard_threshold
-from csc_nets.layers import CSC2d, Dictionary1d
+from csc_nets.layers import Dictionary1d
 from csc_nets.theory import hard_thresholding, label_certificate, measure
 from csc_nets.theory.sparse.dictionary_design import low_coherence_atoms
 
@@ -63,35 +63,17 @@ def test_certified_labels_of_sparse_signals_stand(norm):
     assert [row["attacked"] for row in rows] == sorted((row["attacked"] for row in rows), reverse=True)
 
 
-def lipschitz_network():
-    """One thresholding, the mean over positions, a linear classifier: fitted to digits by a ridge regression."""
-    from sklearn.datasets import load_digits
-
-    source = load_digits()
-    images = torch.from_numpy(source.images)[:, None] / 16
-    layer = CSC2d(1, 32, 5, lam=0.05, pursuit="threshold", dtype=torch.float64).eval()
-    with torch.no_grad():
-        code = layer(images).flatten(1)
-        hot = nn.functional.one_hot(torch.from_numpy(source.target), 10).double()
-        centre, mean = code[:1200].mean(0), hot[:1200].mean(0)
-        centred = code[:1200] - centre
-        gram = centred.T @ centred + 100 * torch.eye(code.shape[1], dtype=torch.float64)
-        weight = torch.linalg.solve(gram, centred.T @ (hot[:1200] - mean)).T
-    head = nn.Linear(code.shape[1], 10, dtype=torch.float64)
-    head.weight.data, head.bias.data = weight, mean - weight @ centre
+def lipschitz_network(fit, pixels):
+    """A thresholding and a linear classifier, test images and labels, and the Lipschitz constant of the code."""
+    images, labels = pixels
+    network = fit(images[:1200], labels[:1200], 100.0, pursuit="threshold")
     # A prox is a contraction, so the code moves no more than the largest singular value of D^T allows.
-    columns = layer.dictionary.analysis(torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)).flatten(1)
-    lipschitz = torch.linalg.matrix_norm(columns, 2).item()
-    return (
-        nn.Sequential(layer, nn.Flatten(), head).eval(),
-        images[1200:],
-        torch.from_numpy(source.target)[1200:],
-        lipschitz,
-    )
+    columns = network[0].dictionary.analysis(torch.eye(64, dtype=torch.float64).view(64, 1, 8, 8)).flatten(1)
+    return network, images[1200:], labels[1200:], torch.linalg.matrix_norm(columns, 2).item()
 
 
-def test_a_lipschitz_constant_certifies_digits():
-    network, images, labels, lipschitz = lipschitz_network()
+def test_a_lipschitz_constant_certifies_digits(fit, pixels):
+    network, images, labels, lipschitz = lipschitz_network(fit, pixels)
     with torch.no_grad():
         moved = torch.randn_like(images[:50]) * 0.1
         change = (network[0](images[:50] + moved) - network[0](images[:50])).flatten(1).norm(dim=1)
@@ -107,8 +89,8 @@ def test_a_lipschitz_constant_certifies_digits():
     assert rows[1]["certified"] > 0.6 and rows[-1]["attacked"] == 0
 
 
-def test_a_false_certificate_is_found_out():
-    network, images, labels, _ = lipschitz_network()
+def test_a_false_certificate_is_found_out(fit, pixels):
+    network, images, labels, _ = lipschitz_network(fit, pixels)
     with torch.no_grad():
         logits = network(images[:20])
     certificate = label_certificate(logits, network[2].weight.detach(), lambda noise: 1e-6 * noise)

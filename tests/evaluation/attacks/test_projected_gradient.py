@@ -79,8 +79,8 @@ def every(model, x, y, **options):
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", {"name": "local", "window": 3}])
-def test_what_comes_back_can_be_repeated_and_the_network_is_as_it_was(digits, norm):
-    network, x, y = digits
+def test_what_comes_back_can_be_repeated_and_the_network_is_as_it_was(packaged, norm):
+    network, x, y = packaged
     network, x, y = copy.deepcopy(network).train(), x[:6].clone(), y[:6].clone()
     y[0] = (y[0] + 1) % 10  # the network has one wrong
     network.model.stages[0].eval()
@@ -114,10 +114,10 @@ def test_attacks_run_where_gradients_are_off(digits):
 
 def test_more_is_at_least_as_strong(digits):
     network, x, y = digits
-    x, y, eps = x[:24], y[:24], 0.1
+    eps = 0.15
     one, some = fgsm(network, x, y, eps), pgd(network, x, y, eps, steps=10)
     more = pgd(network, x, y, eps, steps=10, restarts=3)
-    assert some.accuracy < one.accuracy < 1 and more.accuracy <= some.accuracy
+    assert more.accuracy <= some.accuracy <= one.accuracy < 0.8
     assert list(more.left) == ["clean", "start 1", "start 2", "start 3"]
     assert list(more.left.values()) == sorted(more.left.values(), reverse=True)
     assert pgd(network, x, y, 0.0, steps=2).accuracy == more.left["clean"]
