@@ -23,7 +23,14 @@ _SHARE = 0.9  # of the images
 
 @dataclass(frozen=True)
 class Sign:
-    """One check: what was measured, what it is held against, and whether it is as it should be."""
+    """One check.
+
+    Args:
+        name: what was measured.
+        value: what came out.
+        limit: what it is held against.
+        passes: whether it is as it should be.
+    """
 
     name: str
     value: float
@@ -43,7 +50,7 @@ class Signs:
         return all(row.passes for row in self.rows)
 
     def __getitem__(self, name: str) -> Sign:
-        return next(row for row in self.rows if row.name == name)
+        return {row.name: row for row in self.rows}[name]
 
     def __str__(self) -> str:
         width = max(len(row.name) for row in self.rows)

@@ -73,7 +73,7 @@ def test_beside_two_other_programs_of_the_same_attack(digits):
 def test_autoattack_takes_no_network_for_a_dynamic_or_random_defence(digits, caplog):
     pytest.importorskip("pyautoattack", reason="pyautoattack")
     network, x, y = digits
-    x, y, eps = x[:24], y[:24], 0.15
+    x, y, eps = x[:12], y[:12], 0.15
     with caplog.at_level(logging.WARNING):
         found = auto_attack(network, x, y, eps, attacks=["apgd-ce"])
     ours = strongest(network, x, y, eps, budget=Budget(steps=50, restarts=2, targets=2, queries=0))

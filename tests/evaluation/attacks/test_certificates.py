@@ -12,7 +12,7 @@ from csc_nets.layers import Dictionary1d
 from csc_nets.theory import hard_thresholding, label_certificate, measure
 from csc_nets.theory.sparse.dictionary_design import low_coherence_atoms
 
-SHORT = Budget(steps=20, restarts=2, targets=2, queries=100)
+SHORT = Budget(steps=15, restarts=1, targets=2, queries=50)
 SIZE, KERNEL = 32, 5
 
 
@@ -80,7 +80,7 @@ def test_a_lipschitz_constant_certifies_digits(fit, pixels):
         assert (change <= lipschitz * moved.flatten(1).norm(dim=1)).all()
         logits = network(images)
     assert (logits.argmax(1) == labels).double().mean() > 0.85
-    images, labels, logits = images[:40], labels[:40], logits[:40]
+    images, labels, logits = images[:25], labels[:25], logits[:25]
     certificate = label_certificate(logits, network[2].weight.detach(), lambda noise: lipschitz * noise)
     rows = robustness_rows(
         network, images, labels, [0.05, 0.1, 0.2, 0.5, 3.0], certificate=certificate, norm="l2", budget=SHORT

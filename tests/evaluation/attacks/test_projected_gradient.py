@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from csc_nets.evaluation.attacks import Adversarial, Budget, apgd, fgsm, pgd, square, strongest
-from csc_nets.evaluation.attacks.losses import cross_entropy, margin
+from csc_nets.evaluation.attacks.losses import cross_entropy
 from csc_nets.evaluation.attacks.search import climb
 from csc_nets.functional import as_norm, ascend
 from csc_nets.models import Normalised, create_model
@@ -81,7 +81,7 @@ def every(model, x, y, **options):
 @pytest.mark.parametrize("norm", ["linf", "l2", {"name": "local", "window": 3}])
 def test_what_comes_back_can_be_repeated_and_the_network_is_as_it_was(packaged, norm):
     network, x, y = packaged
-    network, x, y = copy.deepcopy(network).train(), x[:6].clone(), y[:6].clone()
+    network, x, y = copy.deepcopy(network).train(), x[:4].clone(), y[:4].clone()
     y[0] = (y[0] + 1) % 10  # the network has one wrong
     network.model.stages[0].eval()
     frozen = next(network.parameters())
@@ -171,7 +171,8 @@ def test_images_are_those_of_the_adversarial_robustness_toolbox(digits):
         last = ascend(gradient, x, as_norm(norm), eps, steps=count, step_size=eps / 4)
         torch.testing.assert_close(last, many, atol=1e-5, rtol=0)
         ours = pgd(network, x, y, eps, norm=norm, steps=count, step_size=eps / 4, random_start=False)
-        assert (margin(network(ours.images), y) >= margin(network(many), y) - 1e-4).all()  # the best one is kept
+        height = [cross_entropy(network(x), y) for x in (ours.images, many)]
+        assert (height[0] >= height[1] - 1e-4)[~ours.success].all()  # the best point is kept, or the first that fell
 
 
 class Detached(nn.Module):
