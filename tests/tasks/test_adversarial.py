@@ -123,7 +123,10 @@ def test_it_asks_for_the_scale_of_pixels():
 
 
 def test_it_raises_the_accuracy_under_attack_on_digits():
-    """From 15 % to 40 % at least, at an eps of 0.1; docs/robustness.md has longer trainings."""
+    """By 40 points at least, at l-inf 0.1: it went from 10.2 % to 61.7 % here, clean from 96.1 % to 89.8 %, 128 images.
+
+    docs/robustness.md has longer trainings, and stronger attacks.
+    """
     left = {}
     for eps in (0.0, 0.1):
         torch.manual_seed(0)
@@ -136,4 +139,4 @@ def test_it_raises_the_accuracy_under_attack_on_digits():
         found = pgd(attacked, data.denormalize(images), labels, 0.1, steps=20, restarts=2)
         left[eps] = found.left["clean"], found.accuracy
     assert left[0.0][0] > 0.85 and left[0.1][0] > 0.85, left
-    assert left[0.0][1] < 0.15 and left[0.1][1] > 0.4, left
+    assert left[0.1][1] > left[0.0][1] + 0.4, left
