@@ -129,7 +129,7 @@ class LocalNorm(Norm):
     r"""The largest l2 norm of a patch, :math:`\|\delta\|^P_{2,\infty}`, in which local certificates are stated.
 
     Source of the norm: Papyan, Romano, Elad, `Convolutional Neural Networks Analyzed via Convolutional Sparse Coding
-    <https://arxiv.org/abs/1607.08194>`_, 2017, section 6. Patches go around the border, as in
+    <https://arxiv.org/abs/1607.08194>`_, 2017. Patches go around the border, as in
     :func:`csc_nets.theory.patch_norm`: this counts more patches, so the ball is no larger than that of inner patches.
 
     ``project`` gives a point of the ball that is not the nearest one: each pixel is divided by the largest norm, over

@@ -32,7 +32,7 @@ def checkpoints(steps: int) -> list[int]:
 
     .. math:: p_0 = 0, \quad p_1 = 0.22, \quad p_{j+1} = p_j + \max(p_j - p_{j-1} - 0.03, 0.06)
 
-    Source: Croce and Hein, 2020, section 3.1.
+    Source: Croce and Hein, 2020, the checkpoints of their algorithm 1.
 
     Example:
         >>> checkpoints(100)

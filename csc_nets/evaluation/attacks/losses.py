@@ -63,7 +63,7 @@ def dlr(logits: Tensor, labels: Tensor) -> Tensor:
     .. math:: - \frac{z_y - \max_{i \ne y} z_i}{z_{\pi_1} - z_{\pi_3}}
 
     Source: Croce and Hein, `Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
-    attacks <https://arxiv.org/abs/2003.01690>`_, 2020, equation 6.
+    attacks <https://arxiv.org/abs/2003.01690>`_, 2020, the DLR loss.
 
     Raises:
         ValueError: fewer than three classes.
@@ -79,7 +79,7 @@ def targeted_dlr(targets: Tensor) -> Loss:
 
     .. math:: - \frac{z_y - z_t}{z_{\pi_1} - \frac12 (z_{\pi_3} + z_{\pi_4})}
 
-    Source: Croce and Hein, 2020, equation 7.
+    Source: Croce and Hein, 2020, the targeted DLR loss.
 
     Args:
         targets: the classes t, ``(N,)``.

@@ -78,8 +78,8 @@ def masked_gradients(
     """Puts a network through checks that fail where its gradients mislead an attack.
 
     The checks are those of Athalye, Carlini, Wagner, `Obfuscated Gradients Give a False Sense of Security
-    <https://arxiv.org/abs/1802.00420>`_, 2018, section 3.1, and of Carlini et al., `On Evaluating Adversarial
-    Robustness <https://arxiv.org/abs/1902.06705>`_, 2019, section 5:
+    <https://arxiv.org/abs/1802.00420>`_, 2018, section 3, and of Carlini et al., `On Evaluating Adversarial Robustness
+    <https://arxiv.org/abs/1902.06705>`_, 2019; the slopes are ours:
 
     - the slope of the margin along the gradient, and along three random directions: the deviation of the network's
       gradient from difference quotients, over the larger of the two, the median over images. It is large where a part

@@ -80,8 +80,7 @@ def pgd(
         loss: ``"cross_entropy"``, ``"margin"``, ``"dlr"``, or any function of logits and labels that gives a number
             for each sample.
         steps: gradient steps of a start.
-        step_size: length of a step in the norm; None for ``2.5 eps / steps``, of section B of the paper's code: from
-            any point of the ball to any other and back.
+        step_size: length of a step in the norm; None for ``2.5 eps / steps``, which is enough to cross the ball.
         restarts: starts; a later one sees the images that stand.
         random_start: start at random points of the ball; else at the images.
         seed: of the random starts.

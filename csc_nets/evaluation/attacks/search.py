@@ -162,5 +162,7 @@ def _right(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     logits = model(images)
     if logits.ndim != 2 or len(logits) != len(images):
         raise ValueError(f"the network must return logits (N, K), got {tuple(logits.shape)} for {len(images)} images")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise ValueError(f"labels must be 0 to {logits.shape[1] - 1}, got {int(labels.min())} to {int(labels.max())}")
     # A network that breaks down on an image has it wrong.
     return (logits.argmax(1) == labels) & logits.isfinite().all(1)

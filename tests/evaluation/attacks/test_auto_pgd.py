@@ -12,7 +12,7 @@ from csc_nets.evaluation.attacks.losses import as_loss, targeted_dlr
 
 
 def test_checkpoints_are_those_of_the_paper():
-    assert checkpoints(100) == [0, 22, 41, 57, 70, 80, 87, 93, 99]  # section 3.1, for N = 100
+    assert checkpoints(100) == [0, 22, 41, 57, 70, 80, 87, 93, 99]  # for N = 100
     assert checkpoints(1) == [0, 1] and checkpoints(10)[:3] == [0, 3, 5]
 
 

@@ -188,6 +188,7 @@ class Detached(nn.Module):
         ({"images": torch.zeros(2, 1, 4, 4, dtype=torch.uint8)}, r"\(N, C, \*S\) floats, got torch.uint8"),
         ({"labels": torch.tensor([0])}, "labels must be 2 of int64"),
         ({"labels": torch.tensor([0.0, 1.0])}, "labels must be 2 of int64, got torch.float32"),
+        ({"labels": torch.tensor([0, 3])}, "labels must be 0 to 2, got 0 to 3"),
         ({"eps": -0.1}, "eps must be a finite number >= 0, got -0.1"),
         ({"eps": math.nan}, "eps must be a finite number >= 0, got nan"),
         ({"norm": "l1"}, "norm must be one of"),
