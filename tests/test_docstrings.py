@@ -18,6 +18,7 @@ ROOMS = [
     "csc_nets.tasks",
     "csc_nets.pages",
     "csc_nets.evaluation",
+    "csc_nets.evaluation.attacks",
     "csc_nets.sweeps",
 ]
 MAIN = {

@@ -12,6 +12,7 @@ from csc_nets.functional.coding_rate import (
 from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
 from csc_nets.functional.deprecated import iterate
 from csc_nets.functional.gradients import Gradient, Implicit, Recompute, Unroll, as_gradient, register_gradient
+from csc_nets.functional.norm_balls import L2Norm, LInfNorm, LocalNorm, Norm, as_norm, ascend, nearby, register_norm
 from csc_nets.functional.operators import (
     Cascade,
     ConvGeometry,
@@ -133,11 +134,15 @@ __all__ = [
     "GroupL1",
     "HardThreshold",
     "Implicit",
+    "L2Norm",
+    "LInfNorm",
     "Lateral",
+    "LocalNorm",
     "MatchingPursuit",
     "Matrix",
     "NoiseAdaptiveLISTA",
     "NonnegativeL1",
+    "Norm",
     "OnePerBlock",
     "Operator",
     "Pair",
@@ -165,10 +170,12 @@ __all__ = [
     "analytic_weights",
     "as_adjoint_pair",
     "as_gradient",
+    "as_norm",
     "as_operator",
     "as_penalty",
     "as_pursuit",
     "as_weight",
+    "ascend",
     "calibrate",
     "calibrated",
     "calibration_update",
@@ -194,6 +201,7 @@ __all__ = [
     "lam_max",
     "largest_eigenpair",
     "morlet_bank",
+    "nearby",
     "nonneg_soft_threshold",
     "objective",
     "one_per_block",
@@ -202,6 +210,7 @@ __all__ = [
     "rate_reduction",
     "refit",
     "register_gradient",
+    "register_norm",
     "register_penalty",
     "register_pursuit",
     "run",

@@ -17,6 +17,7 @@ from csc_nets.models.fast_net import FastNet
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.invertible_cnn import InvertibleCNN
 from csc_nets.models.ml_csc import MLCSC, DeepCNN
+from csc_nets.models.normalised import Normalised
 from csc_nets.models.proximal_denoiser import ProximalDenoiser
 from csc_nets.models.registry import create_model, is_model, list_models, register_model
 from csc_nets.models.resnet import ResNet
@@ -48,6 +49,7 @@ __all__ = [
     "GDLNet",
     "ImageClassifier",
     "InvertibleCNN",
+    "Normalised",
     "ProximalDenoiser",
     "ResNet",
     "SDNet",

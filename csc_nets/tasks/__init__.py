@@ -1,6 +1,7 @@
 """Training tasks: LightningModules around the networks of :mod:`csc_nets.models`."""
 
 from csc_nets.tasks.activations import ActivationsTask
+from csc_nets.tasks.adversarial import Adversary
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.classification import ClassificationTask
 from csc_nets.tasks.code_statistics import CodeStatistics, csc_layers, observe_codes
@@ -14,6 +15,7 @@ from csc_nets.tasks.transcription import TranscriptionTask
 
 __all__ = [
     "ActivationsTask",
+    "Adversary",
     "AutoencodingTask",
     "ClassificationTask",
     "CodeStatistics",

@@ -9,6 +9,8 @@ from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
+from csc_nets.data import ImageDataModule
+from csc_nets.tasks.adversarial import Adversary
 from csc_nets.tasks.code_statistics import keep_codes, observe_codes, prior_layers
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
@@ -28,6 +30,9 @@ class ClassificationTask(Task):
 
     the negative log prior of the codes, a mean over layers, samples and positions, and what keeps one step exact.
 
+    With ``adversarial_eps`` the network trains on attacked images, see :class:`~csc_nets.tasks.Adversary`. The attack
+    goes up the plain cross-entropy, after mixing, in pixels from 0 to 1. Validation and tests are on clean images.
+
     Logs ``train/loss``, with both terms, and ``train/negative_log_prior`` and ``train/orthogonality`` where they have a
     weight; ``val/loss`` and ``val/acc``; and for a test run
 
@@ -44,6 +49,10 @@ class ClassificationTask(Task):
         prior_weight: :math:`w_p`. It has to be small: the prior alone is best off with no codes and rates without
             bound. A compiled network runs uncompiled in training where it is not 0.
         orthogonality_weight: :math:`w_o`.
+        adversarial_eps: largest size of an attack on training images, in pixels from 0 to 1; 0 for none.
+        adversarial_norm: its norm, ``"linf"`` or ``"l2"``.
+        adversarial_steps: gradient steps of the attack. A training step costs about so many times more.
+        adversarial_step_size: length of such a step; None for ``2.5 adversarial_eps / adversarial_steps``.
         **common: see :class:`csc_nets.tasks.Task`.
 
     Raises:
@@ -64,6 +73,10 @@ class ClassificationTask(Task):
         cutmix_alpha: float = 0.0,
         prior_weight: float = 0.0,
         orthogonality_weight: float = 0.0,
+        adversarial_eps: float = 0.0,
+        adversarial_norm: str = "linf",
+        adversarial_steps: int = 7,
+        adversarial_step_size: float | None = None,
         **common: Any,
     ) -> None:
         super().__init__(model, **common)
@@ -80,6 +93,14 @@ class ClassificationTask(Task):
                 raise ValueError(f"{name} must be a finite number >= 0, got {weight}")
             if weight and not prior_layers(model):
                 raise ValueError(f"{name} needs a network with SparsePriorConv2d layers, got {type(model).__name__}")
+        if not 0 <= adversarial_eps < math.inf:
+            raise ValueError(f"adversarial_eps must be a finite number >= 0, got {adversarial_eps}")
+        self.adversary: Adversary | None = None
+        if adversarial_eps:
+            self.adversary = Adversary.create(
+                adversarial_norm, adversarial_eps, adversarial_steps, adversarial_step_size
+            )
+            self.shardable = False  # the gradient by the images runs apart from the step's
         self.label_smoothing, self.num_classes = label_smoothing, int(num_classes)
         self.prior_weight, self.orthogonality_weight = prior_weight, orthogonality_weight
         mixes = [v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes)] if mixup_alpha else []
@@ -91,6 +112,8 @@ class ClassificationTask(Task):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch, with mixing, label smoothing and the terms of the priors."""
         images, labels = self.mix(*batch) if self.mix else batch
+        if self.adversary is not None:
+            images = self._attacked(self.adversary, images, labels)
         layers = prior_layers(self.model)
         terms: dict[str, tuple[float, Tensor]] = {}
         if self.prior_weight:
@@ -109,6 +132,14 @@ class ClassificationTask(Task):
             loss = loss + weight * term
         self.divergence.see(loss, math.log(self.num_classes))  # the loss of calling all classes alike
         return self.log_training_loss(loss)
+
+    def _attacked(self, adversary: Adversary, images: Tensor, labels: Tensor) -> Tensor:
+        data = getattr(self._trainer, "datamodule", None)
+        if not isinstance(data, ImageDataModule):
+            raise ValueError(f"adversarial_eps needs a data module of csc_nets.data, got {type(data).__name__}")
+        return adversary.attack(
+            self.model, images, labels, data.mean, data.std, lambda random: self.draw(random, images)
+        )
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Plain cross-entropy and accuracy."""

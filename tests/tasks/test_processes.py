@@ -16,6 +16,11 @@ TASKS = {
     "classification": ("ml_csc_mnist", {"widths": [4, 6, 8], "kernel_size": 3, "stride": [1, 2, 2], "steps": 2}, {}),
     "classification, coded": ("sparse_prior_cnn", SMALL, {}),
     "classification, batch norms": ("csc_small", {"widths": [4, 6], "steps": 2}, {"warmup_epochs": 0.5}),
+    "classification, adversarial": (
+        "csc_small",
+        {"widths": [4, 6], "steps": 2},
+        {"adversarial_eps": 0.3, "adversarial_steps": 2, "adversarial_norm": "l2"},
+    ),
     "classification, fsdp2": ("csc_small", {"widths": [4, 6], "steps": 2}, {"warmup_epochs": 0.5}),
     "classification, fsdp2, free atoms": (
         "ml_csc_mnist",
