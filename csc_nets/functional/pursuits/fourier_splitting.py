@@ -133,14 +133,16 @@ def split(
         return problem.operator.analysis(problem.x), problem.x.new_zeros(0)
     run, gap = Splitting(problem, rho, relax, init), None
     rounding = 4 * torch.finfo(problem.x.dtype).eps
+    due = _CHECK_EVERY
     for k in range(1, steps + 1):
-        check = tol is not None and (k % _CHECK_EVERY == 0 or k == steps)
+        check = tol is not None and (k >= due or k == steps)
         revise = rho is None and k in _REVISIONS
         run.step(look=check or revise or trace is not None, last=k == steps)
         if trace is not None:
             trace.append(run.objective().to(problem.x.dtype))
         if tol is not None and check:
-            gap = run.certify(tol - rounding, k) + rounding
+            gap = run.certify(tol - rounding) + rounding
+            due = k + max(_CHECK_EVERY, k // 10)
             if bool(((gap <= tol) | gap.isnan()).all()):
                 break
         if revise:
@@ -170,7 +172,6 @@ class Splitting:
         if problem.mask is not None or waves.is_cropped:
             self.observed = waves.embed(problem.masked(torch.ones_like(x)))
         self.blocks = waves.blocks(len(x))
-        self.next_descent = 0
 
         self.first_rho = self._first_rho(problem.lam) if rho is None else torch.full_like(self.energy, rho)[:, None]
         self._set_rho(self.first_rho)
@@ -308,19 +309,17 @@ class Splitting:
         value: Tensor = self._energy(r) / 2 + self.l1 + self.ridge / 2 * self.shrunk.sum(1)
         return value
 
-    def certify(self, tol: float, k: int) -> Tensor:
+    def certify(self, tol: float) -> Tensor:
         """Duality gap over half the squared norm, ``(N,)``, float64, with the best dual point that is worth its cost.
 
         Args:
             tol: what is to be certified.
-            k: number of the step.
         """
         gap = self._gap(self.dual, self.level)
         if self.ridge or not tol < float(gap.max()) <= _WINDOW_GAIN * tol:
             return gap
         gap = torch.minimum(gap, self._gap(*self._windowed(self.dual, self.level)))
-        if k >= self.next_descent and tol < float(gap.max()) <= _DESCENT_GAIN * tol:
-            self.next_descent = k + k // 10
+        if tol < float(gap.max()) <= _DESCENT_GAIN * tol:
             dual = self._descended(self.dual)
             gap = torch.minimum(gap, self._gap(*self._windowed(dual, self._level(dual))))
         return gap
