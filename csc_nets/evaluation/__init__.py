@@ -1,6 +1,7 @@
 """What a network keeps and how well it does what it is for, measured on images."""
 
 from csc_nets.evaluation.atom_coding import AtomCoder
+from csc_nets.evaluation.batch_statistics import batch_statistics
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.coding import coding_rows
 from csc_nets.evaluation.encoding import encode_folder, read_codes
@@ -13,6 +14,22 @@ from csc_nets.evaluation.features import (
 )
 from csc_nets.evaluation.generation import FeatureSpace, feature_space, frechet_distance, kernel_distance
 from csc_nets.evaluation.inversion import activation, invert, relative_error
+from csc_nets.evaluation.lam_rules import (
+    SURE,
+    AdaptiveLam,
+    Discrepancy,
+    LamRule,
+    LineRule,
+    NoiseLevel,
+    PathRule,
+    Residual,
+    as_lam_rule,
+    calibrate_rule,
+    lam_path,
+    lam_rule,
+    list_lam_rules,
+    register_lam_rule,
+)
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
 from csc_nets.evaluation.rate_distortion import (
     RatePoint,
@@ -34,18 +51,29 @@ from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_larg
 Subject = ReportInput
 
 __all__ = [
+    "SURE",
+    "AdaptiveLam",
     "AtomCoder",
     "BlockTransform",
     "ClassStructure",
     "ClassSubspaces",
+    "Discrepancy",
     "FeatureSpace",
+    "LamRule",
     "LayerInversions",
+    "LineRule",
+    "NoiseLevel",
+    "PathRule",
     "RatePoint",
     "Reconstructions",
     "ReportInput",
+    "Residual",
     "Result",
     "Subject",
     "activation",
+    "as_lam_rule",
+    "batch_statistics",
+    "calibrate_rule",
     "class_structure",
     "coding_rows",
     "decode_classes",
@@ -60,7 +88,10 @@ __all__ = [
     "jpeg",
     "keep_largest",
     "kernel_distance",
+    "lam_path",
+    "lam_rule",
     "linear_probe",
+    "list_lam_rules",
     "list_reports",
     "measure",
     "nearest_neighbours",
@@ -71,6 +102,7 @@ __all__ = [
     "quantise",
     "read_codes",
     "reconstruct_images",
+    "register_lam_rule",
     "register_report",
     "relative_error",
     "sample_images",
