@@ -3,6 +3,7 @@
 from csc_nets.evaluation.atom_coding import AtomCoder
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.coding import coding_rows
+from csc_nets.evaluation.corruptions import corrupt, list_corruptions
 from csc_nets.evaluation.encoding import encode_folder, read_codes
 from csc_nets.evaluation.features import (
     effective_rank,
@@ -48,6 +49,7 @@ __all__ = [
     "activation",
     "class_structure",
     "coding_rows",
+    "corrupt",
     "decode_classes",
     "effective_rank",
     "encode_folder",
@@ -61,6 +63,7 @@ __all__ = [
     "keep_largest",
     "kernel_distance",
     "linear_probe",
+    "list_corruptions",
     "list_reports",
     "measure",
     "nearest_neighbours",
