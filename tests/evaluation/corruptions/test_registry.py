@@ -50,7 +50,7 @@ def test_the_device_is_kept(name):
         ({"seed": -1}, "seed must be an int >= 0, got -1"),
         ({"size": 100}, "size must be one of 32, 64, 224 or None, got 100"),
         ({"images": IMAGES * 2}, r"images must be in \[0, 1\], got values from"),
-        ({"images": IMAGES - 0.5}, r"images must be in \[0, 1\], got values from -0.5"),
+        ({"images": IMAGES - 1}, r"images must be in \[0, 1\], got values from -0.9"),
         ({"images": IMAGES * float("nan")}, r"images must be in \[0, 1\], got values from nan"),
         ({"images": (IMAGES * 255).byte()}, r"got torch.uint8: use images.float\(\) / 255"),
         ({"images": IMAGES.numpy()}, "images must be a tensor, got ndarray"),
