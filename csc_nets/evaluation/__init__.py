@@ -4,6 +4,7 @@ from csc_nets.evaluation.atom_coding import AtomCoder
 from csc_nets.evaluation.batch_statistics import batch_statistics
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.coding import coding_rows
+from csc_nets.evaluation.corruptions import corrupt, list_corruptions
 from csc_nets.evaluation.encoding import encode_folder, read_codes
 from csc_nets.evaluation.features import (
     effective_rank,
@@ -76,6 +77,7 @@ __all__ = [
     "calibrate_rule",
     "class_structure",
     "coding_rows",
+    "corrupt",
     "decode_classes",
     "effective_rank",
     "encode_folder",
@@ -91,6 +93,7 @@ __all__ = [
     "lam_path",
     "lam_rule",
     "linear_probe",
+    "list_corruptions",
     "list_lam_rules",
     "list_reports",
     "measure",

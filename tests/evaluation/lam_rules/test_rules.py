@@ -105,15 +105,27 @@ def test_sure_is_sureshrink(layer, signal, divergence):
     rule = SURE(points=60, sigma=sigma, divergence=divergence)
     grid = rule.grid(layer)
     found, known = rule.risk(layer, x, grid), torch.stack([sure(c, lam, sigma) for lam in grid], 1)
-    # The finite difference sees a coefficient that crosses the threshold on its way.
-    torch.testing.assert_close(found, known, rtol=0, atol=1e-2 if divergence == "support" else 3.0)
-    best = known.argmin(1)
-    assert (rule(layer, x) / grid[best]).log().abs().amax() < (1.0 if divergence == "support" else 4) * math.log(
-        grid[1] / grid[0]
-    )
-    # The estimate is unbiased, so the chosen weight is nearly the best one for the clean signal.
-    clean = x - sigma * torch.randn_like(x)
-    assert rule(layer, clean).shape == (3,)
+    # Random signs in the basis of the atoms are nearly Gaussian: the divergence of k non-zeros has variance 2 k.
+    active = torch.stack([(c.abs() > lam).sum(1) for lam in grid], 1)
+    bound = 1e-2 if divergence == "support" else 2 * sigma**2 * 4 * (2 * active).sqrt() + 0.1
+    assert ((found - known).abs() <= bound).all()
+    if divergence == "support":
+        best = grid[known.argmin(1)]
+        assert (rule(layer, x) / best).log().abs().amax() <= 0.51 * math.log(grid[1] / grid[0])
+
+
+def test_sure_finds_a_weight_nearly_as_good_as_the_best(layer):
+    z = torch.randn(8, 16, 8, 8) * (torch.rand(8, 16, 8, 8) < torch.linspace(0.02, 0.4, 8).view(8, 1, 1, 1)) * 2
+    clean = layer.synthesize(z, (32, 32))
+    x = clean + 0.2 * torch.randn_like(clean)
+
+    def loss(lam):
+        code = layer(x, lam=lam.view(-1, 1, 1, 1))
+        return (layer.synthesize(code, (32, 32)) - clean).square().flatten(1).sum(1)
+
+    rule = SURE(sigma=0.2)
+    best = torch.stack([loss(lam.expand(8)) for lam in rule.grid(layer)]).amin(0)
+    assert (loss(rule(layer, x)) < 1.1 * best).all()
 
 
 def test_monte_carlo_divergence_is_unbiased_where_the_support_is_not():
@@ -200,23 +212,23 @@ def test_all_layers_follow_the_first(model):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.registered_name)
-def test_an_attacker_can_differentiate_through_the_rule(model, rule):
+def test_an_attacker_can_differentiate_through_the_rule(rule):
     """The gradient is the derivative of the whole, rule included: compare a finite difference."""
-    model = model.double()
-    smooth = torch.linspace(-2, 2, 16, dtype=torch.float64)
+    coder = CSC2d(3, 48, 4, stride=4, lam=0.05, nonneg=False, step_size=1.0)
+    coder.atoms = dct_atoms(torch.eye(3), 4).float()
+    model = nn.Sequential(coder, nn.Flatten(), nn.Linear(48 * 16, 1)).double()
+    smooth = torch.linspace(-1, 1, 16, dtype=torch.float64)
     x = (smooth[:, None] * smooth + 0.3 * torch.randn(1, 3, 16, 16, dtype=torch.float64)).requires_grad_()
-    coder = next(m for m in model.modules() if isinstance(m, CSC2d))
-    assert 0.06 < rule(coder, x).item() < 1.5  # between the ends of the grid
-    adaptive = AdaptiveLam(model, rule)
-    adaptive(x)[0, 0].backward()
-    direction = torch.randn_like(x)
+    lam = rule(coder, x)
+    assert 0.06 < lam.item() < 1.5  # between the ends of the grid
+    (gradient,) = torch.autograd.grad(AdaptiveLam(model, rule)(x).sum(), x)
+    step = 1e-6 * torch.randn_like(x)
     with torch.no_grad():
-        numeric = (adaptive(x + 1e-6 * direction) - adaptive(x - 1e-6 * direction))[0, 0] / 2e-6
-    assert (x.grad * direction).sum().item() == pytest.approx(numeric.item(), rel=1e-3)
-    x2 = x.detach().clone().requires_grad_()
-    coder.lam = rule(coder, x).detach()[0]
-    model(x2)[0, 0].backward()
-    assert not torch.allclose(x.grad, x2.grad, rtol=1e-3)  # without the rule's part it is another one
+        ahead, back = (AdaptiveLam(model, rule)(x + sign * step).item() for sign in (1, -1))
+    assert (gradient * step).sum().item() == pytest.approx((ahead - back) / 2, rel=1e-3)
+    coder.lam = lam.detach()[0]  # without the rule's part it is another gradient
+    (fixed,) = torch.autograd.grad(model(x).sum(), x)
+    assert not torch.allclose(gradient, fixed, rtol=1e-3)
 
 
 def test_wrong_choices_are_refused(model):

@@ -1,0 +1,11 @@
+"""The image corruptions of ImageNet-C, Tiny-ImageNet-C and CIFAR-10-C, in batches on the device of the images.
+
+Source: D. Hendrycks and T. Dietterich, *Benchmarking Neural Network Robustness to Common Corruptions and
+Perturbations*, ICLR 2019. The constants are those of the programs that made the published folders.
+"""
+
+# An import registers what the file defines.
+from csc_nets.evaluation.corruptions import noise  # noqa: F401
+from csc_nets.evaluation.corruptions.registry import corrupt, list_corruptions
+
+__all__ = ["corrupt", "list_corruptions"]
