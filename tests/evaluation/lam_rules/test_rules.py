@@ -181,7 +181,7 @@ def model():
     return create_model("csc_small", num_classes=4, in_chans=3, widths=[8, 8], lam=0.05).eval()
 
 
-RULES = [NoiseLevel(), Discrepancy(), SURE(), Residual(slope=1.0, intercept=0.05)]
+RULES = [NoiseLevel(), Discrepancy(), SURE(), Residual(slope=4.0, intercept=0.05)]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.registered_name)
