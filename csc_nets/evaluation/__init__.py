@@ -43,7 +43,8 @@ from csc_nets.evaluation.rate_distortion import (
 )
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
 from csc_nets.evaluation.report_input import ReportInput, Result
-from csc_nets.evaluation.reports import list_reports, register_report, save_report
+from csc_nets.evaluation.reports import compare_runs, list_reports, register_report, save_report
+from csc_nets.evaluation.robustness import Method, robustness_methods
 from csc_nets.evaluation.run_page import save_comparison
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
 from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_largest
@@ -63,6 +64,7 @@ __all__ = [
     "LamRule",
     "LayerInversions",
     "LineRule",
+    "Method",
     "NoiseLevel",
     "PathRule",
     "RatePoint",
@@ -77,6 +79,7 @@ __all__ = [
     "calibrate_rule",
     "class_structure",
     "coding_rows",
+    "compare_runs",
     "corrupt",
     "decode_classes",
     "effective_rank",
@@ -108,6 +111,7 @@ __all__ = [
     "register_lam_rule",
     "register_report",
     "relative_error",
+    "robustness_methods",
     "sample_images",
     "save_comparison",
     "save_report",

@@ -35,9 +35,10 @@ class LineRule(LamRule):
     r"""A rule :math:`\lambda = a\, q(x, \lambda) + b`, whose line is fitted to training images.
 
     :func:`~csc_nets.evaluation.calibrate_rule` fits ``slope`` a and ``intercept`` b, which a subclass has as fields of
-    a dataclass, to :meth:`statistic`.
+    a dataclass, to :meth:`statistic`. ``works_unfitted`` says whether the rule has a line without a fit, too.
     """
 
+    works_unfitted = False
     slope: float | None
     intercept: float | None
 

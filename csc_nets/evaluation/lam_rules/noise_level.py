@@ -27,6 +27,7 @@ class NoiseLevel(LineRule):
         intercept: b; None for 0.
     """
 
+    works_unfitted = True
     slope: float | None = None
     intercept: float | None = None
 
