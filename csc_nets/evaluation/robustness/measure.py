@@ -1,13 +1,12 @@
 """Accuracies of methods under corruptions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from csc_nets.evaluation.corruptions import corrupt
-from csc_nets.evaluation.robustness.methods import Method
+from csc_nets.evaluation.robustness.methods import WITH_NORM, Method
 
 __all__ = ["CLEAN", "accuracies", "as_row", "with_oracles"]
 
@@ -41,22 +40,21 @@ def accuracies(
         batch_size: all batches have about so many images.
         seed: of the corruptions.
     """
-    names = [(name, severity) for name in corruptions for severity in severities]
+    conditions = [(name, severity) for name in corruptions for severity in severities]
     found: Accuracies = {method.name: {} for method in methods}
     parts = max(1, round(len(pixels) / batch_size))
-    for condition in [None, *names]:
+    for condition in [None, *conditions]:
         key = CLEAN if condition is None else f"{condition[0]}/{condition[1]}"
         images = pixels if condition is None else corrupt(pixels, condition[0], condition[1], seed=seed)
-        prepared: dict[Any, Tensor] = {}
-        for method in methods:
-            if method.before not in prepared:
-                shown = images if method.before is None else method.before(images)
-                prepared[method.before] = normalize(shown)
-            right = 0
-            with method.around():
-                for batch, truth in zip(prepared[method.before].chunk(parts), labels.chunk(parts), strict=True):
-                    right += int((model(batch).argmax(1) == truth).sum())
-            found[method.name][key] = right / len(labels)
+        right = {method.name: 0 for method in methods}
+        for batch, truth in zip(images.chunk(parts), labels.chunk(parts), strict=True):
+            # Methods with the same rule follow each other, so that it looks at the batch once.
+            for method in sorted(methods, key=lambda method: method.name.removesuffix(WITH_NORM)):
+                shown = batch if method.before is None else method.before(batch)
+                with method.around():
+                    right[method.name] += int((model(normalize(shown)).argmax(1) == truth).sum())
+        for name, count in right.items():
+            found[name][key] = count / len(labels)
     return found
 
 
@@ -71,7 +69,7 @@ def with_oracles(found: Accuracies, methods: Sequence[Method]) -> Accuracies:
         if not method.candidate_of:
             rows[method.name] = dict(found[method.name])
     for oracle in dict.fromkeys(method.candidate_of for method in methods if method.candidate_of):
-        own = "batch norm" if oracle.endswith("batch norm") else "fixed lam"
+        own = f"fixed lam{WITH_NORM}" if oracle.endswith(WITH_NORM) else "fixed lam"
         chosen = [own, *(method.name for method in methods if method.candidate_of == oracle)]
         rows[oracle] = {key: max(found[name][key] for name in chosen) for key in found[own]}
     return rows

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from csc_nets.evaluation.corruptions import corrupt
 from csc_nets.evaluation.lam_rules import lam_rule
 from csc_nets.evaluation.robustness.measure import CLEAN, Accuracies
+from csc_nets.evaluation.robustness.methods import WITH_NORM
 from csc_nets.layers import CSC
 from csc_nets.tasks.code_statistics import keep_codes
 
@@ -32,7 +33,7 @@ def save_curves(file: Path, tables: Mapping[str, Accuracies]) -> None:
                 points = [(0, values[CLEAN])]
                 points += [(int(k.partition("/")[2]), v) for k, v in values.items() if k.startswith(f"{corruption}/")]
                 style: dict[str, Any] = {"color": colours.get(_plain(name), "C9"), "linewidth": 1.2, "marker": "."}
-                style |= {"linestyle": "--"} if name.endswith("batch norm") else {}
+                style |= {"linestyle": "--"} if name.endswith(WITH_NORM) else {}
                 style |= {"color": "black"} if name.startswith("oracle") else {}
                 panel.plot(*zip(*points, strict=True), label=name, **style)
             panel.set(title=corruption.replace("_", " "), xlabel="severity, 0 is clean")
@@ -86,7 +87,7 @@ def save_images(
 
 def _plain(name: str) -> str:
     """The name of a row without batch norm."""
-    return name.removesuffix(" + batch norm").replace("batch norm", "fixed lam")
+    return name.removesuffix(WITH_NORM)
 
 
 def _code(model: nn.Module, coders: list[CSC], images: Tensor) -> Tensor:

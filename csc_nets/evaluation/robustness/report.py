@@ -28,7 +28,7 @@ NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
 LEGEND = """\
 Accuracy in %: on clean images; means over severities {severities} of each corruption; means of the noises and of all.
 fixed lam, as trained: the network as it is. Rules choose lam of each image from the image alone{fitted}.
-batch norm: statistics of the corrupted batch of about {batch_size} images, so an answer depends on the other images.
++ batch norm: statistics of the corrupted batch of about {batch_size} images, so an answer depends on the other images.
 oracle: the best lam of five for each corruption and severity by the labels of the test images; no rule may do so."""
 FITTED = """; fitted:
 its line comes from {count} training images with Gaussian noise and the network's own answers, without labels"""
