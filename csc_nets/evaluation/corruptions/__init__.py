@@ -5,7 +5,7 @@ Perturbations*, ICLR 2019. The constants are those of the programs that made the
 """
 
 # An import registers what the file defines.
-from csc_nets.evaluation.corruptions import noise  # noqa: F401
+from csc_nets.evaluation.corruptions import blur, colour, digital, frost, noise, spatter, weather  # noqa: F401
 from csc_nets.evaluation.corruptions.registry import corrupt, list_corruptions
 
 __all__ = ["corrupt", "list_corruptions"]

@@ -14,8 +14,9 @@ IMAGES = torch.rand(3, 3, 40, 36)
 def test_the_same_seed_gives_the_same_images_whatever_batch_they_are_in(name):
     whole = corrupt(IMAGES, name, 4, seed=5)
     assert torch.equal(whole, corrupt(IMAGES, name, 4, seed=5))
-    assert torch.equal(whole[1:], corrupt(IMAGES[1:], name, 4, seed=6))
-    assert torch.equal(whole[2], corrupt(IMAGES[2], name, 4, seed=7))
+    # A product of matrices is rounded in another order for another batch.
+    torch.testing.assert_close(whole[1:], corrupt(IMAGES[1:], name, 4, seed=6), atol=1e-6, rtol=0)
+    torch.testing.assert_close(whole[2], corrupt(IMAGES[2], name, 4, seed=7), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -36,7 +37,7 @@ def test_the_device_is_kept(name):
     images = IMAGES.cuda()
     changed = corrupt(images, name, 3)
     assert changed.device == images.device
-    assert torch.equal(changed[1:], corrupt(images[1:], name, 3, seed=1))
+    torch.testing.assert_close(changed[1:], corrupt(images[1:], name, 3, seed=1), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
