@@ -27,12 +27,12 @@ def save_curves(file: Path, tables: Mapping[str, Accuracies]) -> None:
     figure = Figure(figsize=(3 * len(corruptions) + 2.5, 3.2 * len(tables)), layout="constrained")
     panels = figure.subplots(len(tables), len(corruptions), squeeze=False, sharey=True)
     for line, (title, found) in zip(panels, tables.items(), strict=True):
-        colours = {name: f"C{i}" for i, name in enumerate(_plain(name) for name in found) if i < 10}
+        colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(map(_plain, found)))}
         for panel, corruption in zip(line, corruptions, strict=True):
             for name, values in found.items():
                 points = [(0, values[CLEAN])]
                 points += [(int(k.partition("/")[2]), v) for k, v in values.items() if k.startswith(f"{corruption}/")]
-                style: dict[str, Any] = {"color": colours.get(_plain(name), "C9"), "linewidth": 1.2, "marker": "."}
+                style: dict[str, Any] = {"color": colours[_plain(name)], "linewidth": 1.2, "marker": "."}
                 style |= {"linestyle": "--"} if name.endswith(WITH_NORM) else {}
                 style |= {"color": "black"} if name.startswith("oracle") else {}
                 panel.plot(*zip(*points, strict=True), label=name, **style)

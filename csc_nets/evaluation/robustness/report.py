@@ -24,14 +24,17 @@ from csc_nets.models import create_model
 
 __all__ = ["robustness", "save_robustness"]
 
+BENCHMARK = 15
 NOISES = ("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise")
 LEGEND = """\
 Accuracy in %: on clean images; means over severities {severities} of each corruption; means of the noises and of all.
-fixed lam, as trained: the network as it is. Rules choose lam of each image from the image alone{fitted}.
 + batch norm: statistics of the corrupted batch of about {batch_size} images, so an answer depends on the other images.
-oracle: the best lam of five for each corruption and severity by the labels of the test images; no rule may do so."""
-FITTED = """; fitted:
-its line comes from {count} training images with Gaussian noise and the network's own answers, without labels"""
+"""
+CODED = """\
+Rules choose lam of each image from the image alone. fixed lam: as trained. fitted: the line of a rule comes from
+{calibration_images} training images with Gaussian noise and the network's own answers, without labels.
+oracle: the best lam of five for each corruption and severity by the labels of the test images; no rule may do so.
+"""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ def robustness(
 
     Args:
         given: the network and its data; ``images`` is the number of test images.
-        corruptions: names; ``["all"]`` for all of :func:`~csc_nets.evaluation.list_corruptions`.
+        corruptions: names of :func:`~csc_nets.evaluation.list_corruptions`; ``"benchmark"`` for the 15 over which
+            CIFAR-10-C is averaged, ``"all"`` for all.
         severities: 1 to 5.
         rules: names of :func:`~csc_nets.evaluation.list_lam_rules`; None for all of them.
         layers: ``"first"`` coding layer, or ``"all"``.
@@ -114,8 +118,8 @@ def save_robustness(inputs: Sequence[ReportInput], **options: Any) -> str:
 
 def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     options = {key: value for key, value in options.items() if key != "given"}
-    if list(options["corruptions"]) == ["all"]:
-        options["corruptions"] = list_corruptions()
+    several = {"all": list_corruptions(), "benchmark": list_corruptions()[:BENCHMARK]}
+    options["corruptions"] = [name for given in options["corruptions"] for name in several.get(given, [given])]
     for name in ("corruptions", "severities"):
         if not options[name]:
             raise ValueError(f"{name} must be at least one, got {options[name]!r}")
@@ -191,13 +195,13 @@ def _finish(file: Path, measured: Sequence[Measured], options: Mapping[str, Any]
     for run in measured:
         groups.setdefault(run.alike, []).append(run)
     tables = [_table(group) for group in groups.values()]
-    fitted = FITTED.format(count=options["calibration_images"]) if options["calibration_images"] else ""
-    shown = {"severities": ", ".join(map(str, options["severities"])), "batch_size": options["batch_size"]}
+    shown = {**options, "severities": ", ".join(map(str, options["severities"]))}
+    legend = LEGEND + (CODED if any("fixed lam" in run.found for run in measured) else "")
     if find_spec("matplotlib"):
         from csc_nets.evaluation.robustness.pictures import save_curves
 
         save_curves(file, {_title(group): _mean([run.found for run in group]) for group in groups.values()})
-    return "\n\n".join([*tables, LEGEND.format(fitted=fitted, **shown)])
+    return "\n\n".join([*tables, legend.format(**shown).rstrip()])
 
 
 def _title(group: Sequence[Measured]) -> str:

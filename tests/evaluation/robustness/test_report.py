@@ -20,6 +20,7 @@ from csc_nets.evaluation import (
     batch_statistics,
     corrupt,
     lam_rule,
+    list_corruptions,
     list_reports,
     register_report,
     robustness_methods,
@@ -197,3 +198,14 @@ def test_rows_of_a_network_say_what_it_can_do():
     assert names[:2] == ["fixed lam", "sure"] and "residual, fitted" not in names
     bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     assert [method.name for method in robustness_methods(bare, ["sure"])] == ["as trained"]
+
+
+def test_the_benchmark_is_its_fifteen_corruptions(tmp_path):
+    torch.manual_seed(0)
+    bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)).eval()
+    options = {"corruptions": ["benchmark"], "severities": [1], "calibration_images": 0}
+    text = save_report("robustness", bare, create_datamodule("digits"), tmp_path, images=10, options=options)
+    (row,) = json.loads((tmp_path / "robustness.json").read_text())
+    names = list_corruptions()[:15]
+    assert row["all"] == pytest.approx(statistics.fmean(row[name] for name in names)) and "oracle" not in text
+    assert row["noises"] == pytest.approx(statistics.fmean(row[name] for name in names[:3]))
