@@ -30,7 +30,7 @@ def given_lam(
         >>> x = torch.randn(2, 3, 8, 8)
         >>> with given_lam([layer], lambda layer, x, mask: torch.tensor([0.1, 0.3]).view(-1, 1, 1, 1)):
         ...     z = layer(x)
-        >>> bool((z[1] == layer(x, lam=0.3)[1]).all())
+        >>> torch.allclose(z[1], layer(x, lam=0.3)[1], atol=1e-6)
         True
     """
 
