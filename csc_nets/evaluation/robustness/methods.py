@@ -79,8 +79,9 @@ def robustness_methods(
 ) -> list[Method]:
     """Rows of the table, each without and with batch norm by the corrupted batch.
 
-    The network as it was trained; each rule for lam; the oracle's candidates; a denoiser in front. A network without
-    coding layers has no rules and no oracle, one without batch norm no second half.
+    The network as it was trained; each rule for lam; the oracle's candidates; a denoiser in front. A network whose
+    first coding layer sees no images, or that has none, has no rules and no oracle; one without batch norm has no
+    second half.
 
     Args:
         model: the network, in evaluation mode.
@@ -91,7 +92,7 @@ def robustness_methods(
         denoise: from pixels to pixels.
     """
     methods = [Method("fixed lam")]
-    if any(isinstance(module, CSC) for module in model.modules()):
+    if _codes_images(model):
         methods += [
             Method(name, partial(lam_rule, model, Remembered(rule), layers=layers))
             for name, rule in _named_rules(model, rules, layers, training)
@@ -108,6 +109,12 @@ def robustness_methods(
     if not any(isinstance(m, BATCH_NORMS) and m.running_mean is not None for m in model.modules()):
         return methods
     return methods + [_with_batch_norm(model, method) for method in methods]
+
+
+def _codes_images(model: nn.Module) -> bool:
+    first = next((module for module in model.modules() if isinstance(module, CSC)), None)
+    geometry = getattr(first.dictionary, "geometry", None) if first is not None else None
+    return geometry is not None and geometry.dims == 2
 
 
 def _named_rules(

@@ -26,6 +26,7 @@ from csc_nets.evaluation import (
     robustness_methods,
     save_report,
 )
+from csc_nets.layers import SparseCoding
 from csc_nets.models import create_model
 
 CONFIGS = str(Path(__file__).parents[3] / "configs")
@@ -122,6 +123,7 @@ def test_all_that_is_written(runs, table):
     assert float(found["sure"]["impulse_noise/2"]) == table["sure"]["impulse_noise/2"]
     assert found["sure"]["seed"] == "0" and found["sure"]["network"] == "csc_small"
     text = (folder / "robustness.txt").read_text()
+    assert "csc0 (csc_small), 60 test images of digits" in text
     assert f"{100 * table['sure']['noises']:.1f}" in text and "| discrepancy + batch norm" in text
     assert Image.open(folder / "robustness.png").size[0] > 500
     assert Image.open(folder / "robustness_images.png").size[1] > 500  # three images, each with two codes
@@ -191,11 +193,19 @@ def test_a_report_from_outside_says_how_many_images_it_takes_and_compares_runs(r
     assert "2 runs, 2 times" in capsys.readouterr().out
 
 
+def test_networks_that_are_no_classifier_are_refused(tmp_path):
+    network = create_model("csc_autoencoder", in_chans=1, widths=[4]).eval()
+    with pytest.raises(ValueError, match="needs a classifier of 10 classes, got outputs of shape"):
+        save_report("robustness", network, create_datamodule("digits"), tmp_path, images=4)
+
+
 def test_rows_of_a_network_say_what_it_can_do():
     torch.manual_seed(0)
     csc = create_model("csc_small", in_chans=1, widths=[4]).eval()
     names = [method.name for method in robustness_methods(csc, ["sure"])]
     assert names[:2] == ["fixed lam", "sure"] and "residual, fitted" not in names
+    tokens = torch.nn.Sequential(SparseCoding(4, 8), torch.nn.BatchNorm1d(8)).eval()  # no images for a rule to look at
+    assert [method.name for method in robustness_methods(tokens, ["sure"])] == ["as trained", "as trained + batch norm"]
     bare = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     assert [method.name for method in robustness_methods(bare, ["sure"])] == ["as trained"]
 
