@@ -98,8 +98,8 @@ class Grid:
     largest: float
 
     def __post_init__(self) -> None:
-        if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 2:
-            raise ValueError(f"points must be an int >= 2, got {self.points!r}")
+        if isinstance(self.points, bool) or not isinstance(self.points, int) or self.points < 3:
+            raise ValueError(f"points must be an int >= 3, got {self.points!r}")
         if not 1 < self.largest < float("inf"):
             raise ValueError(f"largest must be a finite multiple of the layer's lam above 1, got {self.largest!r}")
 

@@ -28,9 +28,6 @@ class Discrepancy(PathRule):
         sigma: the noise level in the units of x, where it is known; None to estimate it from each sample.
     """
 
-    points: int = 12
-    largest: float = 32.0
-    steps: int = 4
     sigma: float | None = None
 
     def __call__(self, layer: CSC, x: Tensor, mask: Tensor | None = None) -> Tensor:

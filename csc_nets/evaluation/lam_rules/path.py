@@ -1,7 +1,7 @@
 """Codes of one signal at many sparsity weights, each from the one before."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,18 +38,19 @@ def lam_path(
         yield problem, z
 
 
+@dataclass(frozen=True)
 class PathRule(LamRule):
-    """A rule that looks at the codes along a path of weights. A subclass is a dataclass with these fields.
+    """A rule that looks at the codes along a path of weights.
 
-    Attributes:
+    Args:
         points: weights on the path.
         largest: the largest of them as a multiple of the layer's own one, which is the smallest.
         steps: of the pursuit for each.
     """
 
-    points: int
-    largest: float
-    steps: int
+    points: int = 12
+    largest: float = 32.0
+    steps: int = 4
 
     def __post_init__(self) -> None:
         Grid(self.points, self.largest)

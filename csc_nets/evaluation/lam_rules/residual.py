@@ -33,9 +33,6 @@ class Residual(PathRule, LineRule):
         slope, intercept: a and b, from :func:`~csc_nets.evaluation.calibrate_rule`.
     """
 
-    points: int = 12
-    largest: float = 32.0
-    steps: int = 4
     slope: float | None = None
     intercept: float | None = None
 

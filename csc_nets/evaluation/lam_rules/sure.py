@@ -43,9 +43,6 @@ class SURE(PathRule):
         ValueError: another divergence.
     """
 
-    points: int = 12
-    largest: float = 32.0
-    steps: int = 4
     sigma: float | None = None
     divergence: Literal["monte_carlo", "support"] = "monte_carlo"
 
@@ -62,18 +59,17 @@ class SURE(PathRule):
     def risk(self, layer: CSC, x: Tensor, grid: Tensor, mask: Tensor | None = None) -> Tensor:
         """SURE of each sample at each weight, ``(N, K)``."""
         level = estimate_noise_level(x, mask, differentiable=True) if self.sigma is None else self.sigma
-        x = x.to(grid)
+        x = x.to(grid) if mask is None else x.to(grid).masked_fill(mask == 0, 0)
         variance = (level * x.new_ones(len(x))).square()
         there = torch.ones_like(x) if mask is None else (mask != 0).expand_as(x).to(x)
+        estimate = self._support if self.divergence == "support" else self._monte_carlo
         with torch.autocast(x.device.type, enabled=False):
-            residual, slope = (
-                self._support(layer, x, grid, mask)
-                if self.divergence == "support"
-                else (self._monte_carlo(layer, x, grid, mask, there))
-            )
+            residual, slope = estimate(layer, x, grid, mask, there)
         return residual + variance[:, None] * (2 * slope - there.flatten(1).sum(1, keepdim=True))
 
-    def _support(self, layer: CSC, x: Tensor, grid: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _support(
+        self, layer: CSC, x: Tensor, grid: Tensor, mask: Tensor | None, there: Tensor
+    ) -> tuple[Tensor, Tensor]:
         path = list(lam_path(layer, x, grid, self.steps, mask))[::-1]
         residual = [problem.residual(z).square().flatten(1).sum(1) for problem, z in path]
         return torch.stack(residual, 1), torch.stack([(z != 0).flatten(1).sum(1).to(x) for _, z in path], 1)

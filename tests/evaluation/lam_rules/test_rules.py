@@ -133,7 +133,7 @@ def test_monte_carlo_divergence_is_unbiased_where_the_support_is_not():
     layer = SparseCoding(8, 16, lam=0.1, nonneg=False, steps=2)
     layer.atoms = torch.cat([torch.eye(8), torch.eye(8)])
     x = torch.randn(4, 8) * 5
-    counts = {d: SURE(sigma=1.0, divergence=d, steps=60, points=2, largest=1.001) for d in ("support", "monte_carlo")}
+    counts = {d: SURE(sigma=1.0, divergence=d, steps=60, points=3, largest=1.001) for d in ("support", "monte_carlo")}
     risks = {d: rule.risk(layer, x, rule.grid(layer))[:, 0] for d, rule in counts.items()}
     torch.testing.assert_close(risks["support"] - risks["monte_carlo"], torch.full((4,), 16.0), rtol=0.02, atol=0)
 
@@ -161,6 +161,18 @@ def test_crossing_and_lowest():
     assert crossing(gap, grid).tolist() == [1.5, 1, 8, 4, 1.5]
     curve = torch.stack([(grid.log2() - top) ** 2 for top in (1.3, 0, 3, -2, 9)])
     torch.testing.assert_close(lowest(curve, grid), 2 ** torch.tensor([1.3, 0, 3, 0, 3]))
+
+
+@pytest.mark.parametrize(
+    "rule", [Discrepancy(), SURE(), SURE(divergence="support"), Residual(slope=4.0, intercept=0.05)]
+)
+def test_what_is_missing_does_not_count(layer, signal, rule):
+    x = signal[0]
+    torch.testing.assert_close(rule(layer, x, torch.ones(32, 32)), rule(layer, x), rtol=1e-4, atol=0)
+    mask = torch.ones(1, 1, 32, 32)
+    mask[..., :8, :12] = 0
+    found = [rule(layer, x.masked_fill(mask == 0, value), mask) for value in (0.0, 7.0, math.nan)]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2]) and found[0].isfinite().all()
 
 
 def test_a_weight_per_atom_keeps_its_shape(layer, signal):
@@ -243,7 +255,7 @@ def test_wrong_choices_are_refused(model):
         AdaptiveLam(nn.Conv2d(1, 1, 1), "sure")
     with pytest.raises(ValueError, match=r"must be above 0, got 0\.0"):
         Discrepancy()(CSC2d(1, 4, 3, lam=0.0), torch.randn(1, 1, 8, 8))
-    for wrong in ({"points": 1}, {"largest": 1.0}, {"steps": 0}, {"divergence": "exact"}):
+    for wrong in ({"points": 2}, {"largest": 1.0}, {"steps": 0}, {"divergence": "exact"}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}|number of steps"):
             as_lam_rule({"name": "sure", **wrong})
 
