@@ -21,6 +21,7 @@ from csc_nets.evaluation import (
     list_lam_rules,
     register_lam_rule,
 )
+from csc_nets.evaluation.lam_rules import base
 from csc_nets.evaluation.lam_rules.path import crossing, lowest
 from csc_nets.functional import dct_atoms
 from csc_nets.layers import CSC2d, SparseCoding
@@ -260,7 +261,9 @@ def test_wrong_choices_are_refused(model):
             as_lam_rule({"name": "sure", **wrong})
 
 
-def test_a_rule_from_outside_is_known_by_its_name(model):
+def test_a_rule_from_outside_is_known_by_its_name(model, monkeypatch):
+    monkeypatch.setattr(base._RULES, "_entries", dict(base._RULES._entries))
+
     @register_lam_rule("twice")
     class Twice(LamRule):
         def __call__(self, layer, x, mask=None):

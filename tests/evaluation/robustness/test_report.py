@@ -23,6 +23,7 @@ from csc_nets.evaluation import (
     list_corruptions,
     list_reports,
     register_report,
+    reports,
     robustness_methods,
     save_report,
 )
@@ -181,7 +182,10 @@ def test_wrong_options_are_refused_in_one_line(runs):
         save_report("theory", csc_nets.load(runs / "csc0"), create_datamodule("digits"), runs, options={"images": 3})
 
 
-def test_a_report_from_outside_says_how_many_images_it_takes_and_compares_runs(runs, capsys):
+def test_a_report_from_outside_says_how_many_images_it_takes_and_compares_runs(runs, capsys, monkeypatch):
+    monkeypatch.setattr(reports._REPORTS, "_entries", dict(reports._REPORTS._entries))
+    monkeypatch.setattr(reports, "_COMPARISONS", dict(reports._COMPARISONS))
+
     @register_report(name="counted", images=5, compare=lambda inputs, times=1: f"{len(inputs)} runs, {times} times")
     def counted(given, *, times: int = 1):
         return f"{given.images} images", [{"name": "images", "value": given.images * times}]
