@@ -4,7 +4,7 @@ from csc_nets.evaluation.atom_coding import AtomCoder
 from csc_nets.evaluation.batch_statistics import batch_statistics
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.coding import coding_rows
-from csc_nets.evaluation.corruptions import corrupt, list_corruptions
+from csc_nets.evaluation.corruptions import PublishedCorruptions, corrupt, list_corruptions, register_corruption
 from csc_nets.evaluation.encoding import encode_folder, read_codes
 from csc_nets.evaluation.features import (
     effective_rank,
@@ -67,6 +67,7 @@ __all__ = [
     "Method",
     "NoiseLevel",
     "PathRule",
+    "PublishedCorruptions",
     "RatePoint",
     "Reconstructions",
     "ReportInput",
@@ -108,6 +109,7 @@ __all__ = [
     "quantise",
     "read_codes",
     "reconstruct_images",
+    "register_corruption",
     "register_lam_rule",
     "register_report",
     "relative_error",

@@ -6,6 +6,7 @@ Perturbations*, ICLR 2019. The constants are those of the programs that made the
 
 # An import registers what the file defines.
 from csc_nets.evaluation.corruptions import blur, colour, digital, frost, noise, spatter, weather  # noqa: F401
-from csc_nets.evaluation.corruptions.registry import corrupt, list_corruptions
+from csc_nets.evaluation.corruptions.published import PublishedCorruptions
+from csc_nets.evaluation.corruptions.registry import corrupt, list_corruptions, register_corruption
 
-__all__ = ["corrupt", "list_corruptions"]
+__all__ = ["PublishedCorruptions", "corrupt", "list_corruptions", "register_corruption"]

@@ -80,12 +80,10 @@ def _wander(draws: Draws, size: torch.Size, reach: int) -> Tensor:
     height, width = size
     offsets = draws.uniform(2, height, width, low=-reach, high=reach).floor_().clamp_(max=reach - 1).long()
     place = torch.arange(height * width, device=offsets.device).view(height, width)
-    rows, columns = place // width, place % width
-    visited = (rows > reach) & (rows <= height - reach) & (columns > reach) & (columns <= width - reach)
-    target = torch.where(visited, place + offsets[:, 0] * width + offsets[:, 1], place).flatten(1)
-    place, visited = place.flatten(), visited.flatten()
-    follows = visited[target] & (target > place) & visited
-    chain = torch.where(follows, target, place)
+    visited = torch.zeros_like(place)
+    visited[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1] = 1
+    target = (place + visited * (width * offsets[:, 0] + offsets[:, 1])).flatten(1)
+    chain = torch.maximum(target, place.flatten())  # a neighbour further on was visited before, or keeps what it has
     while not torch.equal(further := chain.gather(1, chain), chain):
         chain = further
     return target.gather(1, chain)

@@ -28,7 +28,7 @@ def brightness(images: Tensor, draws: Draws, shift: float) -> Tensor:
 )
 def contrast(images: Tensor, draws: Draws, gain: float) -> Tensor:
     """``mean + gain (x - mean)`` with the mean of each colour of each image."""
-    return torch.lerp(images.mean((2, 3), keepdim=True), images, gain)
+    return gain * images + (1 - gain) * images.mean((2, 3), keepdim=True)
 
 
 @register_corruption(

@@ -38,7 +38,8 @@ def elastic_transform(images: Tensor, draws: Draws, length: float, sigma: float,
     ones = torch.ones_like(moved[..., :1])
     back = torch.linalg.solve(torch.cat([moved, ones], -1).double(), corners.double()).to(images)  # (N, 3, 2)
     y, x = torch.meshgrid(*(torch.arange(n).to(images) for n in (height, width)), indexing="ij")
-    places = torch.stack([x, y, torch.ones_like(x)], -1) @ back[:, None]
+    by_x, by_y, fixed = back[:, None, None].unbind(3)  # (N, 1, 1, 2)
+    places = x[..., None] * by_x + y[..., None] * by_y + fixed
     edges = images.new_tensor([max(width - 1, 1), max(height - 1, 1)])  # reflected without the last pixel
     turned = grid_sample(images, 2 * places / edges - 1, padding_mode="reflection", align_corners=True)
 
@@ -53,19 +54,24 @@ def elastic_transform(images: Tensor, draws: Draws, length: float, sigma: float,
 )
 def pixelate(images: Tensor, draws: Draws, share: float) -> Tensor:
     """Each side has ``int(share side)`` pixels, means of those that they stand for."""
-    (above, rows), (left, columns) = (_coarse(n, max(int(n * share), 1), images) for n in images.shape[-2:])
-    return (above @ images @ left.T).index_select(-2, rows).index_select(-1, columns)
+    for axis in (2, 3):
+        images = _in_cells(images, axis, max(int(images.shape[axis] * share), 1))
+    return images
 
 
-def _coarse(size: int, count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """The matrix ``(count, size)`` of means over cells, and the cell that each pixel shows afterwards.
+def _in_cells(images: Tensor, axis: int, count: int) -> Tensor:
+    """Images whose pixels along an axis are means over ``count`` cells.
 
-    A pixel belongs to the cell in which its middle lies, to the lower one on the border of two.
+    A pixel belongs to the cell in which its middle lies, to the lower one on the border of two. Afterwards it shows the
+    cell at its middle, the upper one on a border, as in Pillow.
     """
-    middle = 2 * torch.arange(size) + 1  # in half pixels, so that all numbers are whole
-    cell = (middle * count - 1) // (2 * size)
-    matrix = torch.nn.functional.one_hot(cell, count).T.to(like)
-    return matrix / matrix.sum(1, keepdim=True), (middle * count // (2 * size)).to(like.device)
+    size = images.shape[axis]
+    middle = 2 * torch.arange(size, device=images.device) + 1  # in half pixels, so that all numbers are whole
+    cell, shown = (middle * count - 1) // (2 * size), middle * count // (2 * size)
+    shape = [n if i != axis else count for i, n in enumerate(images.shape)]
+    sums = images.new_zeros(shape).index_add_(axis, cell, images)
+    pixels = torch.bincount(cell, minlength=count).view(-1, *(1,) * (images.ndim - 1 - axis))
+    return (sums / pixels).index_select(axis, shown)
 
 
 @register_corruption({32: (80, 65, 58, 50, 40), 64: (65, 58, 50, 40, 25), 224: (25, 18, 15, 10, 7)})

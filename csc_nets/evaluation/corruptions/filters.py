@@ -41,7 +41,8 @@ def _filter(images: Tensor, taps: Tensor, axis: int, border: str) -> Tensor:
     rows = torch.arange(size)[:, None]
     columns = _inside(rows + torch.arange(-radius, radius + 1), size, border)
     matrix = taps.new_zeros(size, size).scatter_add_(1, columns, taps.expand(size, -1)).to(images)
-    return matrix @ images if axis == -2 else images @ matrix.T
+    # A product from the right is one for the whole batch.
+    return (images.mT @ matrix.T).mT if axis == -2 else images @ matrix.T
 
 
 def pad(images: Tensor, reach: int, border: str) -> Tensor:

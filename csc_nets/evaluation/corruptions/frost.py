@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from csc_nets.evaluation.corruptions.draws import Draws
 from csc_nets.evaluation.corruptions.registry import register_corruption
@@ -12,6 +13,7 @@ from csc_nets.evaluation.corruptions.weather import grey
 __all__ = ["crystals", "frost"]
 
 _DIRECTIONS = 4
+_PATCHES = 6  # along a side, more or less
 _TINT = (0.9, 1.0, 1.1)  # of grey: frost is bluish
 
 
@@ -31,7 +33,7 @@ def frost(images: Tensor, draws: Draws, share: float, amount: float) -> Tensor:
     of this function only.
     """
     needles = crystals(draws, images.shape[2], images.shape[3])
-    level = draws.uniform(1, 1, 1, low=0.35, high=0.85)
+    level = draws.uniform(1, 1, 1, low=0.3, high=0.9)
     tint = images.new_tensor(_TINT).view(1, 3, 1, 1)
     pane = (level + 0.11 * needles).clamp(0, 1) * (tint if images.shape[1] == 3 else grey(tint))
     return share * images + amount * pane.clamp(0, 1)
@@ -43,16 +45,15 @@ def crystals(draws: Draws, height: int, width: int) -> Tensor:
     Noise of an amplitude that falls with frequency is kept near one direction, which draws needles across it. There is
     such a field for each direction, and each pixel shows the field whose own slow noise is the largest there.
     """
-    noise = torch.fft.rfft2(draws.normal(2, _DIRECTIONS, height, width))
+    noise = torch.fft.rfft2(draws.normal(_DIRECTIONS, height, width))
     y = torch.fft.fftfreq(height, device=noise.device)[:, None]
     x = torch.fft.rfftfreq(width, device=noise.device)
     radius = (x.square() + y.square()).sqrt().clamp(min=1 / max(height, width))
     turns = torch.arange(_DIRECTIONS, device=noise.device)[:, None, None] * (math.pi / _DIRECTIONS)
     turns = turns + draws.uniform(1, 1, 1, high=math.pi)
     aside = torch.sin(torch.atan2(y, x) - turns)
-    needles = torch.fft.irfft2(noise[:, 0] * radius**-0.8 * (-(aside.square()) / 0.03).exp(), s=(height, width))
-    needles = needles / needles.std((-2, -1), keepdim=True)
-    slow = torch.fft.irfft2(noise[:, 1] * radius**-2.0, s=(height, width))
-    slow = slow / slow.std((-2, -1), keepdim=True)
-    shown = needles.gather(1, slow.argmax(1, keepdim=True))
-    return (shown - shown.mean((-2, -1), keepdim=True)) / shown.std((-2, -1), keepdim=True)
+    fields = torch.fft.irfft2(noise * radius**-0.8 * (aside.square() / -0.03).exp(), s=(height, width))
+    slow = interpolate(draws.normal(_DIRECTIONS, _PATCHES, _PATCHES), (height, width), mode="bicubic")
+    shown = (fields * (slow == slow.amax(1, keepdim=True))).sum(1, keepdim=True)
+    shown = shown - shown.mean((-2, -1), keepdim=True)
+    return shown / shown.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-6)  # one pixel has no deviation

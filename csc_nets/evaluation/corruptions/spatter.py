@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, max_pool2d
 from torch.nn.functional import pad as zero_pad
 
 from csc_nets.evaluation.corruptions.draws import Draws
@@ -83,7 +82,9 @@ def _relief(levels: Tensor) -> Tensor:
 
 
 def _mean3(x: Tensor) -> Tensor:
-    return avg_pool2d(pad(x, 1, "mirror"), 3, 1)
+    p = pad(x, 1, "mirror")
+    across = p[..., :-2] + p[..., 1:-1] + p[..., 2:]
+    return (across[..., :-2, :] + across[..., 1:-1, :] + across[..., 2:, :]) / 9
 
 
 def _equalised(depth: Tensor) -> Tensor:
@@ -124,9 +125,16 @@ def canny(levels: Tensor, low: float, high: float) -> Tensor:
     top = torch.where(flat, (strength > beside(0, -1)) & (strength >= beside(0, 1)), top)
     top = torch.where(steep, (strength > beside(-1, 0)) & (strength >= beside(1, 0)), top)
     weak, edges = top & (strength > low), top & (strength > high)
-    while not torch.equal(grown := weak & (max_pool2d(edges.float(), 3, 1, 1) > 0), edges):
+    while not torch.equal(grown := weak & _spread(edges), edges):
         edges = grown
     return edges
+
+
+def _spread(edges: Tensor) -> Tensor:
+    """What is an edge or beside one, in any of the eight directions."""
+    p = zero_pad(edges, (1, 1, 1, 1))
+    across = p[..., :-2] | p[..., 1:-1] | p[..., 2:]
+    return across[..., :-2, :] | across[..., 1:-1, :] | across[..., 2:, :]
 
 
 def distance(edges: Tensor) -> Tensor:

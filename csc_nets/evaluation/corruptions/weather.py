@@ -107,4 +107,4 @@ def plasma(draws: Draws, size: int, decay: float) -> Tensor:
         fine[:, ::2, ::2], fine[:, ::2, 1::2], fine[:, 1::2, ::2], fine[:, 1::2, 1::2] = grid, above, left, middle
         grid, noise = fine, noise / decay**2
     low, high = grid.amin((1, 2), keepdim=True), grid.amax((1, 2), keepdim=True)
-    return (grid - low) / (high - low)
+    return (grid - low) / (high - low).clamp(min=torch.finfo(grid.dtype).tiny)
