@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from program import forked
 
 import csc_nets
 import csc_nets.cli as cli
@@ -23,7 +24,6 @@ from csc_nets.evaluation import (
     list_corruptions,
     list_reports,
     register_report,
-    reports,
     robustness_methods,
     save_report,
 )
@@ -182,19 +182,26 @@ def test_wrong_options_are_refused_in_one_line(runs):
         save_report("theory", csc_nets.load(runs / "csc0"), create_datamodule("digits"), runs, options={"images": 3})
 
 
-def test_a_report_from_outside_says_how_many_images_it_takes_and_compares_runs(runs, capsys, monkeypatch):
-    monkeypatch.setattr(reports._REPORTS, "_entries", dict(reports._REPORTS._entries))
-    monkeypatch.setattr(reports, "_COMPARISONS", dict(reports._COMPARISONS))
+def test_a_report_from_outside_says_how_many_images_it_takes_and_compares_runs(runs):
+    process = forked(_adds_a_report, runs)  # which no other test then finds
+    process.join()
+    assert process.exitcode == 0
+    assert json.loads((runs / "csc0" / "reports" / "counted.json").read_text())[0]["value"] == 15
+    assert (runs / "compared").read_text() == "2 runs, 2 times"
 
-    @register_report(name="counted", images=5, compare=lambda inputs, times=1: f"{len(inputs)} runs, {times} times")
+
+def _adds_a_report(runs):
+    def compare(inputs, *, times=1):
+        (runs / "compared").write_text(f"{len(inputs)} runs, {times} times")
+        return ""
+
+    @register_report(name="counted", images=5, compare=compare)
     def counted(given, *, times: int = 1):
         return f"{given.images} images", [{"name": "images", "value": given.images * times}]
 
     assert "counted" in list_reports()
     cli.evaluate(config(f"run={runs}/csc0", "report=counted", "+options.times=3"))
-    assert json.loads((runs / "csc0" / "reports" / "counted.json").read_text())[0]["value"] == 15
     cli.evaluate(config(f"run=[{runs}/csc0,{runs}/csc1]", "report=counted", "+options.times=2"))
-    assert "2 runs, 2 times" in capsys.readouterr().out
 
 
 def test_networks_that_are_no_classifier_are_refused(tmp_path):
