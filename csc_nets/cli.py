@@ -19,7 +19,7 @@ from torch import nn
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
 from csc_nets.data.embedded import with_statistics
-from csc_nets.evaluation import ReportInput, save_comparison, save_report
+from csc_nets.evaluation import compare_runs, save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
@@ -168,7 +168,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     label = evaluation_label(options, config)
     if options["report"] is not None:
         reports, shown = folder.path / "reports" / label, (options["images"], options["network"])
-        print(save_report(options["report"], model.eval(), data, reports, *shown, run=folder.path))
+        given = {"run": folder.path, "options": options["options"]}
+        print(save_report(options["report"], model.eval(), data, reports, *shown, **given))
         print(f"\nwritten to {reports}")
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
@@ -201,15 +202,13 @@ def _trained(
 
 
 def _compare(options: dict[str, Any], plugins: list[str]) -> dict[str, Any]:
-    """A page of several runs, in the reports of the first one."""
-    if options["report"] != "page" or not options["run"]:
-        raise ValueError(f"run: several runs are compared by report=page, got report={options['report']}")
-    inputs = []
+    """Several runs side by side, in the reports of the first one."""
+    runs = []
     for run in options["run"]:
-        model, data, folder, _, _ = _trained(options, run, plugins)
-        picture = folder.path / "reports" / "page.png"
-        inputs.append(ReportInput(model.eval(), data, options["images"], picture, options["network"], folder.path))
-    print(save_comparison(inputs, inputs[0].picture.with_name("page_of_runs.html")))
+        model, data, folder, config, _ = _trained(options, run, plugins)
+        reports = folder.path / "reports" / evaluation_label(options, config)
+        runs.append((model.eval(), data, reports, folder.path))
+    print(compare_runs(options["report"], runs, options["images"], options["network"], options["options"]))
     return {}
 
 

@@ -1,6 +1,7 @@
 """What a network keeps and how well it does what it is for, measured on images."""
 
 from csc_nets.evaluation.atom_coding import AtomCoder
+from csc_nets.evaluation.batch_statistics import batch_statistics
 from csc_nets.evaluation.class_subspaces import ClassSubspaces
 from csc_nets.evaluation.coding import coding_rows
 from csc_nets.evaluation.corruptions import PublishedCorruptions, corrupt, list_corruptions, register_corruption
@@ -14,6 +15,22 @@ from csc_nets.evaluation.features import (
 )
 from csc_nets.evaluation.generation import FeatureSpace, feature_space, frechet_distance, kernel_distance
 from csc_nets.evaluation.inversion import activation, invert, relative_error
+from csc_nets.evaluation.lam_rules import (
+    SURE,
+    AdaptiveLam,
+    Discrepancy,
+    LamRule,
+    LineRule,
+    NoiseLevel,
+    PathRule,
+    Residual,
+    as_lam_rule,
+    calibrate_rule,
+    lam_path,
+    lam_rule,
+    list_lam_rules,
+    register_lam_rule,
+)
 from csc_nets.evaluation.layer_inversion import LayerInversions, invert_layers
 from csc_nets.evaluation.rate_distortion import (
     RatePoint,
@@ -26,7 +43,8 @@ from csc_nets.evaluation.rate_distortion import (
 )
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
 from csc_nets.evaluation.report_input import ReportInput, Result
-from csc_nets.evaluation.reports import list_reports, register_report, save_report
+from csc_nets.evaluation.reports import compare_runs, list_reports, register_report, save_report
+from csc_nets.evaluation.robustness import Method, robustness_methods
 from csc_nets.evaluation.run_page import save_comparison
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
 from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_largest
@@ -35,21 +53,34 @@ from csc_nets.evaluation.transform_coding import BlockTransform, jpeg, keep_larg
 Subject = ReportInput
 
 __all__ = [
+    "SURE",
+    "AdaptiveLam",
     "AtomCoder",
     "BlockTransform",
     "ClassStructure",
     "ClassSubspaces",
+    "Discrepancy",
     "FeatureSpace",
+    "LamRule",
     "LayerInversions",
+    "LineRule",
+    "Method",
+    "NoiseLevel",
+    "PathRule",
     "PublishedCorruptions",
     "RatePoint",
     "Reconstructions",
     "ReportInput",
+    "Residual",
     "Result",
     "Subject",
     "activation",
+    "as_lam_rule",
+    "batch_statistics",
+    "calibrate_rule",
     "class_structure",
     "coding_rows",
+    "compare_runs",
     "corrupt",
     "decode_classes",
     "effective_rank",
@@ -63,8 +94,11 @@ __all__ = [
     "jpeg",
     "keep_largest",
     "kernel_distance",
+    "lam_path",
+    "lam_rule",
     "linear_probe",
     "list_corruptions",
+    "list_lam_rules",
     "list_reports",
     "measure",
     "nearest_neighbours",
@@ -76,8 +110,10 @@ __all__ = [
     "read_codes",
     "reconstruct_images",
     "register_corruption",
+    "register_lam_rule",
     "register_report",
     "relative_error",
+    "robustness_methods",
     "sample_images",
     "save_comparison",
     "save_report",

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,31 +26,46 @@ from csc_nets.evaluation.inpainting import inpainting
 from csc_nets.evaluation.layer_inversion import invert_layers
 from csc_nets.evaluation.rate_distortion_report import rate_distortion
 from csc_nets.evaluation.report_input import ReportInput, Result
-from csc_nets.evaluation.run_page import page
+from csc_nets.evaluation.robustness import robustness, save_robustness
+from csc_nets.evaluation.run_page import page, save_comparison
 from csc_nets.evaluation.structure import class_structure
 from csc_nets.registry import Registry
+from csc_nets.signature import check_value, nearest, signature_of
 from csc_nets.theory import energy_profile, report
 
-__all__ = ["list_reports", "register_report", "save_report"]
+__all__ = ["compare_runs", "list_reports", "register_report", "save_report"]
 
-Report = Callable[[ReportInput], Result]
+Report = Callable[..., Result]
+Comparison = Callable[..., str]
 
 _REPORTS: Registry[Report] = Registry("report", "register_report", "save_report")
+_IMAGES: dict[str, int] = {}
+_COMPARISONS: dict[str, Comparison] = {}
 _Build = TypeVar("_Build", bound=Report)
 
 
 @overload
-def register_report(report: _Build, *, name: str | None = None) -> _Build: ...
+def register_report(
+    report: _Build, *, name: str | None = None, images: int = 8, compare: Comparison | None = None
+) -> _Build: ...
 @overload
-def register_report(*, name: str) -> Callable[[_Build], _Build]: ...
-def register_report(report: Any = None, *, name: str | None = None) -> Any:
+def register_report(
+    *, name: str | None = None, images: int = 8, compare: Comparison | None = None
+) -> Callable[[_Build], _Build]: ...
+def register_report(
+    report: Any = None, *, name: str | None = None, images: int = 8, compare: Comparison | None = None
+) -> Any:
     """Decorator that makes a function a report of ``evaluate.py``.
 
-    The function takes a :class:`ReportInput` and returns a text and its numbers as rows: dicts of plain values.
+    The function takes a :class:`ReportInput` and returns a text and its numbers as rows: dicts of plain values. Its
+    further arguments, by keyword and with defaults, are options: ``options.NAME=`` on the command line.
 
     Args:
         report: the function, where the decorator stands without parentheses.
         name: what the report is called; None for the function's name.
+        images: number of test images that it is given where the command line names none.
+        compare: takes a list of :class:`ReportInput`, one a run, and the options; it writes what sets the runs side by
+            side, and returns a text. None for a report on single runs.
 
     Raises:
         ValueError: another module has registered that name.
@@ -62,7 +77,16 @@ def register_report(report: Any = None, *, name: str | None = None) -> Any:
             count = sum(parameter.numel() for parameter in given.model.parameters())
             return f"{count} parameters", [{"name": "parameters", "value": count}]
     """
-    return _REPORTS.decorate(report, name)
+
+    def add(report: Any) -> Any:
+        known = report.__name__ if name is None else name
+        _REPORTS.add(report, known)
+        _IMAGES[known] = images
+        if compare is not None:
+            _COMPARISONS[known] = compare
+        return report
+
+    return add if report is None else add(report)
 
 
 def list_reports() -> list[str]:
@@ -75,9 +99,10 @@ def save_report(
     model: nn.Module,
     data: ImageDataModule,
     folder: Path,
-    images: int = 8,
+    images: int | None = None,
     network: str | Path | None = None,
     run: Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> str:
     """Computes a report and writes ``NAME.txt``, ``NAME.json`` (a list of rows) and, where there is one, ``NAME.png``.
 
@@ -89,6 +114,11 @@ def save_report(
     - ``"features"``: how well simple rules tell the classes by the network's features, fitted to training images, and
       how the classes lie; the picture shows absolute cosines, sorted by class;
     - ``"page"``: all that is known of a run, as one HTML file ``page.html`` that needs nothing else.
+
+    Of a classifier:
+
+    - ``"robustness"``: accuracy under corruptions, and what helps at test time: rules for lam, batch norm of the batch,
+      both; also ``robustness.csv`` and ``robustness_images.png``.
 
     Of a network with CSC layers:
 
@@ -116,26 +146,77 @@ def save_report(
         model: the network, in evaluation mode.
         data: what it is shown.
         folder: is created where it does not exist.
-        images: test images that a report looks at, or shows where it looks at many.
+        images: test images that a report looks at, or shows where it looks at many; None for as many as it takes by
+            itself, mostly 8.
         network: run folder of a classifier, or ``"inception"``, for ``"generation"``.
         run: the run folder, for ``"page"``.
+        options: of the report: its arguments by keyword.
 
     Returns:
         The text.
 
     Raises:
-        ValueError: an unknown report, or a network that it has nothing to say about.
+        ValueError: an unknown report, an option that it does not take, or a network that it has nothing to say about.
     """
-    compute = _REPORTS[name]
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
-        raise ValueError(f"images must be an int >= 1, got {images!r}")
+    compute, options = _REPORTS[name], _checked(name, options)
+    given = ReportInput(model, data, _number(name, images), folder / f"{name}.png", network, run)
     folder.mkdir(parents=True, exist_ok=True)
-    text, rows = compute(ReportInput(model, data, images, folder / f"{name}.png", network, run))
+    text, rows = compute(given, **options)
     (folder / f"{name}.txt").write_text(text + "\n")
     # JSON knows neither infinity nor NaN.
     rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
     (folder / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
     return text
+
+
+def compare_runs(
+    name: str,
+    runs: Sequence[tuple[nn.Module, ImageDataModule, Path, Path]],
+    images: int | None = None,
+    network: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> str:
+    """Puts several runs side by side, where a report can, in the report's folder of the first run.
+
+    Args:
+        name: one of :func:`list_reports`.
+        runs: of each run its network, its data, the folder for reports and the run folder.
+        images, network, options: as for :func:`save_report`.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: the report is one on single runs.
+    """
+    if name not in _COMPARISONS or not runs:
+        able = " or ".join(f"report={known}" for known in sorted(_COMPARISONS))
+        raise ValueError(f"run: several runs are compared by {able}, got report={name}")
+    options, count = _checked(name, options), _number(name, images)
+    inputs = []
+    for model, data, folder, run in runs:
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs.append(ReportInput(model, data, count, folder / f"{name}.png", network, run))
+    return _COMPARISONS[name](inputs, **options)
+
+
+def _number(name: str, images: int | None) -> int:
+    images = _IMAGES[name] if images is None else images
+    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+        raise ValueError(f"images must be an int >= 1, got {images!r}")
+    return images
+
+
+def _checked(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Options of a report, held against its signature."""
+    arguments = dict(list(signature_of(_REPORTS[name]).arguments.items())[1:])
+    for key, value in (options or {}).items():
+        if key not in arguments:
+            near = nearest(key, arguments)
+            hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(arguments) or 'none'}"
+            raise ValueError(f"unknown option options.{key} of report {name}; {hint}")
+        check_value(f"options.{key}", value, arguments[key])
+    return dict(options or {})
 
 
 @register_report(name="theory")
@@ -205,5 +286,7 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (activations, reconstruction, rate_distortion, inpainting, noise, classes, generation, page):
+for _report in (activations, reconstruction, rate_distortion, inpainting, noise, classes, generation):
     register_report(_report)
+register_report(page, compare=lambda runs: save_comparison(runs, runs[0].picture.with_name("page_of_runs.html")))
+register_report(robustness, images=1000, compare=save_robustness)

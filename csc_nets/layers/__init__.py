@@ -7,6 +7,7 @@ from csc_nets.layers.csc import CSC1d, CSC2d, CSC3d
 from csc_nets.layers.decoder import DeconvDecoder
 from csc_nets.layers.dictionary import DenseDictionary, Dictionary1d, Dictionary2d, Dictionary3d
 from csc_nets.layers.encoders import Encoder, register_encoder
+from csc_nets.layers.lam_from_outside import given_lam
 from csc_nets.layers.multi_layer import MultiLayerCSC
 from csc_nets.layers.multi_layer_pursuits import MultiLayerPursuit, register_multi_layer_pursuit
 from csc_nets.layers.multi_scale import MultiScaleDictionary2d
@@ -49,6 +50,7 @@ __all__ = [
     "TwoStageDictionary2d",
     "encode",
     "encode_tiles",
+    "given_lam",
     "register_encoder",
     "register_multi_layer_pursuit",
     "synthesize_tiles",

@@ -1,17 +1,21 @@
 """Training of a classifier."""
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.utils.parametrize import is_parametrized
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision.transforms import v2
 
 from csc_nets.data import ImageDataModule
+from csc_nets.layers import given_lam
 from csc_nets.tasks.adversarial import Adversary
-from csc_nets.tasks.code_statistics import keep_codes, observe_codes, prior_layers
+from csc_nets.tasks.code_statistics import csc_layers, keep_codes, observe_codes, prior_layers
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
 
@@ -53,11 +57,15 @@ class ClassificationTask(Task):
         adversarial_norm: its norm, ``"linf"`` or ``"l2"``.
         adversarial_steps: gradient steps of the attack. A training step costs about so many times more.
         adversarial_step_size: length of such a step; None for ``2.5 adversarial_eps / adversarial_steps``.
+        lam_range: smallest and largest sparsity weight of a training image, so that the network works at each of them
+            at test time. Each image has one of its own in all coding layers, drawn at random with a uniform logarithm.
+            Validation and tests are at the layers' own ``lam``. None trains at that, too. A compiled network runs
+            uncompiled in training with it.
         **common: see :class:`csc_nets.tasks.Task`.
 
     Raises:
-        ValueError: the model is no classifier, a number is out of range, or one of the terms has a weight and the model
-            no layer with a sparse prior.
+        ValueError: the model is no classifier, a number is out of range, one of the terms has a weight and the model
+            no layer with a sparse prior, or it has no coding layer for ``lam_range``, or one that learns its ``lam``.
     """
 
     monitor = "val/acc"
@@ -77,6 +85,7 @@ class ClassificationTask(Task):
         adversarial_norm: str = "linf",
         adversarial_steps: int = 7,
         adversarial_step_size: float | None = None,
+        lam_range: Sequence[float] | None = None,
         **common: Any,
     ) -> None:
         super().__init__(model, **common)
@@ -101,6 +110,7 @@ class ClassificationTask(Task):
                 adversarial_norm, adversarial_eps, adversarial_steps, adversarial_step_size
             )
             self.shardable = False  # the gradient by the images runs apart from the step's
+        self.lam_range = None if lam_range is None else _checked_range(model, lam_range)
         self.label_smoothing, self.num_classes = label_smoothing, int(num_classes)
         self.prior_weight, self.orthogonality_weight = prior_weight, orthogonality_weight
         mixes = [v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes)] if mixup_alpha else []
@@ -112,17 +122,18 @@ class ClassificationTask(Task):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Loss of one batch, with mixing, label smoothing and the terms of the priors."""
         images, labels = self.mix(*batch) if self.mix else batch
-        if self.adversary is not None:
-            images = self._attacked(self.adversary, images, labels)
         layers = prior_layers(self.model)
         terms: dict[str, tuple[float, Tensor]] = {}
-        if self.prior_weight:
-            with keep_codes(layers) as codes:
+        with self.random_lam(images):
+            if self.adversary is not None:
+                images = self._attacked(self.adversary, images, labels)
+            if self.prior_weight:
+                with keep_codes(layers) as codes:
+                    logits = self(images)
+                values = torch.stack([layer.negative_log_prior(code).mean() for layer, code in codes])
+                terms["train/negative_log_prior"] = self.prior_weight, values.mean()
+            else:
                 logits = self(images)
-            values = torch.stack([layer.negative_log_prior(code).mean() for layer, code in codes])
-            terms["train/negative_log_prior"] = self.prior_weight, values.mean()
-        else:
-            logits = self(images)
         if self.orthogonality_weight:
             values = torch.stack([layer.orthogonality() for layer in layers])
             terms["train/orthogonality"] = self.orthogonality_weight, values.mean()
@@ -140,6 +151,19 @@ class ClassificationTask(Task):
         return adversary.attack(
             self.model, images, labels, data.mean, data.std, lambda random: self.draw(random, images)
         )
+
+    @contextmanager
+    def random_lam(self, images: Tensor) -> Iterator[None]:
+        """Inside, each image has a sparsity weight of its own, with ``lam_range``."""
+        if self.lam_range is None:
+            yield
+            return
+        low, high = self.lam_range
+        place = self.draw(torch.rand, images.new_empty(len(images), dtype=torch.float32))
+        lam = low * (high / low) ** place
+        layers = csc_layers(self.model).values()
+        with given_lam(layers, lambda layer, x, mask: lam.to(x.dtype).view(-1, *(1,) * (x.ndim - 1))):
+            yield
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Plain cross-entropy and accuracy."""
@@ -161,3 +185,16 @@ class ClassificationTask(Task):
             self.log("test/density", torch.stack([c.density for c in codes]).mean(), sync_dist=True)
             error = torch.stack([c.reconstruction_error for c in codes]).mean()
             self.log("test/reconstruction_error", error, sync_dist=True)
+
+
+def _checked_range(model: nn.Module, lam_range: Sequence[float]) -> tuple[float, float]:
+    numbers = [value for value in lam_range if not isinstance(value, bool)]
+    if len(numbers) != 2 or len(lam_range) != 2 or not 0 < numbers[0] <= numbers[1] < math.inf:
+        raise ValueError(f"lam_range must be two numbers above 0, the smaller first, got {list(lam_range)}")
+    layers = csc_layers(model)
+    if not layers:
+        raise ValueError(f"lam_range needs a network with coding layers, got {type(model).__name__}")
+    learned = [name for name, layer in layers.items() if is_parametrized(layer, "lam")]
+    if learned:
+        raise ValueError(f"lam_range gives layers their lam, and {learned[0]} learns its own")
+    return float(numbers[0]), float(numbers[1])

@@ -33,7 +33,8 @@ class EvaluationOptions(TypedDict):
     lam: float | None
     steps: int | None
     report: str | None
-    images: int
+    images: int | None
+    options: Mapping[str, Any]
 
 
 def check_options(config: Mapping[str, Any], top: type) -> None:

@@ -63,5 +63,5 @@ def test_runs_side_by_side(run, tmp_path):
     text = (run / "reports" / "page_of_runs.html").read_text()
     assert text.count("<h3>small</h3>") == text.count("<h3>other</h3>") >= 6
     assert "small train/loss" in text and "other train/loss" in text
-    with pytest.raises(ValueError, match="several runs are compared by report=page, got report=theory"):
+    with pytest.raises(ValueError, match="compared by report=page or report=robustness, got report=theory"):
         cli.evaluate(config(f"run=[{run},{other}]", "report=theory"))

@@ -10,6 +10,7 @@ from torch import nn
 from csc_nets.data import TensorDataModule, create_datamodule
 from csc_nets.evaluation.attacks import pgd
 from csc_nets.functional import L2Norm, LInfNorm
+from csc_nets.layers import CSC2d
 from csc_nets.models import Normalised, create_model
 from csc_nets.tasks import Adversary, ClassificationTask
 
@@ -140,3 +141,20 @@ def test_it_raises_the_accuracy_under_attack_on_digits():
         left[eps] = found.left["clean"], found.accuracy
     assert left[0.0][0] > 0.85 and left[0.1][0] > 0.85, left
     assert left[0.1][1] > left[0.0][1] + 0.4, left
+
+
+def test_an_attack_sees_the_lam_of_each_image(monkeypatch):
+    """With ``lam_range`` the attack is on the network that the step then trains."""
+    seen = []
+    objective = CSC2d.forward
+
+    def forward(self, x, **options):
+        seen.append(options.get("lam"))
+        return objective(self, x, **options)
+
+    monkeypatch.setattr(CSC2d, "forward", forward)
+    model = create_model("csc_small", in_chans=1, widths=[4])
+    task = ClassificationTask(model, adversarial_eps=0.1, adversarial_steps=1, lam_range=[0.1, 1.0])
+    trainer = L.Trainer(max_epochs=1, limit_train_batches=1, limit_val_batches=0, **QUIET)
+    trainer.fit(task, create_datamodule("digits", batch_size=8))
+    assert len(seen) >= 2 and all(len(lam) == 8 and torch.equal(lam, seen[0]) for lam in seen)

@@ -23,7 +23,7 @@ _HAAR = (1.0, -1.0)
 _MEDIAN = 0.6745
 
 
-def estimate_noise_level(images: Tensor, mask: Tensor | None = None) -> Tensor:
+def estimate_noise_level(images: Tensor, mask: Tensor | None = None, *, differentiable: bool = False) -> Tensor:
     r"""Standard deviation of white Gaussian noise in each image, ``(N,)``, in the units of the image.
 
     .. math:: \hat\sigma = \mathrm{median}(|h * x|) / 0.6745
@@ -36,11 +36,11 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None) -> Tensor:
     Texture as fine as a pixel counts as noise. Of scikit-learn's photographs with noise of 25 grey levels the one with
     the tiled roof is estimated at 28, the other at 25; with noise of 5 at 8 and 5.4.
 
-    The estimate is a constant to automatic differentiation.
-
     Args:
         images: ``(N, C, H, W)``, at least 2 x 2 pixels.
         mask: 0 where an image is missing; broadcasts against the images. Windows with a missing pixel do not count.
+        differentiable: whether the estimate has a gradient, which is that of one value, the median. It is a constant to
+            automatic differentiation otherwise.
 
     Raises:
         ValueError: too few pixels, or no window of an image is observed as a whole.
@@ -52,8 +52,9 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if images.ndim != 4 or min(images.shape[2:]) < 2:
         raise ValueError(f"images must be (N, C, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}")
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-        x = images.detach().to(torch.promote_types(images.dtype, torch.float32))
+    gradient = torch.set_grad_enabled(differentiable and torch.is_grad_enabled())
+    with gradient, torch.autocast(images.device.type, enabled=False):
+        x = images.to(torch.promote_types(images.dtype, torch.float32))
         taps = BIOR44 if min(x.shape[2:]) >= len(BIOR44) else _HAAR
         line = x.new_tensor(taps)
         line = line / line.norm()
