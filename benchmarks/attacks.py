@@ -3,11 +3,11 @@
     python benchmarks/attacks.py [--run FOLDER ...] [--norm linf] [--eps 0.05 0.1] [--images 100] [--autoattack]
                                  [--signs] [--quick] [--json FILE]
 
-Networks are those of run folders, or the digits of the package. Rows "NETWORK, NORM EPS": ours is the accuracy that
-``strongest`` leaves on the first test images, the reference what ten lines of PGD leave, or with ``--autoattack``
-AutoAttack. Smaller is stronger. Rows "certified, l2 EPS": of a small network that is a contraction up to a known
-factor, the share of certified labels; the reference is what ``strongest`` leaves. With ``--signs`` the signs of masked
-gradients are printed.
+Networks are those of run folders, or that for digits in the package. Rows "NETWORK, NORM EPS": ours is the accuracy
+that ``strongest`` leaves on some test images, the reference what ten lines of PGD leave, or with ``--autoattack``
+AutoAttack. Smaller is stronger. Rows "certified, l2 EPS", without runs: of a small network that is a contraction up to
+a known factor, the share of certified labels; the reference is what ``strongest`` leaves. With ``--signs`` the signs of
+masked gradients are printed.
 """
 
 from pathlib import Path
@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from csc_nets import load
-from csc_nets.data import create_datamodule
+from csc_nets.data import ImageDataModule, create_datamodule
 from csc_nets.evaluation.attacks import Budget, auto_attack, masked_gradients, robustness_rows, strongest
 from csc_nets.layers import CSC2d
 from csc_nets.models import Normalised, create_model
+from csc_nets.tasks.run_folder import RunFolder
 from csc_nets.theory import label_certificate
 
 
@@ -66,13 +67,25 @@ def contraction(count: int) -> tuple[nn.Module, Tensor, Tensor, Any]:
     return network, x, y, certificate
 
 
+def images_of(run: Path | None, count: int) -> tuple[ImageDataModule, Tensor, Tensor]:
+    """Test images of a run's data in random order, or the first digits; pixels from 0 to 1."""
+    options = {"name": "digits"} if run is None else RunFolder(run).config()["data"]
+    data = create_datamodule(**options)
+    data.setup("test")
+    images, labels = (torch.cat(parts) for parts in zip(*data.test_dataloader(), strict=True))
+    if run is not None:  # folders are sorted by class
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        images, labels = images[order], labels[order]
+    return data, data.denormalize(images[:count]), labels[:count]
+
+
 def row(name: str, ours: float, reference: float) -> dict[str, object]:
     return {"name": name, "ours": ours, "reference": reference, "ratio": ours / max(reference, 1e-9), "unit": "share"}
 
 
 def main() -> None:
     options = timing.parser(__doc__.splitlines()[0])
-    options.add_argument("--run", type=Path, nargs="*", default=[], help="run folders of classifiers of digits")
+    options.add_argument("--run", type=Path, nargs="*", default=[], help="run folders of classifiers")
     options.add_argument("--norm", choices=["linf", "l2"], default="linf")
     options.add_argument("--eps", type=float, nargs="+", default=[0.05, 0.1])
     options.add_argument("--images", type=int, default=100)
@@ -82,14 +95,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     count = 8 if given.quick else given.images
     budget = Budget(5, 1, 0, 20) if given.quick else Budget(steps=50, restarts=2, targets=3, queries=500)
-    data = create_datamodule("digits", eval_batch_size=count)
-    x, y = next(iter(data.test_dataloader()))
-    x = data.denormalize(x)
     networks = {str(folder): load(folder) for folder in given.run} or {
         "csc_small": create_model("csc_small", pretrained=True)
     }
     rows = []
     for name, model in networks.items():
+        data, x, y = images_of(Path(name) if given.run else None, count)
         network = Normalised(model, data.mean, data.std).eval()
         with torch.no_grad():
             print(f"{name}: clean {(network(x).argmax(1) == y).double().mean():.3f} of {len(y)} images")
@@ -103,10 +114,11 @@ def main() -> None:
             rows.append(row(f"{name}, {given.norm} {eps:g}", found.accuracy, other))
         if given.signs:
             print(masked_gradients(network, x, y, given.eps[-1], norm=given.norm, budget=budget))
-    network, x, y, certificate = contraction(count)
-    sizes = [0.1] if given.quick else [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
-    for found in robustness_rows(network, x, y, sizes, certificate=certificate, norm="l2", budget=budget):
-        rows.append(row(f"certified, {found['name']}", found["certified"], found["attacked"]))
+    if not given.run:
+        network, x, y, certificate = contraction(count)
+        sizes = [0.1] if given.quick else [0.02, 0.05, 0.1, 0.2, 0.4, 0.8]
+        for found in robustness_rows(network, x, y, sizes, certificate=certificate, norm="l2", budget=budget):
+            rows.append(row(f"certified, {found['name']}", found["certified"], found["attacked"]))
     timing.report(rows, given.json, "reference")
 
 
