@@ -15,7 +15,7 @@ __all__ = ["Measured", "save_table"]
 
 LEGEND = """\
 Accuracy in %: on clean images; means over severities {severities} of each corruption; means of the noises and of all.
-+ batch norm: statistics of the corrupted batch of about {batch_size} images, so an answer depends on the other images.
++ batch norm: statistics of the corrupted batch of up to {batch_size} images, so an answer depends on the other images.
 """
 CODED = """\
 Rules choose lam of each image from the image alone. fixed lam: as trained. fitted: the line of a rule comes from
