@@ -22,6 +22,7 @@ def command(*arguments, name="train"):
         ("data.bs=3", "unknown option data.bs (digits takes "),
         ("sed=3", "unknown option sed, did you mean seed?"),
         ("lr=0.1", "unknown option lr, did you mean task.lr?"),
+        ("model.max_epochs=3", "unknown option model.max_epochs, did you mean trainer.max_epochs?"),
         ("task.seed=3", "unknown option task.seed, did you mean seed?"),
         ("model.num_classes=3", "unknown option model.num_classes (csc_small takes "),
         # groups
