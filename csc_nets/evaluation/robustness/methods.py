@@ -34,7 +34,7 @@ class Method:
     Attributes:
         name: of the row.
         around: makes the context in which the network is called.
-        before: from pixels in [0, 1] to pixels.
+        before: from pixels ``(N, C, H, W)`` in [0, 1] to pixels.
         candidate_of: the oracle of whose choices this one is; "" for a row of its own.
     """
 
