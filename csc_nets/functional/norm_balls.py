@@ -185,8 +185,8 @@ class LocalNorm(Norm):
 def nearby(x: Tensor, images: Tensor, norm: Norm, eps: float, bounds: Range = (0.0, 1.0)) -> Tensor:
     """Images with pixels in ``bounds`` and within ``eps`` of ``images`` in a ``norm``, made from any ``x``.
 
-    Both are ``(N, C, H, W)``. The ball comes first. Where ``images`` are within the bounds, clipping brings each pixel nearer to them, so that the
-    result is still in the ball.
+    Both are ``(N, C, H, W)``. The ball comes first. Where ``images`` are within the bounds, clipping brings each pixel
+    nearer to them, so that the result is still in the ball.
     """
     return (images + norm.project(x - images, eps)).clamp(*bounds)
 
