@@ -296,8 +296,8 @@ class CSC(Savable):
         own = getattr(self.dictionary, "lipschitz", None)
         if isinstance(own, Tensor):
             return own
-        tensors = [*self.parameters(), *self.buffers()]
-        like = next((t for t in tensors if t.is_floating_point() or t.is_complex()), torch.empty(0))
+        tensors = [t for t in (*self.parameters(), *self.buffers()) if t.is_floating_point() or t.is_complex()]
+        like = tensors[0] if tensors else torch.empty(0)
         return like.real if like.is_complex() else like
 
     @property

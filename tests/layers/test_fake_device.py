@@ -8,6 +8,9 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.fx.experimental.proxy_tensor import make_fx
+from versions import fake_devices
+
+pytestmark = fake_devices
 
 # Where a sample is done is read after every step, by design.
 LOOKS = ("tolerance", "implicit", "equilibrium")

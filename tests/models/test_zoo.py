@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch._subclasses import FakeTensorMode
+from versions import fake_devices
 
 from csc_nets.layers import CSC2d, DenseDictionary, Dictionary2d, SparsePriorConv2d
 from csc_nets.models import ClosedLoop, FeatureExtractor, ImageClassifier, create_model, list_models
@@ -181,6 +182,7 @@ def test_configuration_names_what_a_user_replaces(name, narrow):
         assert modules[cfg["classifier"]] is model.get_classifier()
 
 
+@fake_devices
 @pytest.mark.parametrize("training", [True, False])
 def test_runs_on_an_accelerator_whose_tensors_have_no_values(name, training, narrow):
     model = narrow(name).train(training)
