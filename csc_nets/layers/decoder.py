@@ -51,7 +51,7 @@ class DeconvDecoder(nn.Module):
             raise ValueError(f"DeconvDecoder: channels must name at least a code and a signal, got {list(channels)}")
         settings = {}
         for name, value in (("kernel_size", kernel_size), ("stride", stride), ("padding", padding)):
-            settings[name] = [value] * stages if isinstance(value, int) else list(value)
+            settings[name] = list(value) if isinstance(value, Sequence) else [value] * stages
             if len(settings[name]) != stages:
                 raise ValueError(f"DeconvDecoder: {name} must be one int or {stages} of them, got {value}")
         self.dictionaries = nn.ModuleList(

@@ -152,7 +152,7 @@ class ConstantDictionary:
 
 def per_stage(name: str, value: int | Sequence[int], count: int) -> list[int]:
     """``value`` for each of ``count`` stages."""
-    values = [value] * count if isinstance(value, int) else list(value)
+    values = list(value) if isinstance(value, Sequence) else [value] * count
     if len(values) != count:
         raise ValueError(f"{name} must be one int or {count}, one for each stage, got {values}")
     return values

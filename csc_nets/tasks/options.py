@@ -68,11 +68,11 @@ def refuse_unknown(config: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 def options_alike(name: str, config: Mapping[str, Any]) -> list[str]:
-    """Options anywhere in the tree that bear the name, contain it, or nearly do."""
+    """Options anywhere in the tree that bear the name, have it behind another word (``max_epochs``), or are alike."""
     paths = list(_paths(config))
     last = {path: path.rpartition(".")[2] for path in paths}
     same = [path for path in paths if last[path] == name]
-    longer = [path for path in paths if f"_{name}" in f"_{last[path]}"]
+    longer = [path for path in paths if f"_{name}" in last[path]]
     close = get_close_matches(name, set(last.values()), n=2)
     return same or longer[:3] or [path for path in paths if last[path] in close][:3]
 

@@ -76,9 +76,7 @@ def _check_group(group: str, config: Mapping[str, Any], signature_of_name: Calla
             check_value(f"{group}.{key}", value, signature.arguments[key])
         elif not signature.is_open:
             near = [f"{group}.{found}" for found in nearest(key, signature.arguments)]
-            elsewhere = options_alike(key, {k: v for k, v in config.items() if k != group})
-            # task.lam_range is not what model.lam may mean
-            near = near or [path for path in elsewhere if f".{key}_" not in path]
+            near = near or options_alike(key, {k: v for k, v in config.items() if k != group})
             known = f" ({name or group} takes {', '.join(signature.arguments) or 'none'})"
             raise ValueError(f"unknown option {group}.{key}" + (f", did you mean {near[0]}?" if near else known))
 

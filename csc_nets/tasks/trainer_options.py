@@ -17,8 +17,9 @@ StrategyRegistry.register("fsdp2", FullySharded, override=True)
 _OURS = ("default_root_dir", "callbacks", "logger", "enable_progress_bar", "enable_checkpointing", "plugins")
 
 _Positive = Annotated[int, AtLeast(1)]
-_Some = _Positive | Annotated[float, Above(0), AtMost(1)] | None
-_Any = Annotated[int, AtLeast(0)] | Annotated[float, AtLeast(0), AtMost(1)] | None
+# A number of batches, or a share of them.
+_SomeBatches = _Positive | Annotated[float, Above(0), AtMost(1)]
+_AnyBatches = Annotated[int, AtLeast(0)] | Annotated[float, AtLeast(0), AtMost(1)]
 
 
 class _Narrower(TypedDict):
@@ -32,11 +33,11 @@ class _Narrower(TypedDict):
     check_val_every_n_epoch: _Positive | None
     gradient_clip_val: Annotated[float, AtLeast(0)] | None
     gradient_clip_algorithm: Literal["norm", "value"] | None
-    limit_train_batches: _Some
-    limit_val_batches: _Any
-    limit_test_batches: _Some
-    overfit_batches: _Any
-    num_sanity_val_steps: Literal[-1] | Annotated[int, AtLeast(0)]
+    limit_train_batches: _SomeBatches | None
+    limit_val_batches: _AnyBatches | None
+    limit_test_batches: _SomeBatches | None
+    overfit_batches: _AnyBatches
+    num_sanity_val_steps: Literal[-1] | Annotated[int, AtLeast(0)] | None
     log_every_n_steps: Annotated[int, AtLeast(0)] | None
     reload_dataloaders_every_n_epochs: Annotated[int, AtLeast(0)]
 

@@ -70,7 +70,10 @@ def command(*arguments, name="train"):
             "trainer.limit_val_batches=1.5",
             "trainer.limit_val_batches must be a whole number >= 0, a number >= 0 and <= 1",
         ),
-        ("trainer.overfit_batches=-1", "trainer.overfit_batches must be a whole number >= 0, a number >= 0 and <= 1"),
+        (
+            "trainer.overfit_batches=-1",
+            "trainer.overfit_batches must be a whole number >= 0 or a number >= 0 and <= 1, got -1",
+        ),
         ("~data", "~data: nothing runs without it; choose another with data=NAME"),
         ("compile=maybe", "compile must be true or false, got 'maybe'"),
         ("task.optimizer=adamm", "task.optimizer must be one of sgd, adamw, got 'adamm'; did you mean adamw?"),

@@ -7,12 +7,15 @@ mode and signal size.
 """
 
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from csc_nets.functional.checks import as_count
 
 __all__ = ["PADDING_MODES", "ConvGeometry", "atom_norm", "unit_norm"]
 
@@ -26,8 +29,12 @@ PADDING_MODES = ("zeros", "circular", "reflect")
 
 
 def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:
-    values = (value,) * dims if isinstance(value, int) else tuple(value)
-    if len(values) != dims or any(not isinstance(v, int) or v < least for v in values):
+    given = value if isinstance(value, Sequence) else [value] * dims
+    try:
+        values = tuple(operator.index(v) for v in given)  # integers of numpy, too
+    except TypeError:
+        values = ()
+    if len(values) != dims or min(values) < least:
         raise ValueError(f"{name} must be an int >= {least} or {dims} of them, got {value!r}")
     return values
 
@@ -79,9 +86,7 @@ class ConvGeometry:
             raise ValueError(f"padding must be an int, {dims} ints, 'same' or 'valid', got {padding!r}")
         else:
             pads = tuple((p, p) for p in _per_axis("padding", padding, dims, 0))
-        if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1:
-            raise ValueError(f"groups must be an int >= 1, got {groups!r}")
-        return cls(kernel, strides, pads, dilations, padding_mode, groups)
+        return cls(kernel, strides, pads, dilations, padding_mode, as_count(groups, "groups"))
 
     @property
     def dims(self) -> int:

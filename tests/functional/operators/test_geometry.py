@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -334,3 +335,19 @@ def test_atoms_that_cover_the_signal_are_rows_of_a_matrix(dims):
     torch.testing.assert_close(geometry.synthesis(exact, weight, size), expected, rtol=1e-12, atol=1e-12)
     assert not geometry.is_matrix([n + 1 for n in size])
     assert not ConvGeometry.create(dims, size, padding=1).is_matrix(size)
+
+
+@pytest.mark.parametrize("number", [np.int64(3), np.int32(3), np.uint8(3), torch.tensor(3)])
+@pytest.mark.parametrize("option", ["kernel_size", "stride", "padding", "dilation", "groups"])
+def test_integers_of_numpy_are_integers(option, number):
+    sizes = {"kernel_size": 2, option: number}
+    plain = {"kernel_size": 2, option: 3}
+    assert ConvGeometry.create(2, **sizes) == ConvGeometry.create(2, **plain)
+    if option != "groups":
+        assert ConvGeometry.create(2, **{**sizes, option: [number, 3]}) == ConvGeometry.create(2, **plain)
+
+
+@pytest.mark.parametrize("value", [2.5, np.float64(3), "3", None, [3, 2.5], [3], np.int64(0)])
+def test_other_sizes_are_refused_by_name(value):
+    with pytest.raises(ValueError, match="kernel_size must be an int >= 1 or 2 of them, got"):
+        ConvGeometry.create(2, value)
