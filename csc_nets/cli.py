@@ -136,7 +136,7 @@ def _fit_and_test(
         show_results(results, folder.path)  # first: the disk may be full
         add_results(results, folder.metrics)
         if config["pictures"]:
-            save_pictures(model.cpu().eval(), data.test_images(8), data.denormalize, folder.pictures)
+            save_pictures(model.cpu().float().eval(), data.test_images(8), data.denormalize, folder.pictures)
             if hasattr(model, "encode") and hasattr(model, "decode"):
                 print(save_report("rate_distortion", model, data, folder.path / "reports"))
     return results

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from csc_nets.functional import ConvGeometry, Convolution, Matrix, unit_norm
-from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.checks import autocast_dtype, is_transformed
 from csc_nets.functional.operators.convolution import analyse, synthesize
 from csc_nets.functional.operators.fingerprint import fingerprint, moved
 from csc_nets.functional.operators.geometry import atom_norm
@@ -460,7 +460,8 @@ class ConvDictionary(LikeConv, Dictionary):
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None, weight: Tensor | None = None) -> Tensor:
         """Signal ``(N, C, *output_size)`` of a code ``(N, M, *S')``; see :meth:`ConvGeometry.signal_size` for None."""
-        return synthesize(z, self._atoms if weight is None else weight, self.geometry, output_size)
+        signal = synthesize(z, self._atoms if weight is None else weight, self.geometry, output_size)
+        return signal if autocast_dtype(z) else signal.to(z.dtype)  # some ways sum, and give, single precision
 
     def extra_repr(self) -> str:
         g = self.geometry

@@ -1,7 +1,7 @@
 """Every task trains and tests in every precision of the trainer, and the numbers agree."""
 
 import pytest
-from program import config
+from program import call, config
 
 import csc_nets.cli as cli
 
@@ -30,3 +30,16 @@ def test_precisions(tmp_path, task):
     assert results["64-true"] == pytest.approx(results["32-true"], rel=1e-3)
     assert results["bf16-true"] == pytest.approx(results["32-true"], rel=0.2)
     assert results["bf16-mixed"] == pytest.approx(results["32-true"], rel=0.2)
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_pictures_and_a_report_of_a_run_in_any_precision(tmp_path, monkeypatch, capsys, precision):
+    """Images are of single precision, whatever the network was trained in."""
+    options, _ = TASKS["classification"]
+    quiet = [option for option in QUIET if option != "pictures=false"]
+    run = tmp_path / "run"
+    cli.train(
+        config(*options, *quiet, "callbacks.pictures_every=1", f"trainer.precision={precision}", f"run_dir={run}")
+    )
+    assert list((run / "pictures").glob("*.png")) and list((run / "pictures" / "epoch_0001").glob("*.png"))
+    assert call(monkeypatch, capsys, "evaluate", f"run={run}", "report=coding", "images=2") == (0, [])

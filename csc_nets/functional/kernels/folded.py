@@ -112,7 +112,8 @@ class FoldedStep:
     def _residual(self, x: Tensor, estimate: Tensor) -> Tensor:
         """The observed part of ``x - estimate``."""
         # Out of place: an in-place difference has the other sign, which would need a second copy of the filters.
-        residual = x - estimate
+        # An estimate may be of single precision where the code is not (col2im).
+        residual = (x - estimate).to(x.dtype)
         return residual if self.missing is None else residual.masked_fill_(self.missing, 0)
 
     def _weighted(self, signal: Tensor) -> tuple[FilterOperator, Tensor]:

@@ -48,7 +48,7 @@ class PlainStep:
         """The step from a code, as of :meth:`FoldedStep.advance`."""
         descent: Callable[[Tensor, Tensor, Tensor], Tensor] | None = getattr(self.operator, "descent", None)
         if descent is None:
-            residual = x - estimate
+            residual = (x - estimate).to(x.dtype)  # as in FoldedStep
             step = self.operator.analysis(residual if self.missing is None else residual.masked_fill(self.missing, 0))
         else:
             step = descent(x, point, estimate)
