@@ -31,10 +31,10 @@ PADDING_MODES = ("zeros", "circular", "reflect")
 def _per_axis(name: str, value: int | Sequence[int], dims: int, least: int) -> tuple[int, ...]:
     given = value if isinstance(value, Sequence) else [value] * dims
     try:
-        values = tuple(operator.index(v) for v in given)  # integers of numpy, too
+        values: tuple[int, ...] | None = tuple(operator.index(v) for v in given)  # integers of numpy, too
     except TypeError:
-        values = ()
-    if len(values) != dims or min(values) < least:
+        values = None
+    if values is None or len(values) != dims or any(v < least for v in values):
         raise ValueError(f"{name} must be an int >= {least} or {dims} of them, got {value!r}")
     return values
 

@@ -347,6 +347,12 @@ def test_integers_of_numpy_are_integers(option, number):
         assert ConvGeometry.create(2, **{**sizes, option: [number, 3]}) == ConvGeometry.create(2, **plain)
 
 
+def test_vectors_have_no_axes():
+    assert ConvGeometry.create(0, 1) == ConvGeometry.create(0, ())
+    with pytest.raises(ValueError, match=r"kernel_size must be an int >= 1 or 0 of them, got \[2.5\]"):
+        ConvGeometry.create(0, [2.5])
+
+
 @pytest.mark.parametrize("value", [2.5, np.float64(3), "3", None, [3, 2.5], [3], np.int64(0)])
 def test_other_sizes_are_refused_by_name(value):
     with pytest.raises(ValueError, match="kernel_size must be an int >= 1 or 2 of them, got"):
