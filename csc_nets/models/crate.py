@@ -155,6 +155,8 @@ class CRATE(ImageClassifier):
         - output: logits ``(N, num_classes)``
     """
 
+    poolings = ("token", "avg")
+
     def __init__(
         self,
         num_classes: int = 10,
@@ -178,7 +180,6 @@ class CRATE(ImageClassifier):
             raise ValueError(f"input_size must be a multiple of patch_size={patch_size}, got {input_size!r}")
         chosen = with_defaults(options, pursuit="ista", steps=1 if expansion == 1 else 2, step_size=0.1)
         blocks = [CRATEBlock(width, heads, expansion, **chosen) for _ in range(depth)]
-        self.global_pool = _as_pool(global_pool)
         super().__init__(
             [PatchEmbedding(in_chans, width, patch_size, input_size // patch_size), *blocks],
             [width] * (1 + depth),
@@ -187,6 +188,7 @@ class CRATE(ImageClassifier):
             input_size=input_size,
             num_classes=num_classes,
             drop_rate=drop_rate,
+            global_pool=global_pool,
         )
         self.patch_size = patch_size
         self.norm = nn.LayerNorm(width)
@@ -199,22 +201,6 @@ class CRATE(ImageClassifier):
             output = self.fc(output)
         return output
 
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh last layer; see :class:`ImageClassifier`.
-
-        Args:
-            num_classes: classes; 0 for none.
-            global_pool: ``"token"``, ``"avg"``, or None for no change.
-
-        Raises:
-            ValueError: ``num_classes`` is negative or no int, or another pooling.
-        """
-        if global_pool is not None:
-            self.global_pool = _as_pool(global_pool)
-            if self.model_args:
-                self.model_args["global_pool"] = global_pool
-        super().reset_classifier(num_classes)
-
     def no_weight_decay(self) -> set[str]:
         """As for every network, and the positions and the class token."""
         return super().no_weight_decay() | {"stages.0.position", "stages.0.class_token"}
@@ -223,12 +209,6 @@ class CRATE(ImageClassifier):
     def pretrained_cfg(self) -> dict[str, Any]:
         """As :attr:`ImageClassifier.pretrained_cfg`; the layer that takes the image is linear."""
         return {**super().pretrained_cfg, "first_conv": "stages.0.project"}
-
-
-def _as_pool(name: str) -> str:
-    if name not in ("token", "avg"):
-        raise ValueError(f"global_pool must be 'token' or 'avg', got {name!r}")
-    return name
 
 
 @register_model

@@ -34,9 +34,8 @@ class FastNet(ImageClassifier):
 
     A coded layer needs no GELU, its codes are non-negative. :meth:`fit_images` sets the stem, and a task calls it.
 
-    Two departures: images are padded by one pixel on the right and at the bottom and pooling rounds sizes up, so that
-    the sizes of the stages are those of other networks here; and the last map is averaged, where airbench94 takes its
-    maxima.
+    One departure: images are padded by one pixel on the right and at the bottom and pooling rounds sizes up, so that
+    the sizes of the stages are those of other networks here.
 
     Args:
         num_classes: classes; 0 leaves the pooled features as output.
@@ -44,6 +43,9 @@ class FastNet(ImageClassifier):
         coding: ``"none"``; ``"stem"`` codes the first layer, ``"all"`` the 3 x 3 layers too.
         widths: channels of the stages.
         drop_rate: dropout before the classifier.
+        global_pool: ``"max"`` classifies the maxima of the last map, as airbench94 does, ``"avg"`` its means. The
+            gradient of means over n positions is smaller by the square root of n, and the rates of airbench94 are too
+            low for it.
         bn_momentum: weight of a batch in the running statistics of batch norm, which change fast in a short training.
         **options: of every coding layer, see :class:`~csc_nets.layers.CodingOptions`.
 
@@ -60,6 +62,7 @@ class FastNet(ImageClassifier):
         coding: str = "none",
         widths: Sequence[int] = (64, 256, 256),
         drop_rate: float = 0.0,
+        global_pool: str = "avg",
         bn_momentum: float = 0.4,
         **options: Unpack[CodingOptions],
     ) -> None:
@@ -102,6 +105,7 @@ class FastNet(ImageClassifier):
             input_size=32,
             num_classes=num_classes,
             drop_rate=drop_rate,
+            global_pool=global_pool,
         )
 
     @torch.no_grad()

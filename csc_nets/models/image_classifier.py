@@ -1,12 +1,13 @@
-"""Stages, average pooling, a linear classifier: timm's API of an image classifier."""
+"""Stages, pooling, a linear classifier: timm's API of an image classifier."""
 
 from collections.abc import Sequence
+from inspect import signature
 from itertools import chain
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from csc_nets.models.staged_encoder import StagedEncoder
 
@@ -14,18 +15,21 @@ __all__ = ["ImageClassifier"]
 
 
 class ImageClassifier(StagedEncoder):
-    """Stages, average pooling, dropout and a linear layer.
+    """Stages, pooling, dropout and a linear layer.
 
     Args:
         stages, channels, reductions, in_chans, input_size: as in :class:`StagedEncoder`.
         num_classes: classes; 0 leaves the pooled features as output.
         drop_rate: dropout of the pooled features.
-        grid: features are averaged over ``grid`` x ``grid`` parts of the image; 1 for global pooling.
+        grid: features are pooled over ``grid`` x ``grid`` parts of the image; 1 for global pooling.
+        global_pool: ``"avg"`` for the means of the parts, ``"max"`` for their maxima.
 
     Shape:
         - input ``(N, in_chans, H, W)``
         - output: logits ``(N, num_classes)``
     """
+
+    poolings: ClassVar[tuple[str, ...]] = ("avg", "max")
 
     def __init__(
         self,
@@ -38,11 +42,13 @@ class ImageClassifier(StagedEncoder):
         num_classes: int,
         drop_rate: float = 0.0,
         grid: int = 1,
+        global_pool: str = "avg",
     ) -> None:
         super().__init__(stages, channels, reductions, in_chans=in_chans, input_size=input_size)
         if not isinstance(grid, int) or grid < 1:
             raise ValueError(f"grid must be an int >= 1, got {grid!r}")
         self.grid = grid
+        self.global_pool = self._as_pooling(global_pool)
         if not 0 <= drop_rate < 1:
             raise ValueError(f"drop_rate must be in [0, 1), got {drop_rate}")
         self.dropout = nn.Dropout(drop_rate)
@@ -57,7 +63,12 @@ class ImageClassifier(StagedEncoder):
 
         With ``pre_logits`` the pooled ``(N, num_features * grid**2)``.
         """
-        pooled = features.mean(dim=(2, 3)) if self.grid == 1 else adaptive_avg_pool2d(features, self.grid).flatten(1)
+        maxima = self.global_pool == "max"
+        if self.grid == 1:
+            pooled = features.amax(dim=(2, 3)) if maxima else features.mean(dim=(2, 3))
+        else:
+            pool = adaptive_max_pool2d if maxima else adaptive_avg_pool2d
+            pooled = pool(features, self.grid).flatten(1)
         output: Tensor = self.dropout(pooled)
         if not pre_logits:
             output = self.fc(output)
@@ -72,24 +83,28 @@ class ImageClassifier(StagedEncoder):
 
         Args:
             num_classes: classes.
-            global_pool: ``"avg"`` averages over the whole image instead of ``grid`` x ``grid`` parts; None for no
-                change. There is no other pooling.
+            global_pool: ``"avg"`` or ``"max"`` over the whole image instead of ``grid`` x ``grid`` parts; None for no
+                change. Networks without an option ``global_pool`` know ``"avg"`` only.
 
         Raises:
-            ValueError: ``num_classes`` is negative or no int, or another pooling.
+            ValueError: ``num_classes`` is negative or no int, or the network does not know the pooling.
         """
-        if global_pool not in (None, "avg"):
-            raise ValueError(f"global_pool must be 'avg' or None, got {global_pool!r}")
         if not isinstance(num_classes, int) or num_classes < 0:
             raise ValueError(f"num_classes must be an int >= 0, got {num_classes!r}")
         # The lam of a layer is a buffer: stages over a fixed operator have no parameter.
         like = next(t for t in chain(self.parameters(), self.buffers(), [torch.empty(0)]) if t.is_floating_point())
-        if global_pool is not None and self.grid != 1:
-            if "grid" not in self.model_args:  # it could not be built again
-                raise ValueError(
-                    f"global_pool: {self.model_name} averages over {self.grid} x {self.grid} parts, always"
-                )
-            self.grid = self.model_args["grid"] = 1
+        if global_pool is not None:
+            for name, value in {"grid": 1, "global_pool": self._as_pooling(global_pool)}.items():
+                fixed = getattr(self, name)
+                if fixed == value:
+                    continue
+                if name not in signature(type(self)).parameters:  # it could not be built again
+                    raise ValueError(
+                        f"global_pool: {self.model_name} has {name}={fixed!r}, always, got {global_pool!r}"
+                    )
+                setattr(self, name, value)
+                if self.model_args:
+                    self.model_args[name] = value
         self.num_classes = num_classes
         self.fc: nn.Module = nn.Identity()
         if num_classes:
@@ -97,6 +112,11 @@ class ImageClassifier(StagedEncoder):
             self.fc = nn.Linear(pooled, num_classes, device=like.device, dtype=like.dtype)
         if "num_classes" in self.model_args:
             self.model_args["num_classes"] = num_classes
+
+    def _as_pooling(self, name: str) -> str:
+        if name not in self.poolings:
+            raise ValueError(f"global_pool must be {' or '.join(map(repr, self.poolings))}, got {name!r}")
+        return name
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:

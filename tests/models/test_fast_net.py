@@ -88,3 +88,24 @@ def test_logits_are_scaled():
 def test_bad_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         create_model("fastnet", **options)
+
+
+@pytest.mark.parametrize("grid", [1, 2])
+def test_the_last_map_is_pooled_as_asked(pictures, grid):
+    model = create_model("fastnet", widths=[4, 6, 8], global_pool="max").eval()
+    model.grid = grid
+    features = model.forward_features(pictures)
+    side = features.shape[-1] // grid
+    parts = [features[..., i : i + side, j : j + side].flatten(2) for i in (0, side)[:grid] for j in (0, side)[:grid]]
+    maxima = torch.stack([part.max(2).values for part in parts], 2).flatten(1)
+    assert torch.equal(model.forward_head(features, pre_logits=True), maxima)
+
+
+def test_another_pooling_can_be_built_again(pictures):
+    model = create_model("fastnet", widths=[4, 6, 8]).eval()
+    model.reset_classifier(5, "max")
+    again = create_model(model.model_name, **model.model_args).eval()
+    again.load_state_dict(model.state_dict())
+    assert again.global_pool == "max" and torch.equal(again(pictures), model(pictures))
+    with pytest.raises(ValueError, match="global_pool must be 'avg' or 'max', got 'token'"):
+        create_model("fastnet", global_pool="token")

@@ -94,13 +94,15 @@ def test_the_classifier(theirs, ours):
         assert model.forward_head(x, pre_logits=True).shape == (2, 512)
         model.reset_classifier(num_classes=0)
         assert model.forward_head(x).shape == (2, 512)
-    with pytest.raises(ValueError, match="global_pool must be 'avg' or None, got 'max'"):
+    with pytest.raises(ValueError, match="global_pool: resnet18 has global_pool='avg', always, got 'max'"):
         ours.reset_classifier(3, "max")
+    with pytest.raises(ValueError, match="global_pool must be 'avg' or 'max', got 'mean'"):
+        ours.reset_classifier(3, "mean")
     parts = csc_nets.create_model("invertible_cnn", grid=2)
     parts.reset_classifier(5, "avg")
     again = csc_nets.create_model("invertible_cnn", **parts.model_args)
     again.load_state_dict(parts.state_dict())
-    with pytest.raises(ValueError, match="scattering averages over 8 x 8 parts, always"):
+    with pytest.raises(ValueError, match="global_pool: scattering has grid=8, always, got 'avg'"):
         csc_nets.create_model("scattering").reset_classifier(5, "avg")
 
 
