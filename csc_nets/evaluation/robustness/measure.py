@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from csc_nets.evaluation.corruptions import corrupt
 from csc_nets.evaluation.robustness.methods import WITH_NORM, Method
 
-__all__ = ["CLEAN", "accuracies", "as_row", "with_oracles"]
+__all__ = ["CLEAN", "Accuracies", "accuracies", "as_row", "with_oracles"]
 
 CLEAN = "clean"
 Accuracies = dict[str, dict[str, float]]

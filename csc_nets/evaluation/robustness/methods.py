@@ -43,6 +43,11 @@ class Method:
     before: Callable[[Tensor], Tensor] | None = None
     candidate_of: str = ""
 
+    @property
+    def is_attackable(self) -> bool:
+        """Whether the answer for an image depends on this image alone, differentiably, and on no label."""
+        return self.before is None and not self.candidate_of and not self.name.endswith(WITH_NORM)
+
 
 @dataclass(frozen=True)
 class Multiple(LamRule):
@@ -56,7 +61,7 @@ class Multiple(LamRule):
 
 
 class Remembered(LamRule):
-    """A rule that keeps its last answer, for calls with the same input."""
+    """A rule that keeps its last answer, for calls with the same input that ask for no gradient."""
 
     def __init__(self, rule: LamRule) -> None:
         self.rule = rule
@@ -64,6 +69,8 @@ class Remembered(LamRule):
 
     def __call__(self, layer: CSC, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """See :class:`~csc_nets.evaluation.LamRule`."""
+        if x.requires_grad:
+            return self.rule(layer, x, mask)
         if self.last is None or not torch.equal(self.last[0], x):
             self.last = x, self.rule(layer, x, mask)
         return self.last[1]

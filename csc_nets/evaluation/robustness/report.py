@@ -13,7 +13,8 @@ from csc_nets.evaluation.corruptions import list_corruptions
 from csc_nets.evaluation.lam_rules import list_lam_rules
 from csc_nets.evaluation.lam_rules.adaptive import Layers
 from csc_nets.evaluation.report_input import ReportInput, Result
-from csc_nets.evaluation.robustness.measure import accuracies, with_oracles
+from csc_nets.evaluation.robustness.attacked import BUDGET, attacked_accuracies
+from csc_nets.evaluation.robustness.measure import Accuracies, accuracies, with_oracles
 from csc_nets.evaluation.robustness.methods import noisy_copies, robustness_methods
 from csc_nets.evaluation.robustness.table import Measured, save_table
 from csc_nets.models import create_model
@@ -35,6 +36,10 @@ def robustness(
     calibration_images: int = 500,
     batch_size: int = 250,
     seed: int = 0,
+    attacks: Sequence[float] = (),
+    attack_norm: str = "linf",
+    attack_images: int = 100,
+    attack_budget: Mapping[str, int] = BUDGET,
 ) -> Result:
     """Accuracy under corruptions: fixed lam, rules for lam, batch norm of the batch, both, an oracle.
 
@@ -49,7 +54,11 @@ def robustness(
             the noise of each channel and treats it as a grey image.
         calibration_images: training images for rules with a line to fit; 0 leaves them out.
         batch_size: of test images; batch norm takes its statistics from so many.
-        seed: of the corruptions and of the order of the images.
+        seed: of the corruptions, of the order of the images and of attacks.
+        attacks: sizes of adversarial perturbations, in pixels from 0 to 1; none for no attacks.
+        attack_norm: ``"linf"``, ``"l2"`` or another norm of :func:`~csc_nets.functional.register_norm`.
+        attack_images: the first of the test images, which are attacked.
+        attack_budget: arguments of :class:`~csc_nets.evaluation.attacks.Budget`.
     """
     options = _checked(locals())
     measured = _measure(given, **options)
@@ -83,7 +92,7 @@ def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("corruptions", "severities"):
         if not options[name]:
             raise ValueError(f"{name} must be at least one, got {options[name]!r}")
-    for name, least in (("calibration_images", 0), ("batch_size", 1)):
+    for name, least in (("calibration_images", 0), ("batch_size", 1), ("attack_images", 1)):
         if isinstance(options[name], bool) or not isinstance(options[name], int) or options[name] < least:
             raise ValueError(f"{name} must be an int >= {least}, got {options[name]!r}")
     options["rules"] = list_lam_rules() if options["rules"] is None else list(options["rules"])
@@ -99,6 +108,10 @@ def _measure(
     denoiser: str | None,
     calibration_images: int,
     seed: int,
+    attacks: Sequence[float],
+    attack_norm: str,
+    attack_images: int,
+    attack_budget: Mapping[str, int],
     **conditions: Any,
 ) -> Measured:
     pixels, labels = _images(given, "test", given.images, seed)
@@ -115,7 +128,12 @@ def _measure(
     normalize = partial(_normalized, given)
     found = accuracies(given.model, methods, pixels, labels, normalize, seed=seed, **conditions)
     images = f"{len(labels):,} {'test' if given.data.has_test else 'validation'} images of {given.data.name}"
-    return Measured(**_identity(given), images=images, found=with_oracles(found, methods))
+    left: Accuracies = {}
+    if attacks:
+        some = pixels[:attack_images], labels[:attack_images]
+        how: dict[str, Any] = {"eps": attacks, "norm": attack_norm, "budget": attack_budget, "seed": seed}
+        left = attacked_accuracies(given.model, methods, *some, normalize, **how)
+    return Measured(**_identity(given), images=images, found=with_oracles(found, methods), attacked=left)
 
 
 def _images(given: ReportInput, split: str, count: int, seed: int) -> tuple[Tensor, Tensor]:

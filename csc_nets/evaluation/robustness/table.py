@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from csc_nets.evaluation.robustness.measure import Accuracies, as_row
+from csc_nets.evaluation.robustness.measure import CLEAN, Accuracies, as_row
 
 __all__ = ["Measured", "save_table"]
 
@@ -21,6 +21,10 @@ CODED = """\
 Rules choose lam of each image from the image alone. fixed lam: as trained. fitted: the line of a rule comes from
 {calibration_images} training images with Gaussian noise and the network's own answers, without labels.
 oracle: the best lam of five for each corruption and severity by the labels of the test images; no rule may do so.
+"""
+ATTACKED = """\
+Attacks: accuracy in % that the strongest attack leaves on the first {attack_images} images, in pixels from 0 to 1: an
+upper bound of the robust accuracy. The attack knows the method, and differentiates a rule.
 """
 
 
@@ -35,6 +39,7 @@ class Measured:
         images: which ones it was tested on, in words.
         alike: runs that differ in the seed alone have the same.
         found: accuracies by row and condition.
+        attacked: accuracies by row and attack.
     """
 
     run: str
@@ -43,11 +48,16 @@ class Measured:
     images: str
     alike: str
     found: Accuracies
+    attacked: Accuracies
 
     def rows(self) -> list[dict[str, Any]]:
         """A row of plain values for each method."""
         about = {"run": self.run, "network": self.network, "seed": self.seed}
-        return [{"name": name, **about, **as_row(values), **values} for name, values in self.found.items()]
+        rows = []
+        for name, values in self.found.items():
+            left = {key: value for key, value in self.attacked.get(name, {}).items() if key != CLEAN}
+            rows.append({"name": name, **about, **as_row(values), **values, **left})
+        return rows
 
 
 def save_table(file: Path, measured: Sequence[Measured], options: Mapping[str, Any]) -> str:
@@ -74,6 +84,7 @@ def save_table(file: Path, measured: Sequence[Measured], options: Mapping[str, A
     tables = [_table(group) for group in groups.values()]
     shown = {**options, "severities": ", ".join(map(str, options["severities"]))}
     legend = LEGEND + (CODED if any("fixed lam" in run.found for run in measured) else "")
+    legend += ATTACKED if any(run.attacked for run in measured) else ""
     if find_spec("matplotlib"):
         from csc_nets.evaluation.robustness.pictures import save_curves
 
@@ -88,17 +99,22 @@ def _title(group: Sequence[Measured]) -> str:
 
 
 def _table(group: Sequence[Measured]) -> str:
-    """A table in Markdown; of several seeds the mean and the standard deviation."""
-    rows = {name: [as_row(run.found[name]) for run in group] for name in group[0].found}
+    """Tables in Markdown, of corruptions and of attacks; of several seeds the mean and the standard deviation."""
+    spread = "; mean and standard deviation over seeds" if len(group) > 1 else ""
+    tables = [{name: [as_row(run.found[name]) for run in group] for name in group[0].found}]
+    if group[0].attacked:
+        tables.append({name: [run.attacked[name] for run in group] for name in group[0].attacked})
+    return "\n\n".join([f"{_title(group)}, {group[0].images}{spread}", *map(_markdown, tables)])
+
+
+def _markdown(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
     names = list(next(iter(rows.values()))[0])
     head = ["", *(name.replace("_noise", "").replace("_", " ") for name in names)]
     cells = [head, ["---", *["---:"] * len(names)]]
     for name, found in rows.items():
         cells.append([name, *(_cell([row[column] for row in found]) for column in names)])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells]
-    spread = "; mean and standard deviation over seeds" if len(group) > 1 else ""
-    return "\n".join([f"{_title(group)}, {group[0].images}{spread}", "", *lines])
+    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in cells)
 
 
 def _cell(values: Sequence[float]) -> str:

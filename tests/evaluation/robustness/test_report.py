@@ -16,6 +16,7 @@ import csc_nets
 import csc_nets.cli as cli
 from csc_nets.data import create_datamodule
 from csc_nets.evaluation import (
+    AdaptiveLam,
     Discrepancy,
     ReportInput,
     batch_statistics,
@@ -27,6 +28,7 @@ from csc_nets.evaluation import (
     robustness_methods,
     save_report,
 )
+from csc_nets.evaluation.attacks import Budget, robustness_rows
 from csc_nets.layers import SparseCoding
 from csc_nets.models import create_model
 
@@ -96,6 +98,33 @@ def test_rows_are_those_of_a_direct_computation(runs, table):
             assert table[row][name] == pytest.approx(statistics.fmean(expected.values()))
     for row in table.values():
         assert row["noises"] == pytest.approx(statistics.fmean(row[name] for name in NOISES)) and "all" not in row
+
+
+def test_attacks_know_the_method(runs):
+    """What is left is that of a direct attack on network and rule, never above the clean accuracy."""
+    budget = "+options.attack_budget={steps: 3, restarts: 1, targets: 0, queries: 0}"
+    few = [
+        "images=30",
+        "+options.rules=[discrepancy]",
+        "+options.attacks=[0.05,0.2]",
+        "+options.attack_images=12",
+        budget,
+    ]
+    cli.evaluate(config(f"run={runs}/csc1", *FEW[:1], *FEW[2:], *few))
+    rows = json.loads((runs / "csc1" / "reports" / "robustness.json").read_text())
+    left = {row["name"]: [row["linf 0.05"], row["linf 0.2"]] for row in rows if "linf 0.05" in row}
+    assert set(left) == {"fixed lam", "discrepancy"}  # neither oracles nor batch norm of the batch
+    model = csc_nets.load(runs / "csc1").eval()
+    pixels, labels, fed = shown(runs, 30)
+    small = Budget(3, 1, 0, 0)
+    networks = {"fixed lam": model, "discrepancy": AdaptiveLam(model, "discrepancy")}
+    for name, network in networks.items():
+        x, y = pixels[:12], labels[:12]
+        clean = robustness_rows(lambda x, f=network: f(fed(x)), x, y, [0.0, 0.05, 0.2], budget=small)
+        assert left[name] == [row["attacked"] for row in clean[1:]]
+        assert clean[0]["attacked"] >= left[name][0] >= left[name][1] < 1
+    text = (runs / "csc1" / "reports" / "robustness.txt").read_text()
+    assert "linf 0.05" in text and "strongest attack leaves on the first 12 images" in text
 
 
 def test_the_oracle_chooses_by_labels_in_each_condition(runs, table):
