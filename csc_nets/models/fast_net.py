@@ -32,7 +32,8 @@ class FastNet(ImageClassifier):
     sparse coding: the :math:`e_p` are an orthonormal dictionary of patches, its analysis is the code of lam = 0, and
     the two signs make it non-negative. A coded stem starts with these atoms, adds a threshold, and learns them.
 
-    A coded layer needs no GELU, its codes are non-negative. :meth:`fit_images` sets the stem, and a task calls it.
+    A coded layer needs no GELU, its codes are non-negative. Plain filters and atoms start by handing on the channels
+    that come in, as far as there are atoms for it. :meth:`fit_images` sets the stem, and a task calls it.
 
     One departure: images are padded by one pixel on the right and at the bottom and pooling rounds sizes up, so that
     the sizes of the stages are those of other networks here.
@@ -76,7 +77,7 @@ class FastNet(ImageClassifier):
             raise ValueError(f"bn_momentum must be above 0 and at most 1, got {bn_momentum}")
         norm = partial(shifted_norm, momentum=bn_momentum)
         csc: Layer = partial(CSC2d, **options)
-        layer: Layer = csc if coding == "all" else plain_layer
+        layer: Layer = partial(coded_layer, **options) if coding == "all" else plain_layer
         act: Layer = nn.Identity if coding == "all" else nn.GELU
         filters = 2 * in_chans * _PATCH**2
         first = [WhiteningConv2d(in_chans), nn.GELU()]
@@ -162,6 +163,16 @@ def plain_layer(in_channels: int, out_channels: int, kernel_size: int, padding: 
     if not conv.weight.is_meta:
         nn.init.dirac_(conv.weight.detach()[:in_channels])
     return conv
+
+
+def coded_layer(
+    in_channels: int, out_channels: int, kernel_size: int, padding: int, **options: Unpack[CodingOptions]
+) -> CSC2d:
+    """A coding layer whose atoms start as the filters of :func:`plain_layer`, at unit norm."""
+    layer = CSC2d(in_channels, out_channels, kernel_size, padding=padding, **options)
+    if not layer.atoms.is_meta:
+        layer.dictionary.set_atoms(plain_layer(in_channels, out_channels, kernel_size, padding).weight.detach())
+    return layer
 
 
 def principal_patches(images: Tensor, size: int) -> tuple[Tensor, Tensor]:

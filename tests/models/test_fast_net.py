@@ -90,6 +90,14 @@ def test_bad_arguments_are_refused(options, message):
         create_model("fastnet", **options)
 
 
+def test_atoms_start_by_handing_on_what_comes_in():
+    """A thresholding without sparsity by the first atoms is the ReLU of the signal."""
+    x = torch.randn(2, 24, 8, 8)
+    model = create_model("fastnet_all", widths=[32, 40, 48], pursuit="threshold", steps=1, lam=0.0).eval()
+    torch.testing.assert_close(model.stages[1][0](x)[:, :24], x.relu())
+    assert model.stages[1][0].atoms.flatten(1).norm(dim=1).allclose(torch.ones(32))
+
+
 @pytest.mark.parametrize("grid", [1, 2])
 def test_the_last_map_is_pooled_as_asked(pictures, grid):
     model = create_model("fastnet", widths=[4, 6, 8], global_pool="max").eval()
