@@ -65,7 +65,7 @@ def grid(values: Sequence[Sequence[float]], names: Sequence[str], *, title: str,
     """
     count = len(names)
     cell = max(12, min(36, 420 // max(1, count)))
-    margin = 22 + min(110, 7 * max(map(len, names), default=1))
+    margin = 30 + min(110, 7 * max(map(len, names), default=1))
     parts = []
     for i, row in enumerate(values):
         whole = sum(row) or 1.0
@@ -118,13 +118,13 @@ def _plot(series: Mapping[str, Points], *, title: str, x: str, y: str, log_y: bo
     across = _axis([a for points in kept.values() for a, _ in points], log_x, LEFT, WIDTH - RIGHT)
     up = _axis([b for points in kept.values() for _, b in points], log_y, HEIGHT - BOTTOM, TOP)
     parts = []
-    for tick in up[1]:
+    for tick, written in _written(up[1]):
         at = up[0](tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{_number(tick)}</text>')
-    for tick in across[1]:
+        parts.append(f'<text x="{LEFT - 6}" y="{at + 4:.1f}" text-anchor="end">{written}</text>')
+    for tick, written in _written(across[1]):
         at = across[0](tick)
-        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_number(tick)}</text>')
+        parts.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{written}</text>')
     for i, (name, points) in enumerate(kept.items()):
         places = [(across[0](a), up[0](b)) for a, b in points]
         colour = f"c{i % COLOURS}"
@@ -182,10 +182,19 @@ def _axis(values: Sequence[float], log: bool, start: float, end: float) -> tuple
     return place, [i * step_size for i in range(first, math.floor(high / step_size) + 1)]
 
 
-def _number(value: float) -> str:
+def _written(ticks: Sequence[float]) -> list[tuple[float, str]]:
+    """Each number of an axis as text, with as many digits as set them apart."""
+    for digits in range(3, 17):
+        texts = [_number(tick, digits) for tick in ticks]
+        if len(set(texts)) == len(texts):
+            break
+    return list(zip(ticks, texts, strict=True))
+
+
+def _number(value: float, digits: int = 3) -> str:
     if not math.isfinite(value):
         return "-"
-    return f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")
+    return f"{value:.{digits}g}".replace("e+0", "e").replace("e-0", "e-")
 
 
 def _svg(title: str, width: float, height: float, inside: str) -> str:

@@ -1,8 +1,11 @@
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+from browser import BROWSER, visit
 from hydra import compose, initialize_config_dir
+from PIL import Image
 
 import csc_nets.cli as cli
 
@@ -43,7 +46,6 @@ def test_the_page_of_a_classifier(run, capsys):
 def test_the_command_of_the_page_gives_the_same_configuration(run):
     """Hydra reads it as a user would type it."""
     import html
-    import re
     import shlex
 
     cli.evaluate(config(f"run={run}", "report=page"))
@@ -65,3 +67,17 @@ def test_runs_side_by_side(run, tmp_path):
     assert "small train/loss" in text and "other train/loss" in text
     with pytest.raises(ValueError, match="compared by report=page or report=robustness, got report=theory"):
         cli.evaluate(config(f"run=[{run},{other}]", "report=theory"))
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium")
+@pytest.mark.parametrize("width, dark", [(390, False), (390, True), (1200, False)])
+def test_the_page_in_a_browser(run, tmp_path, width, dark):
+    """On a phone and on a desk, light and dark: all figures are there, nothing scrolls sideways, no label is hidden."""
+    cli.evaluate(config(f"run={run}", "report=page"))
+    seen = visit(run / "reports" / "page.html", tmp_path, width=width, dark=dark)
+    assert seen["console"] == [] and seen["width"] == width >= seen["scroll"]
+    assert seen["figures"] > 8 and seen["empty"] == seen["broken"] == 0
+    assert seen["overlaps"] == []
+    brightness = sum(map(int, re.findall(r"\d+", seen["background"])[:3]))
+    assert brightness < 200 if dark else brightness > 600
+    assert Image.open(seen["shot"]).size[0] >= width

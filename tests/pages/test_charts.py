@@ -56,3 +56,12 @@ def test_a_confusion_matrix_has_the_counts_and_marks_mistakes():
     cells = [(cell.get("class"), float(cell.get("fill-opacity"))) for cell in parsed(text).iter("rect")]
     assert cells == [("right", 0.8), ("wrong", 0.2), ("wrong", 0.0), ("right", 1.0)]
     assert re.search("cat as dog: 2<", text)
+
+
+@pytest.mark.parametrize("low, high", [(2.261, 2.269), (1e6, 1e6 + 3), (0.1, 0.9), (-3e-9, 5e-9)])
+def test_numbers_of_an_axis_differ(low, high):
+    text = lines({"a": [(low, low), (high, high)]}, title="t", x="x", y="y")
+    for anchor in ("end", "middle"):
+        numbers = re.findall(rf'<text x="[^"]+" y="[^"]+" text-anchor="{anchor}">([^<]+)</text>', text)
+        assert len(set(numbers)) == len(numbers) >= 4
+        assert [float(number) for number in numbers] == sorted(map(float, numbers))
