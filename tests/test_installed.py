@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TINY = ["model.widths=[4,8]", "model.steps=2", "callbacks.progress_bar=false", "pictures=false", "debug=fast"]
 
+# Not by find_spec("pip"), after which ``import setuptools`` fails in this process before Python 3.12.
 pytestmark = pytest.mark.skipif(
-    not (find_spec("setuptools") and find_spec("pip")), reason="builds a wheel with setuptools and pip"
+    not {"setuptools", "pip"} <= {found.name for found in distributions()},
+    reason="builds a wheel with setuptools and pip",
 )
 
 

@@ -161,7 +161,7 @@ def ctrl_terms(
         raise ValueError(f"features and transcribed must be of one shape (n, d), got {seen}")
 
     # The sizes of the classes are read anyway, whatever the device. -1 and -100 are what others call no class.
-    if labels is not None and labels.numel() and not is_transformed() and not labels.is_meta and int(labels.min()) < 0:
+    if labels is not None and not is_transformed() and not labels.is_meta and labels.numel() and int(labels.min()) < 0:
         raise ValueError(f"labels must be classes from 0 on, got {int(labels.min())}: leave out what has no class")
 
     def terms(both: Tensor) -> Tensor:

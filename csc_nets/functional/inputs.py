@@ -12,7 +12,17 @@ from torch import Tensor
 from csc_nets.functional.operators.protocol import Operator
 from csc_nets.functional.problem import as_weight
 
-__all__ = ["Inputs", "as_batch", "check_code", "check_inputs", "check_lam", "check_like", "code_shape", "known_shape"]
+__all__ = [
+    "Inputs",
+    "as_batch",
+    "broadcasts",
+    "check_code",
+    "check_inputs",
+    "check_lam",
+    "check_like",
+    "code_shape",
+    "known_shape",
+]
 
 _AXES = ("D", "H", "W")
 _AUTOCAST = (torch.float32, torch.float16, torch.bfloat16)
@@ -38,6 +48,13 @@ class Inputs(NamedTuple):
     def result(self, value: Tensor) -> Tensor:
         """A batch of results; the result itself for a signal that came without a batch axis."""
         return value[0] if self.single else value
+
+
+def broadcasts(own: Sequence[int], shape: Sequence[int]) -> bool:
+    """Whether a tensor of one shape can be expanded to another."""
+    missing = len(shape) - len(own)
+    # Not ``n in (1, m)``: the compiler of torch 2.6 says no where both are the same free size.
+    return missing >= 0 and all(n == 1 or m == n for n, m in zip(own, shape[missing:], strict=True))
 
 
 def check_like(
@@ -186,8 +203,8 @@ def check_code(
     given = z[None] if single else z
     count, *rest = shape
     count = given.shape[0] if many and given.ndim == len(shape) else count
-    if given.ndim != len(shape) or tuple(given.shape[1:]) != tuple(rest) or given.shape[0] not in (1, count):
-        fits = given.ndim != len(shape) or given.shape[0] in (1, count)
+    fits = given.ndim != len(shape) or broadcasts(given.shape[:1], [count])
+    if given.ndim != len(shape) or tuple(given.shape[1:]) != tuple(rest) or not fits:
         axes = [] if single else ["N" if fits else str(count)]
         wanted = ", ".join([*axes, *map(str, rest)]) + ("," if len(axes) + len(rest) == 1 else "")
         raise ValueError(f"{owner}: {name} must be ({wanted}), got {tuple(z.shape)}")
@@ -218,9 +235,8 @@ def check_lam(owner: str, lam: Any, x: Tensor, shape: Sequence[int], single: boo
     if isinstance(aligned, Tensor) and aligned.ndim:
         check_like(owner, "lam", aligned, x, "the signal", real=True)
         count, atoms, *size = shape
-        own = [1] * (x.ndim - aligned.ndim) + list(aligned.shape)
-        many = own[0] in (1, count) or (count == 1 and not single)
-        if not many or any(n not in (1, m) for n, m in zip(own[1:], shape[1:], strict=True)):
+        first = int(aligned.ndim == x.ndim and count == 1 and not single)  # one signal with the weights of several
+        if not broadcasts(aligned.shape[first:], shape[first:]):
             code = ", ".join([*([] if single else ["N"]), str(atoms), *map(str, size)])
             batch = "" if single else f" with N = {count}"
             raise ValueError(
@@ -236,8 +252,7 @@ def _mask(owner: str, mask: Any, x: Tensor) -> Tensor:
         raise ValueError(f"{owner}: mask must be a tensor of booleans or real numbers, got {seen}")
     if mask.device != x.device:
         raise ValueError(f"{owner}: mask must be on {x.device} as the signal is, got {mask.device}")
-    own = [1] * (x.ndim - mask.ndim) + list(mask.shape)
-    if len(own) != x.ndim or any(n not in (1, m) for n, m in zip(own, x.shape, strict=True)):
+    if not broadcasts(mask.shape, x.shape):
         raise ValueError(
             f"{owner}: mask must broadcast against the signal {tuple(x.shape)}, got shape {tuple(mask.shape)}"
         )

@@ -42,7 +42,7 @@ def as_weight(lam: float | Tensor, ndim: int, name: str = "lam") -> float | Tens
             raise ValueError(f"{name} must be a finite number >= 0 or a tensor, got {lam!r}")
         return lam
     # Reading a value would stop a graph being traced, or wait for the accelerator.
-    if lam.numel() and lam.device.type == "cpu" and not is_transformed():
+    if lam.device.type == "cpu" and not is_transformed() and lam.numel():
         low, high = torch.aminmax(lam.detach())
         if not 0 <= low.item() <= high.item() < math.inf:
             raise ValueError(f"{name} must be finite and not negative, got {low.item()} to {high.item()}")

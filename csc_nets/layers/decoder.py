@@ -98,8 +98,7 @@ class DeconvDecoder(nn.Module):
         if isinstance(start, bool) or not isinstance(start, int) or not 0 <= start < len(self.dictionaries):
             raise ValueError(f"DeconvDecoder: start must name one of {len(self.dictionaries)} stages, got {start!r}")
         dictionaries = cast("list[ConvDictionary]", list(self.dictionaries)[start:])
-        # A dictionary may be another one's, and hold no tensors of its own.
-        first, like = dictionaries[0], next(getattr(dictionaries[0], "dictionary", dictionaries[0]).parameters())
+        first, like = dictionaries[0], next(dictionaries[0].parameters())
         dims = first.geometry.dims
         z, single = as_batch("DeconvDecoder", z, first.out_channels, dims, like, "z", "code channels")
         if output_size is not None and len(output_size) != dims:

@@ -123,7 +123,8 @@ class Dictionary(SpectralBound):
         if "_atoms" not in vars(made):
             computed = vars(made)["weight"]
             made._atoms = computed  # type: ignore[method-assign]
-            made.weight = property(lambda self: read_only(computed.fget(self)), computed.fset)  # type: ignore[assignment]
+            get = computed.fget  # read here: the compiler of torch 2.6 does not know the attributes of a property
+            made.weight = property(lambda self: read_only(get(self)), computed.fset)  # type: ignore[assignment]
 
     @property
     def _atoms(self) -> Tensor:
@@ -439,9 +440,9 @@ class ConvDictionary(LikeConv, Dictionary):
         return self._probe_geometry
 
     def _sized(self, values: tuple[Tensor, ...], signal_size: Sequence[int]) -> Tensor:
-        whole, overlap = super()._sized(values, signal_size), self.geometry.overlap(signal_size)
-        known = isinstance(overlap, (int, float))  # a saved graph computes it
-        return whole if known and overlap == 1 else whole * overlap
+        whole = super()._sized(values, signal_size)
+        # Not by a comparison of the factor with 1, which a saved graph of free sizes computes.
+        return whole if self.geometry.padding_mode == "zeros" else whole * self.geometry.overlap(signal_size)
 
     def _loose(self, weight: Tensor) -> Tensor:
         return super()._loose(weight) * self.geometry.crowding()

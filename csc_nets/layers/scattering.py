@@ -176,7 +176,8 @@ class Scattering2d(nn.Module):
             filters = self._filters(size)
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         filters = {name: value.to(x.device, dtype) for name, value in filters.items()}
-        if not x.numel():  # which torch's transforms and borders do not take
+        # What torch's transforms and borders do not take. ``not`` would fix a free size on torch 2.6.
+        if x.numel() == 0:
             return x.new_empty(x.shape[0], x.shape[1] * self.paths, *self._places(size), dtype=dtype)
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         with full_precision(x):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional import Problem
-from csc_nets.functional.inputs import Inputs, check_inputs, check_like
+from csc_nets.functional.inputs import Inputs, broadcasts, check_inputs, check_like
 from csc_nets.functional.operators.protocol import read, track
 from csc_nets.layers.coder import CodedStep
 from csc_nets.layers.coding import CSC
@@ -91,7 +91,7 @@ class SparseCoding(CSC):
         axes = tuple(x.shape[:-1])
         rows = x.reshape(-1, features)
         if isinstance(lam, Tensor) and lam.ndim > 1:
-            if lam.shape[-1] not in (1, atoms) or not _broadcasts(lam.shape[:-1], axes):
+            if not broadcasts(lam.shape, (*axes, atoms)):
                 raise ValueError(
                     f"{name}: lam must be a number, one per atom ({atoms},), or broadcast against the code "
                     f"{(*axes, atoms)}, got shape {tuple(lam.shape)}"
@@ -102,7 +102,7 @@ class SparseCoding(CSC):
                 raise ValueError(f"{name}: init must be {(*axes, atoms)}, got {tuple(init.shape)}")
             init = init.reshape(rows.shape[0], atoms)
         if isinstance(mask, Tensor):
-            if not _broadcasts(mask.shape, x.shape):
+            if not broadcasts(mask.shape, x.shape):
                 raise ValueError(
                     f"{name}: mask must broadcast against the signal {tuple(x.shape)}, got shape {tuple(mask.shape)}"
                 )
@@ -141,9 +141,3 @@ class SparseCoding(CSC):
         given, _ = self._rows(read(self.dictionary), x, mask=arguments.get("mask"))
         rows = {**arguments, "mask": given.mask}
         return super().coded(given.x, output.reshape(len(given.x), -1), **rows)
-
-
-def _broadcasts(own: Sequence[int], shape: Sequence[int]) -> bool:
-    """Whether a tensor of one shape can be expanded to another."""
-    missing = len(shape) - len(own)
-    return missing >= 0 and all(n in (1, m) for n, m in zip(own, shape[missing:], strict=True))

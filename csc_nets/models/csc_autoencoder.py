@@ -1,7 +1,7 @@
 """An autoencoder: multi-stage sparse coding and multi-stage deconvolution."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Unpack
 
 from torch import Tensor, nn
@@ -144,6 +144,10 @@ class ConstantDictionary:
         self.dictionary = dictionary
         self.geometry, self.in_channels = dictionary.geometry, dictionary.in_channels
         self.out_channels = dictionary.out_channels
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the dictionary."""
+        return self.dictionary.parameters()
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """As :meth:`Dictionary2d.synthesis`."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import estimate_noise_level
+from csc_nets.functional.inputs import broadcasts
 from csc_nets.models.staged_encoder import StagedEncoder
 
 __all__ = ["Centre", "Denoiser"]
@@ -80,7 +81,8 @@ class Denoiser(StagedEncoder):
             if isinstance(sigma, bool) or not 0 <= sigma < math.inf:
                 raise ValueError(f"{self._label}: sigma must be a finite number >= 0, got {sigma!r}")
             return float(sigma)
-        if sigma.numel() not in (1, len(x)) or sigma.ndim > 4 or sigma.numel() != max(sigma.shape[:1], default=1):
+        one_each = broadcasts(sigma.shape[:1], x.shape[:1]) and sigma.numel() == max(sigma.shape[:1], default=1)
+        if sigma.ndim > 4 or not one_each:
             raise ValueError(
                 f"{self._label}: sigma must be a number or one for each of {len(x)} images, got {tuple(sigma.shape)}"
             )

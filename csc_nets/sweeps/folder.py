@@ -7,11 +7,9 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
@@ -107,9 +105,7 @@ def number_of_jobs(command: Mapping[str, Any]) -> int | None:
 
 
 def execution_whitelist() -> dict[str, Any]:
-    """Arguments of ``hydra.main``: what a configuration may have called; versions of Hydra before 1.4 call anything."""
-    if "execution_whitelist" not in signature(hydra.main).parameters:
-        return {}
+    """Arguments of ``hydra.main``: what a configuration may have called."""
     return {"execution_whitelist": [f"{__name__}.{SweepFolder.__name__}", *_HYDRA_PLUGINS]}
 
 

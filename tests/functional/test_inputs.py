@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from csc_nets.functional import ISTA, Convolution, Problem, as_operator, fista, ista, objective, solve, unit_norm
-from csc_nets.functional.inputs import check_inputs
+from csc_nets.functional.inputs import broadcasts, check_inputs
 from csc_nets.layers import (
     CSC,
     CSC1d,
@@ -432,3 +432,15 @@ def test_a_module_that_names_something_else_its_weight():
     layer = CSC(Scaled(7, 3), pursuit=ISTA(2))
     assert layer(torch.randn(2, 4, 5)).shape == (2, 4, 5)
     assert isinstance(SparseCoding(4, 5).dictionary, DenseDictionary)
+
+
+@pytest.mark.parametrize(
+    "own", [(), (1,), (4,), (5,), (3, 4), (1, 4), (4, 3), (2, 3, 4), (1, 1, 1), (1, 2, 3, 4), (2, 3, 0)]
+)
+def test_a_shape_broadcasts_where_torch_expands_it(own):
+    try:
+        torch.empty(own).expand(2, 3, 4)
+        expected = True
+    except RuntimeError:
+        expected = False
+    assert broadcasts(own, (2, 3, 4)) == expected

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
+from versions import shards_on_cpus
 
 from csc_nets.layers import CSC2d, Dictionary2d, MultiLayerCSC, SparsePriorConv2d
 from csc_nets.layers.effective import EffectiveDictionary2d
@@ -127,6 +128,7 @@ def mesh(tmp_path):
     dist.destroy_process_group()
 
 
+@shards_on_cpus
 @pytest.mark.parametrize("kind", RESET)
 def test_fully_shard_trains_as_one_process_does(kind, mesh):
     fsdp = pytest.importorskip("torch.distributed.fsdp")

@@ -7,7 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-import hydra
 import pytest
 from program import TINY, call, forked, numbers, sweep_rows
 
@@ -15,8 +14,6 @@ import csc_nets.cli as cli
 from csc_nets.sweeps.job import IN_USE, killed_by
 from csc_nets.sweeps.launcher import ProcessLauncher
 from csc_nets.tasks.run_lock import run_lock
-
-pytestmark = pytest.mark.skipif(hydra.__version__ < "1.4", reason="Hydra 1.3 takes launchers of hydra_plugins alone")
 
 ROOT = Path(__file__).parents[2]
 PROCESSES = ["hydra/launcher=processes", "hydra.launcher.n_jobs=2"]

@@ -352,19 +352,21 @@ class ConvGeometry:
         return math.prod([self._overlap_of_axis(n, s, sum(pads), extent) for n, s, pads, extent in axes])
 
     def _overlap_of_axis(self, n: int, stride: int, pads: int, extent: int) -> float:
+        # 0 where the size is a multiple of the stride, else 1. Not by a comparison: one of a free size holds for a
+        # whole graph, and torch 2.6 forgets that it was made.
+        uneven = 0 if stride == 1 else (n % stride + stride - 1) // stride
         if not isinstance(n, int):
-            # A free size of a saved graph: the factor of long signals, without a comparison.
-            return 1 if stride == 1 else 1 + (n % stride + stride - 1) // stride
+            return 1 + uneven  # the factor of long signals
         if self.padding_mode == "circular":
             again = pads >= extent and n <= pads  # more positions than samples
-            laps = (2 if n >= extent else 3) if n % stride else 1
+            laps = 1 + uneven * (1 if n >= extent else 2)
             return laps * (1.5 if again else 1)
         if not pads:
             return 1
         short, meeting = n <= pads + 1, n <= pads + extent
         if stride > 1:
             # The probe is a multiple of the stride; so is the difference of a signal that ends alike.
-            return 2 if short or n % stride else 1.125 if meeting else 1
+            return 2 if short else 1 + uneven if not meeting else 1.125 + 0.875 * uneven
         return 1.5 if short else 1.0625 if meeting and extent <= 3 else 1
 
     def crowding(self) -> int:

@@ -216,11 +216,11 @@ def _layers(x: Tensor, banks: FilterBank | Sequence[FilterBank], depth: int, poo
 
 
 def _fft(maps: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return torch.fft.fftn(maps, dim=axes) if maps.numel() else maps.to(maps.dtype.to_complex())
+    return torch.fft.fftn(maps, dim=axes) if maps.numel() > 0 else maps.to(maps.dtype.to_complex())
 
 
 def _ifft(spectrum: Tensor, axes: tuple[int, ...]) -> Tensor:
-    return torch.fft.ifftn(spectrum, dim=axes) if spectrum.numel() else spectrum
+    return torch.fft.ifftn(spectrum, dim=axes) if spectrum.numel() > 0 else spectrum
 
 
 def _pool(maps: Tensor, factor: int, dims: int) -> Tensor:
