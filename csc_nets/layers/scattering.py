@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csc_nets.functional import morlet_bank, wavelet_bank_2d
-from csc_nets.functional.checks import full_precision
+from csc_nets.functional.checks import autocast_dtype, full_precision
 from csc_nets.layers.leaf import leaf
 
 __all__ = ["Scattering2d"]
@@ -67,10 +67,10 @@ class Scattering2d(nn.Module):
     All of these may be assigned later; filters are then made anew.
 
     Shape:
-        ``(N, C, H, W)`` to ``(N, C * paths, ceil(H / 2^J), ceil(W / 2^J))``, both with or without N, in float32
-        (float64 for float64); paths
-        = ``1 + J L + L^2 J (J - 1) / 2``. The paths of a channel lie side by side, ordered by scale, then angle, of
-        the first wavelet, then of the second, all of first order before those of second.
+        ``(N, C, H, W)`` to ``(N, C * paths, ceil(H / 2^J), ceil(W / 2^J))``, both with or without N, of one type; under
+        autocast the output is float32. paths = ``1 + J L + L^2 J (J - 1) / 2``. The paths of a channel lie side by
+        side, ordered by scale, then angle, of the first wavelet, then of the second, all of first order before those
+        of second.
     """
 
     def __init__(
@@ -175,10 +175,11 @@ class Scattering2d(nn.Module):
         else:
             filters = self._filters(size)
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
+        given = dtype if autocast_dtype(x) else x.dtype  # half precision is for what comes in and goes out
         filters = {name: value.to(x.device, dtype) for name, value in filters.items()}
         # What torch's transforms and borders do not take. ``not`` would fix a free size on torch 2.6.
         if x.numel() == 0:
-            return x.new_empty(x.shape[0], x.shape[1] * self.paths, *self._places(size), dtype=dtype)
+            return x.new_empty(x.shape[0], x.shape[1] * self.paths, *self._places(size), dtype=given)
         channels_last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         with full_precision(x):
             images = F.pad(x.to(dtype), (left, right, top, bottom), mode="reflect").flatten(0, 1)
@@ -189,7 +190,7 @@ class Scattering2d(nn.Module):
                 widest = area * self.angles * max(2, self.angles // 2 if self.order == 2 else 0)
                 parts = images.split(max(1, CACHED // widest))
                 output = torch.cat([self._transform(part, filters) for part in parts])
-        output = output.view(*x.shape[:2], *output.shape[1:]).flatten(1, 2)
+        output = output.view(*x.shape[:2], *output.shape[1:]).flatten(1, 2).to(given)
         return output.contiguous(memory_format=torch.channels_last) if channels_last else output
 
     def _transform(self, images: Tensor, filters: dict[str, Tensor]) -> Tensor:

@@ -35,6 +35,8 @@ class PaddedCoder(nn.Module):
     def forward(self, x: Tensor, level: float | Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         if level is None:
             level = estimate_noise_level(x, mask).view(-1, 1, 1, 1)
+        if isinstance(level, Tensor):
+            level = level.to(self.coder.lam)  # levels are estimated in single precision at least
         return self.coder(self.pad(x), lam=level, mask=None if mask is None else self.pad(mask))  # type: ignore[no-any-return]
 
     def pad(self, x: Tensor) -> Tensor:

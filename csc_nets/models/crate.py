@@ -55,7 +55,8 @@ class PatchEmbedding(nn.Module):
             return self.position
         first, others = self.position[:, :1], self.position[:, 1:]
         image = others.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        resized: Tensor = F.interpolate(image, grid, mode="bicubic", antialias=True)
+        exact = image.to(torch.promote_types(image.dtype, torch.float32))  # half precision has no such interpolation
+        resized = F.interpolate(exact, grid, mode="bicubic", antialias=True).to(image)
         return torch.cat([first, resized.flatten(2).transpose(1, 2)], 1)
 
 

@@ -141,6 +141,16 @@ def test_bfloat16_autocast_stays_near_float32(name, narrow, images):
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
+def test_networks_of_half_precision_train_and_stay_near(name, narrow, images):
+    """``.to(torch.bfloat16)``: weights, images and output, without autocast."""
+    model, x = narrow(name), images(count=4)
+    exact = copy.deepcopy(model)(x)
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    rough = train_step(half, x.bfloat16())
+    assert rough.dtype == torch.bfloat16 and (rough.float() - exact).norm() < 0.2 * exact.norm()
+    assert half.eval()(x.bfloat16()).isfinite().all()
+
+
 def test_checkpointing_changes_neither_gradients_nor_buffers(name, narrow, images):
     plain, x = narrow(name), images()
     saving = copy.deepcopy(plain)
