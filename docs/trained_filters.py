@@ -44,6 +44,17 @@ def vgg(blocks: int) -> nn.Sequential:
     return nn.Sequential(*layers).eval()
 
 
+@torch.no_grad()
+def randomize(model: nn.Sequential) -> nn.Sequential:
+    """Puts random filters of the same norms in."""
+    for conv in model:
+        if isinstance(conv, nn.Conv2d):
+            norms = conv.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+            conv.weight.normal_()
+            conv.weight.mul_(norms / conv.weight.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+    return model
+
+
 def photographs(count: int, size: int) -> Tensor:
     """Parts of the two photographs, ``(N, 3, size, size)``."""
     generator = torch.Generator().manual_seed(0)
@@ -103,11 +114,7 @@ def main() -> None:
     torch.manual_seed(0)
     model = vgg(1 if chosen.quick else 3)
     if chosen.random:
-        for conv in model:
-            if isinstance(conv, nn.Conv2d):
-                norms = conv.weight.data.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-                conv.weight.data.normal_()
-                conv.weight.data.mul_(norms / conv.weight.data.flatten(1).norm(dim=1).view(-1, 1, 1, 1))
+        randomize(model)
     rows = rows_of(model, photographs(2 if chosen.quick else 4, 64), [1, 16], 0.1)
     print("  ".join(f"{key:>10}" for key in rows[0]))
     for row in rows:

@@ -28,21 +28,23 @@ def refit(
         code: ``(N, M, *S')``; its zeros stay.
         steps: of the method, in each of which the error falls or stays.
         mask: 0 where ``x`` is missing; broadcasts against ``x``.
-        nonneg: leave out the atoms whose values fall below 0, and fit the others again.
+        nonneg: leave out the atoms whose values fall below 0 and fit the others again, until there are none.
 
     Returns:
         The code with new values.
     """
-    if nonneg:
-        first = refit(operator, x, code, steps, mask)
-        below, kept = (first < 0).flatten(1).any(1), first.relu()
-        if bool(below.any()):
-            seen = None if mask is None else mask.expand_as(x)[below]
-            kept[below] = refit(operator, x[below], kept[below], steps, seen).relu()
-        return kept
     exact = getattr(operator, "fit_support", None)
-    if exact is not None and mask is None and not is_transformed() and (found := exact(x, code)) is not None:
-        return found  # type: ignore[no-any-return]
+    if exact is not None and mask is None and not is_transformed():
+        fitted: Tensor | None = exact(x, code, nonneg)
+        if fitted is not None:
+            return fitted
+    if nonneg:
+        found = refit(operator, x, code, steps, mask)
+        seen = None if mask is None else mask.expand_as(x)
+        while bool((below := (found < 0).flatten(1).any(1)).any()):
+            rows = None if seen is None else seen[below]
+            found[below] = refit(operator, x[below], found[below].relu(), steps, rows)
+        return found
     residual = _observed(x - operator.synthesis(code, tuple(x.shape[2:])), mask)
     correlation = operator.analysis(residual)
     return conjugate_gradients(operator, code, correlation, code != 0, tuple(x.shape[2:]), steps, mask)[0]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from csc_nets.functional.operators import blocks, col2im
+from csc_nets.functional.operators.fit_vectors import fit_vectors
 from csc_nets.functional.operators.geometry import ConvGeometry
-from csc_nets.functional.operators.matrix import Matrix
 from csc_nets.functional.operators.mkldnn import analysis_relu, can_fuse
 from csc_nets.functional.operators.spectral import operator_norm
 
@@ -53,13 +53,13 @@ class Convolution:
         """Signals ``(N, C, *output_size)`` of codes ``(N, M, *S')``."""
         return synthesize(z, self.weight, self.geometry, output_size)
 
-    def fit_support(self, x: Tensor, code: Tensor) -> Tensor | None:
-        """As :meth:`Matrix.fit_support`, where an atom is one vector, so that positions do not touch each other."""
+    def fit_support(self, x: Tensor, code: Tensor, nonneg: bool = False) -> Tensor | None:
+        """As that of a matrix, where an atom is one vector, so that positions do not touch each other."""
         g = self.geometry
         if any(n != 1 for n in (*g.kernel_size, *g.stride, g.groups)) or any(p != (0, 0) for p in g.padding):
             return None
         vectors, codes = (t.movedim(1, -1).flatten(0, -2) for t in (x, code))
-        found = Matrix(self.weight.flatten(1)).fit_support(vectors, codes)
+        found = fit_vectors(self.weight.flatten(1), vectors, codes, nonneg)
         return None if found is None else found.unflatten(0, (len(code), *code.shape[2:])).movedim(-1, 1)
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from csc_nets.functional.operators.fit_vectors import fit_vectors
+
 __all__ = ["Matrix"]
 
 
@@ -51,30 +53,10 @@ class Matrix:
         """See :meth:`ConvGeometry.synthesis_gradients`."""
         return F.linear(signal, self.weight), z.T @ signal if atoms else None
 
-    def fit_support(self, x: Tensor, code: Tensor) -> Tensor | None:
-        """Least squares of ``x (N, F)`` on the support of a code ``(N, M)``, a small system for each sample.
-
-        Systems that are singular to rounding keep the values of the code. None for a support with more atoms than a
-        signal has entries, whose systems all are.
-        """
-        support = code != 0
-        count = support.sum(1)
-        k = int(count.amax()) if len(code) else 0
-        if not 0 < k <= self.weight.shape[1]:
-            return None if k else code
-        sample, atom = support.nonzero(as_tuple=True)  # sample by sample
-        place = torch.arange(len(atom), device=atom.device) - (count.cumsum(0) - count)[sample]
-        index = atom.new_zeros(len(code), k).index_put((sample, place), atom)
-        used = torch.arange(k, device=atom.device) < count[:, None]
-        chosen = self.weight[index] * used[:, :, None]
-        gram = chosen @ chosen.mT
-        # Places without an atom get an equation of their own.
-        tiny = 10 * torch.finfo(code.dtype).eps * gram.diagonal(dim1=1, dim2=2).amax(1)
-        gram = gram + torch.diag_embed(tiny[:, None] + ~used)
-        factor, failed = torch.linalg.cholesky_ex(gram)
-        values = torch.cholesky_solve(chosen @ x[:, :, None], factor)[:, :, 0]
-        values = torch.where((failed == 0)[:, None] & values.isfinite(), values, code.gather(1, index)) * used
-        return torch.zeros_like(code).scatter_add(1, index, values)
+    def fit_support(self, x: Tensor, code: Tensor, nonneg: bool = False) -> Tensor | None:
+        """Exact least squares on the support of a code, see
+        :func:`~csc_nets.functional.operators.fit_vectors.fit_vectors`."""
+        return fit_vectors(self.weight, x, code, nonneg)
 
     def scaled(self, gain: Tensor) -> "Matrix":
         """With the rows times a gain, 0-d or one per atom ``(M,)``."""
