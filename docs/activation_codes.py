@@ -167,6 +167,7 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
     """Unexplained variance against atoms a code and against time, a row of pictures for each network."""
     import matplotlib.pyplot as plt
     from gallery_style import PALETTE, set_style
+    from matplotlib.ticker import LogLocator, NullLocator
 
     set_style()
     means = summary(rows)
@@ -187,8 +188,9 @@ def draw(rows: list[dict[str, Any]], file: Path) -> None:
                 )  # fmt: skip
             axis.set(xscale="log", yscale="log", xlabel=label, title=network)
             for side in (axis.xaxis, axis.yaxis):
-                side.set_major_formatter("{x:g}")
-                side.set_minor_formatter("{x:g}")
+                side.set_major_locator(LogLocator(subs=(1, 1.4, 2, 3, 5, 7)))
+                side.set_minor_locator(NullLocator())
+                side.set_major_formatter("{x:.3g}")
         line[0].set_ylabel("unexplained variance")
         line[1].legend(fontsize=8)
     figure.savefig(file)
