@@ -24,10 +24,10 @@ class SparseAutoencoder(StagedEncoder):
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_0, \qquad \hat x = D z, \qquad
               D = [D_1 \; D_2 \; \cdots]
 
-    The pursuit is :class:`~csc_nets.functional.Stagewise`. Every :math:`D_i` starts as an orthonormal DCT
-    along the principal axes of the colours, so with one size and no training this is the thresholded block DCT (the
-    least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size can only lower
-    the least objective. ``lam`` is the rate: one network serves all.
+    The pursuit is :class:`~csc_nets.functional.BlockCoordinate`, one size after the other. Every :math:`D_i` starts as
+    an orthonormal DCT along the principal axes of the colours, so with one size and no training this is the thresholded
+    block DCT (the least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size
+    can only lower the least objective. ``lam`` is the rate: one network serves all.
 
     Args:
         in_chans: channels of the image.
@@ -44,8 +44,8 @@ class SparseAutoencoder(StagedEncoder):
         tied: the decoder is the dictionary of the code; False gives it atoms of its own, which training moves while the
             code's stay as they are.
         refit: steps of conjugate gradients that fit the values anew on the support of the code; 0 for none.
-        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 30 stages of
-            :class:`~csc_nets.functional.Stagewise`, l0 penalty.
+        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 20 sweeps of
+            :class:`~csc_nets.functional.BlockCoordinate`, l0 penalty. Fewer sweeps are cheaper and a little worse.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size
@@ -87,7 +87,7 @@ class SparseAutoencoder(StagedEncoder):
             dictionary: MultiScaleDictionary2d = TwoStageDictionary2d(*layout, **counts)  # type: ignore[arg-type]
         else:
             dictionary = MultiScaleDictionary2d(*layout)
-        plain = {"lam": 0.02, "pursuit": "stagewise", "steps": 30}
+        plain = {"lam": 0.02, "pursuit": "block_coordinate", "steps": 20}
         plain |= {} if "nonneg" in options else {"penalty": "l0"}
         coder = CSC(dictionary, **with_defaults(options, **plain))
         super().__init__(
