@@ -28,19 +28,19 @@ LAMS = (0.6, 0.2, 0.06, 0.02, 0.006, 0.0015, 0.0003, 0.00006, 0.00001)
 STAGES: dict[int, dict[str, Any]] = {1: {}, 2: {"sizes": (8, 16), "frequencies": (8, 16), "above": 8}}
 
 
-def at_count(model, images: Tensor, count: int, *, each: bool, rounds: int) -> Tensor:  # type: ignore[no-untyped-def]
-    """The code with at most ``count`` non-zeros an image, on average or each, whose weight is found by bisection."""
-    low, high = (torch.full((len(images), 1, 1, 1), math.log(value)) for value in (1e-4, 3.0))
-    best = None
+@torch.no_grad()
+def at_count(model, images: Tensor, count: int, *, each: bool, rounds: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    """The code with at most ``count`` non-zeros an image, on average or each, and its weights, by bisection."""
+    low, high = (torch.full((len(images), 1, 1, 1), math.log(value)) for value in (1e-4, 10.0))
+    best = torch.zeros(1)
     for _ in range(rounds):
         middle = (low + high) / 2
         code = model.encode(images, lam=middle.exp())
         found = (code != 0).sum((1, 2, 3), keepdim=True).float()
         fits = (found if each else found.mean().expand_as(found)) <= count
-        best = torch.where(fits, code, 0 if best is None else best)
+        best = torch.where(fits, code, best)
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    assert best is not None
-    return best
+    return best, high.exp()
 
 
 @torch.no_grad()
@@ -100,7 +100,7 @@ def rows(options: argparse.Namespace) -> list[dict[str, object]]:
         count = round(share * test[0].numel())
         for each in (False, True):
             start = time.process_time()
-            code = at_count(model, (test - mean) / std, count, each=each, rounds=rounds)
+            code, _ = at_count(model, (test - mean) / std, count, each=each, rounds=rounds)
             spent = (time.process_time() - start) / len(test) / rounds
             back = model.decode(code, (32, 32)) * std + mean  # type: ignore[operator]
             ours = measure("", back, test, codes=[code])

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csc_nets.functional import colour_axes, dct_atoms, refit
+from csc_nets.functional import colour_axes, dct_atoms, fill, refit
 from csc_nets.functional.operators.protocol import read
 from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d, TwoStageDictionary2d
 from csc_nets.layers.options import with_defaults
@@ -168,6 +168,17 @@ class SparseAutoencoder(StagedEncoder):
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Synthesis of a code, ``(N, in_chans, *output_size)``."""
         return self.coder.synthesize(z, output_size) if self.decoder is None else self.decoder.synthesis(z, output_size)
+
+    def fill(self, x: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """Images ``(N, in_chans, H, W)`` with their missing pixels filled from several grids; better, and slower, than
+        to decode a code of ``encode(x, mask=mask)``.
+
+        Args:
+            x: images.
+            mask: 0 where pixels are missing; broadcasts against ``(N, 1, H, W)``.
+            **options: of :func:`csc_nets.functional.fill`.
+        """
+        return fill(read(self.dictionary), x, mask, stride=self.dictionary.stride, **options)
 
     def by_scale(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """What the atoms of each size say of an image; the sum is the reconstruction."""
