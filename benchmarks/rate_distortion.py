@@ -1,7 +1,7 @@
-"""The sparse autoencoder before any training beside block transforms: PSNR at as many non-zeros.
+"""The sparse autoencoder, before any training or of a run, beside block transforms: PSNR at as many non-zeros.
 
     python benchmarks/rate_distortion.py [--quick] [--json FILE] [--threads N] [--shares 0.02 0.05 0.1] [--stages 1|2]
-                                         [--curve FILE]
+                                         [--run RUN] [--curve FILE]
 
 The images are the 78 test patches (32 x 32) of scikit-learn's two photographs; the colours' axes and the principal
 components come from the training patches. The non-zeros are shared out in two ways: one weight, or one threshold, for
@@ -20,6 +20,7 @@ import timing
 import torch
 from torch import Tensor
 
+from csc_nets import load
 from csc_nets.data import create_datamodule
 from csc_nets.evaluation import BlockTransform, RatePoint, keep_largest, measure
 from csc_nets.models import create_model
@@ -86,9 +87,13 @@ def rows(options: argparse.Namespace) -> list[dict[str, object]]:
     train, test = (data.split(part).images.float() / 255 for part in ("train", "test"))
     test = test[::13] if options.quick else test
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
-    arguments = {"refit": 10} | STAGES[options.stages] | ({"steps": 5} if options.quick else {})
-    model = create_model("sparse_autoencoder", **arguments).eval()
-    model.start_from((train - mean) / std)  # type: ignore[operator]
+    arguments = STAGES[options.stages] | ({"steps": 5} if options.quick else {})
+    if options.run:
+        model = load(options.run)
+    else:
+        model = create_model("sparse_autoencoder", **arguments)
+        model.start_from((train - mean) / std)  # type: ignore[operator]
+    model.eval()
     named = {f"DCT {block}": BlockTransform.dct(train, block) for block in (8, 16, 32)}
     named["principal components 8"] = BlockTransform.principal_components(train, 8)
     if options.curve:
@@ -116,8 +121,9 @@ def rows(options: argparse.Namespace) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = timing.parser(__doc__.splitlines()[0])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.15])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--stages", type=int, choices=sorted(STAGES), default=1)
+    parser.add_argument("--run", type=Path, help="folder of a training run on sample_images")
     parser.add_argument("--curve", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
