@@ -14,7 +14,7 @@ or with one weight, tolerance or threshold for all images:
 - encoding: milliseconds an image of CPU time, all images at once.
 
 The sparse autoencoder is not trained: its atoms come from the colours of the training images, for digits and MNIST from
-their patches, too. Photographs are coded by 20 sweeps and by 1. FOLDER holds ``train/*.jpg``, of which the last tenth,
+their patches, too. Photographs are coded by 20, 6 and 1 sweeps. FOLDER holds ``train/*.jpg``, of which the last tenth,
 at most 100, is the test, by four squares of 32 pixels each; or ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, which are
 taken whole. ``ours`` and ``reference`` are PSNR in dB: of all images together, and the mean over images.
 """
@@ -24,6 +24,7 @@ import time
 import warnings
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import timing
 import torch
@@ -37,7 +38,11 @@ from csc_nets.models import create_model
 SIDE = 32
 SHARES = {"digits": (0.15,), "mnist": (0.15,)}
 # Options of the network by the side of the images; those of digits and MNIST are their recipes'.
-PHOTOGRAPHS = {"20 sweeps": {"steps": 20}, "1 sweep": {"steps": 1}}
+PHOTOGRAPHS: dict[str, dict[str, Any]] = {
+    "20 sweeps": {"steps": 20},
+    "6 sweeps": {"pursuit": {"name": "block_coordinate", "count": 6, "start": 10.0}},
+    "1 sweep": {"steps": 1},
+}
 MATCHING = {"name": "stagewise", "at_once": 1}
 NETWORKS = {
     8: {"matching": {"sizes": [8], "patches": [1000], "pursuit": MATCHING | {"count": 16, "start": 1.0, "fits": 4}}},
