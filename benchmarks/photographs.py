@@ -51,7 +51,7 @@ def rows(options) -> list[dict[str, object]]:  # type: ignore[no-untyped-def]
     if options.quick:
         train, test = train[:1], test[:1, :, :64, :64]
     mean, std = train.mean((0, 2, 3)).view(-1, 1, 1), train.std((0, 2, 3)).view(-1, 1, 1)
-    model = create_model("sparse_autoencoder", steps=5 if options.quick else 20, refit=5).eval()
+    model = create_model("sparse_autoencoder", pursuit="stagewise", steps=5 if options.quick else 20, refit=5).eval()
     model.start_from((train - mean) / std)  # type: ignore[operator]
     parts, folds = model.dictionary.codes, model.dictionary.folds  # type: ignore[union-attr]
     pixels = test[:, 0].numel()

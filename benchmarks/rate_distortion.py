@@ -1,7 +1,7 @@
-"""The sparse autoencoder before any training beside block transforms: PSNR at as many non-zeros.
+"""The sparse autoencoder, before any training or of a run, beside block transforms: PSNR at as many non-zeros.
 
     python benchmarks/rate_distortion.py [--quick] [--json FILE] [--threads N] [--shares 0.02 0.05 0.1] [--stages 1|2]
-                                         [--curve FILE]
+                                         [--run RUN] [--curve FILE]
 
 The images are the 78 test patches (32 x 32) of scikit-learn's two photographs; the colours' axes and the principal
 components come from the training patches. The non-zeros are shared out in two ways: one weight, or one threshold, for
@@ -20,6 +20,7 @@ import timing
 import torch
 from torch import Tensor
 
+from csc_nets import load
 from csc_nets.data import create_datamodule
 from csc_nets.evaluation import BlockTransform, RatePoint, keep_largest, measure
 from csc_nets.models import create_model
@@ -28,19 +29,19 @@ LAMS = (0.6, 0.2, 0.06, 0.02, 0.006, 0.0015, 0.0003, 0.00006, 0.00001)
 STAGES: dict[int, dict[str, Any]] = {1: {}, 2: {"sizes": (8, 16), "frequencies": (8, 16), "above": 8}}
 
 
-def at_count(model, images: Tensor, count: int, *, each: bool, rounds: int) -> Tensor:  # type: ignore[no-untyped-def]
-    """The code with at most ``count`` non-zeros an image, on average or each, whose weight is found by bisection."""
-    low, high = (torch.full((len(images), 1, 1, 1), math.log(value)) for value in (1e-4, 3.0))
-    best = None
+@torch.no_grad()
+def at_count(model, images: Tensor, count: int, *, each: bool, rounds: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+    """The code with at most ``count`` non-zeros an image, on average or each, and its weights, by bisection."""
+    low, high = (torch.full((len(images), 1, 1, 1), math.log(value)) for value in (1e-4, 10.0))
+    best = torch.zeros(1)
     for _ in range(rounds):
         middle = (low + high) / 2
         code = model.encode(images, lam=middle.exp())
         found = (code != 0).sum((1, 2, 3), keepdim=True).float()
         fits = (found if each else found.mean().expand_as(found)) <= count
-        best = torch.where(fits, code, 0 if best is None else best)
+        best = torch.where(fits, code, best)
         low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    assert best is not None
-    return best
+    return best, high.exp()
 
 
 @torch.no_grad()
@@ -86,9 +87,13 @@ def rows(options: argparse.Namespace) -> list[dict[str, object]]:
     train, test = (data.split(part).images.float() / 255 for part in ("train", "test"))
     test = test[::13] if options.quick else test
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
-    arguments = {"refit": 10} | STAGES[options.stages] | ({"steps": 5} if options.quick else {})
-    model = create_model("sparse_autoencoder", **arguments).eval()
-    model.start_from((train - mean) / std)  # type: ignore[operator]
+    arguments = STAGES[options.stages] | ({"steps": 5} if options.quick else {})
+    if options.run:
+        model = load(options.run)
+    else:
+        model = create_model("sparse_autoencoder", **arguments)
+        model.start_from((train - mean) / std)  # type: ignore[operator]
+    model.eval()
     named = {f"DCT {block}": BlockTransform.dct(train, block) for block in (8, 16, 32)}
     named["principal components 8"] = BlockTransform.principal_components(train, 8)
     if options.curve:
@@ -100,7 +105,7 @@ def rows(options: argparse.Namespace) -> list[dict[str, object]]:
         count = round(share * test[0].numel())
         for each in (False, True):
             start = time.process_time()
-            code = at_count(model, (test - mean) / std, count, each=each, rounds=rounds)
+            code, _ = at_count(model, (test - mean) / std, count, each=each, rounds=rounds)
             spent = (time.process_time() - start) / len(test) / rounds
             back = model.decode(code, (32, 32)) * std + mean  # type: ignore[operator]
             ours = measure("", back, test, codes=[code])
@@ -116,8 +121,9 @@ def rows(options: argparse.Namespace) -> list[dict[str, object]]:
 
 def main() -> None:
     parser = timing.parser(__doc__.splitlines()[0])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.05, 0.1, 0.15])
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.02, 0.05, 0.1])
     parser.add_argument("--stages", type=int, choices=sorted(STAGES), default=1)
+    parser.add_argument("--run", type=Path, help="folder of a training run on sample_images")
     parser.add_argument("--curve", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

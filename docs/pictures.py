@@ -31,7 +31,7 @@ def draw_readme(file: Path) -> None:
     pixels = torch.tensor(load_sample_image("china.jpg")[40:296, 128:384]).permute(2, 0, 1)[None].float() / 255
     mean, std = pixels.mean((0, 2, 3), keepdim=True), pixels.std((0, 2, 3), keepdim=True)
     x = (pixels - mean) / std
-    model: Any = create_model("sparse_autoencoder", refit=10).eval()
+    model: Any = create_model("sparse_autoencoder").eval()
     model.start_from(x)
     figure, axes = plt.subplots(3, 5, figsize=(10, 6.4))
     for row, lam in zip(axes, LAMS, strict=True):

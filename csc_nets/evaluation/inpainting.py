@@ -1,4 +1,4 @@
-"""The report ``inpainting``: missing pixels, filled by an autoencoder's code and by plain interpolation."""
+"""The report ``inpainting``: missing pixels, filled by an autoencoder on one grid, on several, by interpolation."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ LIMIT = 64
 
 @torch.no_grad()
 def inpainting(given: ReportInput) -> Result:
-    """PSNR of the missing pixels alone, by hidden share; a picture: as it is, as fed, network, interpolation."""
+    """PSNR of the missing pixels, by hidden share; a picture: as it is, as fed, one code, ``fill``, interpolation."""
     model: Any = given.model
     if not hasattr(model, "by_scale"):
         raise ValueError(f"report=inpainting needs a sparse_autoencoder, got {type(model).__name__}")
@@ -38,12 +38,14 @@ def inpainting(given: ReportInput) -> Result:
             scores[factor] = given.data.denormalize(back).cpu()
         plain = given.data.denormalize(fill_by_interpolation(images, seen)).cpu()
         row: dict[str, Any] = {"name": f"{share:.0%} in squares of {size}", "share": share, "size": size}
+        filled = given.data.denormalize(model.fill(images, seen)).cpu()
         row |= {f"lam x {factor:g}": psnr_of_all(back[missing], truth[missing]) for factor, back in scores.items()}
+        row["fill"] = psnr_of_all(filled[missing], truth[missing])
         rows.append(row | {"interpolation": psnr_of_all(plain[missing], truth[missing])})
         if (share, size) in ((0.5, 1), (0.25, 4)):
-            tiles += [part[: given.images] for part in (truth * seen.cpu(), scores[1.0], plain)]
+            tiles += [part[: given.images] for part in (truth * seen.cpu(), scores[1.0], filled, plain)]
     given.save(torch.stack(tiles))
-    keys = [*(f"lam x {factor:g}" for factor in FACTORS), "interpolation"]
+    keys = [*(f"lam x {factor:g}" for factor in FACTORS), "fill", "interpolation"]
     lines = [f"{'hidden':22}" + "".join(f"{key:>15}" for key in keys)]
     lines += [f"{row['name']:22}" + "".join(f"{row[key]:>15.2f}" for key in keys) for row in rows]
     lines += ["", f"PSNR in dB of the missing pixels of {len(images)} test images of {given.data.name}, all together"]

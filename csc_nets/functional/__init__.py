@@ -11,6 +11,7 @@ from csc_nets.functional.coding_rate import (
 )
 from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
 from csc_nets.functional.deprecated import iterate
+from csc_nets.functional.filling import fill, fill_smoothly
 from csc_nets.functional.gradients import Gradient, Implicit, Recompute, Unroll, as_gradient, register_gradient
 from csc_nets.functional.norm_balls import L2Norm, LInfNorm, LocalNorm, Norm, as_norm, ascend, nearby, register_norm
 from csc_nets.functional.operators import (
@@ -59,6 +60,7 @@ from csc_nets.functional.pursuits import (
     LISTA,
     LISTACP,
     OMP,
+    BlockCoordinate,
     Calibrated,
     Descending,
     MatchingPursuit,
@@ -122,6 +124,7 @@ __all__ = [
     "LISTACP",
     "OMP",
     "AdjointPair",
+    "BlockCoordinate",
     "Calibrated",
     "Cascade",
     "ConvGeometry",
@@ -191,6 +194,8 @@ __all__ = [
     "duality_gap",
     "elastic_net_threshold",
     "estimate_noise_level",
+    "fill",
+    "fill_smoothly",
     "fista",
     "group_soft_threshold",
     "hard_threshold",

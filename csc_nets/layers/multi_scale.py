@@ -58,6 +58,7 @@ class MultiScaleDictionary2d(nn.Module):
             for m, k, s in zip(out_channels, kernel_size, stride, strict=True)
         )
         self.folds = [self.stride // s for s in stride]
+        self.extents = list(kernel_size)
         self.widths = [m * fold**2 for m, fold in zip(out_channels, self.folds, strict=True)]
         self.out_channels = sum(self.widths)
         self.disjoint = all(k == s for k, s in zip(kernel_size, stride, strict=True))
@@ -116,28 +117,59 @@ class MultiScale:
     Args:
         parts: an operator for each scale.
         layout: the dictionary, which knows how codes are folded.
+
+    Attributes:
+        blocks: the operators of single scales, whose codes lie on their own grids, for
+            :class:`~csc_nets.functional.BlockCoordinate`. Large atoms come first: they say smooth areas by few numbers
+            before small ones look.
     """
 
     def __init__(self, parts: list[Any], layout: MultiScaleDictionary2d) -> None:
-        self.parts, self.layout = parts, layout
-        self.disjoint = layout.disjoint
+        self.layout, self.disjoint = layout, layout.disjoint
+        self._order = sorted(range(len(parts)), key=lambda i: -layout.extents[i])
+        self.blocks = [_Scale(parts[i], layout.stride) for i in self._order]
+
+    def split(self, z: Tensor) -> list[Tensor]:
+        """The codes of :attr:`blocks`."""
+        codes = self.layout.codes(z)
+        return [codes[i] for i in self._order]
+
+    def join(self, codes: Sequence[Tensor]) -> Tensor:
+        """One tensor ``(N, M, H', W')`` of the codes of :attr:`blocks`."""
+        found = dict(zip(self._order, codes, strict=True))
+        return torch.cat([F.pixel_unshuffle(found[i], fold) for i, fold in enumerate(self.layout.folds)], 1)
 
     def analysis(self, x: Tensor) -> Tensor:
         """Correlations of signals, which are continued by zeros to whole steps of the largest stride."""
-        height, width = (-n % self.layout.stride for n in x.shape[2:])
-        x = F.pad(x, (0, width, 0, height)) if height or width else x
-        found = [part.analysis(x, exact=False) for part in self.parts]
-        return torch.cat([F.pixel_unshuffle(z, n) for z, n in zip(found, self.layout.folds, strict=True)], 1)
+        return self.join([block.analysis(x) for block in self.blocks])
 
     def synthesis(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Sum of the signals of all scales."""
-        whole = tuple(n * self.layout.stride for n in z.shape[2:])
-        codes = self.layout.codes(z)
-        signal = sum(part.synthesis(code, whole) for part, code in zip(self.parts, codes, strict=True))
-        height, width = whole if output_size is None else output_size
-        return signal[..., :height, :width]  # type: ignore[no-any-return]
+        size = [n * self.layout.stride for n in z.shape[2:]] if output_size is None else output_size
+        return sum(block.synthesis(code, size) for block, code in zip(self.blocks, self.split(z), strict=True))  # type: ignore[return-value]
 
     def bound(self, signal_size: Sequence[int]) -> Tensor:
         """Triangle inequality: the squared norm of ``[D_1 D_2 ...]`` is at most the sum of the squared norms."""
-        whole = tuple(n + -n % self.layout.stride for n in signal_size)
-        return torch.stack([part.bound(whole) for part in self.parts]).sum()
+        return torch.stack([block.bound(signal_size) for block in self.blocks]).sum()
+
+
+class _Scale:
+    """One scale, for signals of any size: they are continued by zeros to whole steps of the largest stride."""
+
+    def __init__(self, operator: Any, stride: int) -> None:
+        self.operator, self.stride = operator, stride
+
+    def analysis(self, x: Tensor) -> Tensor:
+        height, width = (-n % self.stride for n in x.shape[2:])
+        x = F.pad(x, (0, width, 0, height)) if height or width else x
+        return self.operator.analysis(x, exact=False)  # type: ignore[no-any-return]
+
+    def synthesis(self, z: Tensor, output_size: Sequence[int]) -> Tensor:
+        height, width = output_size
+        return self.operator.synthesis(z, self._whole(output_size))[..., :height, :width]  # type: ignore[no-any-return]
+
+    def bound(self, signal_size: Sequence[int]) -> Tensor:
+        return self.operator.bound(self._whole(signal_size))  # type: ignore[no-any-return]
+
+    def _whole(self, size: Sequence[int]) -> tuple[int, ...]:
+        return tuple(n + -n % self.stride for n in size)

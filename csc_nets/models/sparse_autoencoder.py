@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from csc_nets.functional import colour_axes, dct_atoms, refit
+from csc_nets.functional import colour_axes, dct_atoms, fill, refit
 from csc_nets.functional.operators.protocol import read
 from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d, TwoStageDictionary2d
 from csc_nets.layers.options import with_defaults
@@ -24,10 +24,10 @@ class SparseAutoencoder(StagedEncoder):
     .. math:: z(x) = \arg\min_z \tfrac12 \|x - D z\|^2 + \lambda \|z\|_0, \qquad \hat x = D z, \qquad
               D = [D_1 \; D_2 \; \cdots]
 
-    The pursuit is :class:`~csc_nets.functional.Stagewise`. Every :math:`D_i` starts as an orthonormal DCT
-    along the principal axes of the colours, so with one size and no training this is the thresholded block DCT (the
-    least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size can only lower
-    the least objective. ``lam`` is the rate: one network serves all.
+    The pursuit is :class:`~csc_nets.functional.BlockCoordinate`, one size after the other. Every :math:`D_i` starts as
+    an orthonormal DCT along the principal axes of the colours, so with one size and no training this is the thresholded
+    block DCT (the least objective in closed form: :math:`|d^T x| > \sqrt{2 \lambda}` is kept), and each further size
+    can only lower the least objective. ``lam`` is the rate: one network serves all.
 
     Args:
         in_chans: channels of the image.
@@ -44,8 +44,8 @@ class SparseAutoencoder(StagedEncoder):
         tied: the decoder is the dictionary of the code; False gives it atoms of its own, which training moves while the
             code's stay as they are.
         refit: steps of conjugate gradients that fit the values anew on the support of the code; 0 for none.
-        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 30 stages of
-            :class:`~csc_nets.functional.Stagewise`, l0 penalty.
+        **options: of the coding layer, see :class:`~csc_nets.layers.CodingOptions`; 20 sweeps of
+            :class:`~csc_nets.functional.BlockCoordinate`, l0 penalty. Fewer sweeps are cheaper and a little worse.
 
     Shape:
         - input ``(N, in_chans, H, W)``, any size
@@ -87,7 +87,7 @@ class SparseAutoencoder(StagedEncoder):
             dictionary: MultiScaleDictionary2d = TwoStageDictionary2d(*layout, **counts)  # type: ignore[arg-type]
         else:
             dictionary = MultiScaleDictionary2d(*layout)
-        plain = {"lam": 0.02, "pursuit": "stagewise", "steps": 30}
+        plain = {"lam": 0.02, "pursuit": "block_coordinate", "steps": 20}
         plain |= {} if "nonneg" in options else {"penalty": "l0"}
         coder = CSC(dictionary, **with_defaults(options, **plain))
         super().__init__(
@@ -168,6 +168,17 @@ class SparseAutoencoder(StagedEncoder):
     def decode(self, z: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """Synthesis of a code, ``(N, in_chans, *output_size)``."""
         return self.coder.synthesize(z, output_size) if self.decoder is None else self.decoder.synthesis(z, output_size)
+
+    def fill(self, x: Tensor, mask: Tensor, **options: Any) -> Tensor:
+        """Images ``(N, in_chans, H, W)`` with their missing pixels filled from several grids; better, and slower, than
+        to decode a code of ``encode(x, mask=mask)``.
+
+        Args:
+            x: images.
+            mask: 0 where pixels are missing; broadcasts against ``(N, 1, H, W)``.
+            **options: of :func:`csc_nets.functional.fill`.
+        """
+        return fill(read(self.dictionary), x, mask, stride=self.dictionary.stride, **options)
 
     def by_scale(self, z: Tensor, output_size: Sequence[int] | None = None) -> list[Tensor]:
         """What the atoms of each size say of an image; the sum is the reconstruction."""

@@ -2,6 +2,7 @@
 
 from csc_nets.functional.pursuits.analytic_weights import analytic_weights
 from csc_nets.functional.pursuits.base import Pursuit, as_pursuit, register_pursuit
+from csc_nets.functional.pursuits.block_coordinate import BlockCoordinate
 from csc_nets.functional.pursuits.calibrated_steps import Calibrated, Whitened
 from csc_nets.functional.pursuits.calibration import calibrate, calibrated, calibration_update, whitening
 from csc_nets.functional.pursuits.competition import LCA, PriorISTA
@@ -35,6 +36,7 @@ __all__ = [
     "LISTA",
     "LISTACP",
     "OMP",
+    "BlockCoordinate",
     "Calibrated",
     "Descending",
     "MatchingPursuit",
