@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from table_of_runs import label
 
 import csc_nets
 from csc_nets.cli import build_data
@@ -41,7 +40,8 @@ def measure(run: Path, count: int) -> list[dict[str, Any]]:
     rows = coding_rows(model, x)
     for row in rows:
         about = known[row["name"]]
-        row |= {"network": label(config), "unexplained": float(about["residual"]) ** 2}
+        row |= {"network": f"{config['model']['name']}, {row['pursuit']}, T = {row['steps']}"}
+        row |= {"unexplained": float(about["residual"]) ** 2}
         row |= {key: float(about[key]) for key in ("coherence", "welch_bound")}
     return rows
 
@@ -69,7 +69,7 @@ def main() -> None:
         axis.set(title=title, xlabel="coded layer", **({"yscale": "log"} if log else {"ylim": (0, 1)}))
         axis.title.set_fontsize("medium")
         axis.grid(alpha=0.3)
-    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    figure.legend(*axes[-1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     figure.savefig(given.out, dpi=110)
     rows = [row for part in found for row in part]
     for row in rows:
