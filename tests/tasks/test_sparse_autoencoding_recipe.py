@@ -52,7 +52,7 @@ def test_ahead_of_the_transforms(tmp_path):
         with torch.no_grad():
             code = at_count(model, (test - mean) / std, count, each=False)
             ours = measure("", model.decode(code, (32, 32)) * std + mean, test, codes=[code])
-        assert ours.nonzeros <= share * 1.001
+        assert ours.nonzeros * test[0].numel() <= count + 1e-3  # the transforms keep as many
         for transform in transforms:
             kept = keep_largest(transform.analysis(test), count, each=False)
             other = measure("", transform.synthesis(kept, (32, 32)), test, codes=[kept])
