@@ -13,9 +13,8 @@ from typing import Any
 
 import timing
 import torch
-from rate_distortion import at_count
+from rate_distortion import at_count, photographs
 
-from csc_nets.data import create_datamodule
 from csc_nets.evaluation import measure
 from csc_nets.models import create_model
 
@@ -46,11 +45,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 @torch.no_grad()
 def rows(options) -> list[dict[str, object]]:  # type: ignore[no-untyped-def]
-    data = create_datamodule("sample_images", image_size=32)
-    data.setup()
-    train, test = (data.split(part).images.float() / 255 for part in ("train", "test"))
-    test = test[:: 13 if options.quick else 3]
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
+    train, test, mean, std = photographs(13 if options.quick else 3)
     x, count, rounds = (test - mean) / std, round(options.share * test[0].numel()), 5 if options.quick else 9
     found, first = [], {}
     for name, given in list(CHOICES.items())[: 4 if options.quick else None]:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 
 import timing
 import torch
+from rate_distortion import photographs
 from torch import Tensor
 
-from csc_nets.data import create_datamodule
 from csc_nets.evaluation import psnr_of_all
 from csc_nets.models import create_model
 from csc_nets.tasks.masks import fill_by_interpolation, random_masks
@@ -25,11 +25,7 @@ CASES = ((0.25, 1), (0.5, 1), (0.75, 1), (0.25, 4), (0.5, 4))
 
 @torch.no_grad()
 def rows(options) -> list[dict[str, object]]:  # type: ignore[no-untyped-def]
-    data = create_datamodule("sample_images", image_size=32)
-    data.setup()
-    train, test = (data.split(part).images.float() / 255 for part in ("train", "test"))
-    test = test[:: 40 if options.quick else 3]
-    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
+    train, test, mean, std = photographs(40 if options.quick else 3)
     model = create_model("sparse_autoencoder").eval()
     model.start_from((train - mean) / std)  # type: ignore[operator]
     denoiser = create_model("cdlnet", pretrained=True).eval()

@@ -80,13 +80,18 @@ def curve(model, images: Tensor, pixels: Tensor, normal, transforms: dict[str, B
     return rows
 
 
-@torch.no_grad()
-def rows(options: argparse.Namespace) -> list[dict[str, object]]:
+def photographs(every: int = 1) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Training and every k-th test patch of two photographs, ``(N, 3, 32, 32)`` in [0, 1]; mean and std of colours."""
     data = create_datamodule("sample_images", image_size=32)
     data.setup()
     train, test = (data.split(part).images.float() / 255 for part in ("train", "test"))
-    test = test[::13] if options.quick else test
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
+    return train, test[::every], mean, std
+
+
+@torch.no_grad()
+def rows(options: argparse.Namespace) -> list[dict[str, object]]:
+    train, test, mean, std = photographs(13 if options.quick else 1)
     arguments = STAGES[options.stages] | ({"steps": 5} if options.quick else {})
     if options.run:
         model = load(options.run)

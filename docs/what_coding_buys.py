@@ -1,9 +1,9 @@
-"""Draws what the coded layers of trained networks say of their inputs, layer by layer, a line a run.
+"""Draws how well the coded layers of trained networks explain their inputs, layer by layer, a line a run.
 
     python docs/what_coding_buys.py RUN... [--images 64] [--out docs/images/what_coding_buys.png] [--json FILE]
 
-Panels: objective of the codes over the least one; share of non-zeros; share of the signal's energy that the code does
-not say; mutual coherence of the atoms beside the least possible (Welch's bound).
+Panels: objective of the codes over the least one; share of non-zeros; energy of the residual over that of the
+layer's input; mutual coherence of the atoms beside the least possible (Welch's bound).
 """
 
 import argparse
@@ -23,7 +23,7 @@ COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 PANELS = {
     "excess": ("objective over the least one, minus 1", True),
     "density": ("share of non-zeros", False),
-    "unexplained": ("energy that the code does not say", True),
+    "unexplained": ("energy of the residual over the input's", True),
     "coherence": ("mutual coherence", False),
 }
 

@@ -22,6 +22,9 @@ def fill_smoothly(x: Tensor, seen: Tensor) -> Tensor:
     Args:
         x: images ``(N, C, H, W)``; what is missing is not read.
         seen: booleans ``(N, 1, H, W)``, True where a pixel was seen.
+
+    Returns:
+        Images ``(N, C, H, W)``; seen pixels are as given.
     """
     known = x.masked_fill(~seen, 0)
     if min(x.shape[2:]) == 1 or bool(seen.all()):
@@ -64,6 +67,9 @@ def fill(
         start: the first weight of an l0 norm; it falls geometrically.
         stop: the last weight.
         pursuit: for the codes; None for a single sweep of :class:`BlockCoordinate`.
+
+    Returns:
+        Images ``(N, C, H, W)``; seen pixels are as given.
 
     Raises:
         ValueError: a number of rounds or shifts below 1, or weights that are not above 0.

@@ -32,8 +32,9 @@ class FastNet(ImageClassifier):
     sparse coding: the :math:`e_p` are an orthonormal dictionary of patches, its analysis is the code of lam = 0, and
     the two signs make it non-negative. A coded stem starts with these atoms, adds a threshold, and learns them.
 
-    A coded layer needs no GELU, its codes are non-negative. Plain filters and atoms start by handing on the channels
-    that come in, as far as there are atoms for it. :meth:`fit_images` sets the stem, and a task calls it.
+    A coded layer needs no GELU, its codes are non-negative. Plain filters and atoms have Dirac initialisation: the
+    first ones pass the channels of the input on, the others are random. A task calls :meth:`fit_images`, which sets
+    the stem.
 
     One departure: images are padded by one pixel on the right and at the bottom and pooling rounds sizes up, so that
     the sizes of the stages are those of other networks here.

@@ -24,6 +24,9 @@ class ImageClassifier(StagedEncoder):
         grid: features are pooled over ``grid`` x ``grid`` parts of the image; 1 for global pooling.
         global_pool: ``"avg"`` for the means of the parts, ``"max"`` for their maxima.
 
+    Attributes:
+        poolings: the values of ``global_pool`` that a class takes.
+
     Shape:
         - input ``(N, in_chans, H, W)``
         - output: logits ``(N, num_classes)``

@@ -22,7 +22,7 @@ def attacked_accuracies(
     *,
     eps: Sequence[float],
     norm: str = "linf",
-    budget: Mapping[str, int] | None = None,
+    budget: Mapping[str, int] = BUDGET,
     seed: int = 0,
 ) -> Accuracies:
     """Upper bounds of the robust accuracy of each method that answers for an image by this image alone.
@@ -30,13 +30,17 @@ def attacked_accuracies(
     The attacker knows the method: gradients go through the choice of lam.
 
     Args:
-        model, methods, pixels, labels, normalize, seed: as for
-            :func:`~csc_nets.evaluation.robustness.measure.accuracies`.
+        model, methods, normalize, seed: as for :func:`~csc_nets.evaluation.robustness.measure.accuracies`.
+        pixels: ``(N, C, H, W)`` in [0, 1].
+        labels: ``(N,)``.
         eps, norm: of the perturbation of pixels, see :func:`~csc_nets.evaluation.attacks.robustness_rows`.
         budget: arguments of :class:`~csc_nets.evaluation.attacks.Budget`.
 
     Returns:
         By method, then by ``"NORM EPS"``; ``"clean"`` is the accuracy on the same images without an attack.
+
+    Raises:
+        ValueError: a size or a norm that no attack takes.
     """
     found: Accuracies = {}
     for method in methods:
@@ -48,7 +52,7 @@ def attacked_accuracies(
                     labels,
                     [0.0, *eps],
                     norm=norm,
-                    budget=Budget(**(budget or BUDGET)),
+                    budget=Budget(**budget),
                     seed=seed,
                 )
             found[method.name] = {CLEAN if row["eps"] == 0 else row["name"]: row["attacked"] for row in rows}

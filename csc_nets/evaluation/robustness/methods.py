@@ -36,17 +36,19 @@ class Method:
         around: makes the context in which the network is called.
         before: from pixels ``(N, C, H, W)`` in [0, 1] to pixels.
         candidate_of: the oracle of whose choices this one is; "" for a row of its own.
+        uses_batch: whether the answer for an image depends on the other images of its batch.
     """
 
     name: str
     around: Callable[[], AbstractContextManager[Any]] = nullcontext
     before: Callable[[Tensor], Tensor] | None = None
     candidate_of: str = ""
+    uses_batch: bool = False
 
     @property
     def is_attackable(self) -> bool:
         """Whether the answer for an image depends on this image alone, differentiably, and on no label."""
-        return self.before is None and not self.candidate_of and not self.name.endswith(WITH_NORM)
+        return self.before is None and not self.candidate_of and not self.uses_batch
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _with_batch_norm(model: nn.Module, method: Method) -> Method:
             yield
 
     oracle = f"{method.candidate_of}{WITH_NORM}" if method.candidate_of else ""
-    return Method(f"{method.name}{WITH_NORM}", both, method.before, oracle)
+    return Method(f"{method.name}{WITH_NORM}", both, method.before, oracle, uses_batch=True)
 
 
 def noisy_copies(pixels: Tensor, seed: int = 0) -> list[Tensor]:
