@@ -1,5 +1,8 @@
 """Shared by all tests: one thread a process (the suite runs in parallel), a fixed seed, float32 by default."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 
@@ -12,4 +15,6 @@ torch.zeros(1, requires_grad=True).sum().backward()
 
 @pytest.fixture(autouse=True)
 def _seed():
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
