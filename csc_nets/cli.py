@@ -162,6 +162,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     options = plain(cfg)
     plugins = _import_plugins(options)
     check_options({key: value for key, value in options.items() if key != "data"}, EvaluationOptions)
+    if options["test_views"] is not None and options["report"] is not None:
+        raise ValueError(f"test_views is for tests; report={options['report']} looks at each image once")
     if isinstance(options["run"], list) and all(isinstance(run, str) and run for run in options["run"]):
         return _compare(options, plugins)
     model, data, folder, config, changed = _trained(options, options["run"], plugins)
@@ -173,6 +175,9 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         print(f"\nwritten to {reports}")
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
+    if options["test_views"] is not None:
+        changed["test_views"] = options["test_views"]
+        config = {**config, "task": {**config["task"], "test_views": options["test_views"]}}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])
     with processes_of(trainer, options, "the same command"):
         results = {"checkpoint": options["which"], **changed, **_test(model, config, data, trainer)}

@@ -253,3 +253,13 @@ def test_a_training_that_ends_inside_an_epoch_is_validated(tmp_path):
     assert resume(folder)["test/acc"] == results["test/acc"]
     assert table(folder)[:2] == epochs
     assert read_checkpoint(folder / "checkpoints" / "last.ckpt")["global_step"] == 50
+
+
+def test_views_of_test_images_have_numbers_of_their_own(tmp_path):
+    folder = tmp_path / "run"
+    train(f"run_dir={folder}")
+    results = evaluate(folder, "test_views=6")
+    assert results["test_views"] == 6 and numbers(folder, "metrics-test_views=6") == results
+    assert results["test/loss"] != numbers(folder)["test/loss"]
+    with pytest.raises(ValueError, match="test_views is for tests; report=page looks at each image once"):
+        evaluate(folder, "test_views=6", "report=page")

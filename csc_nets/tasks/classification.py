@@ -18,6 +18,7 @@ from csc_nets.tasks.adversarial import Adversary
 from csc_nets.tasks.code_statistics import csc_layers, keep_codes, observe_codes, prior_layers
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
+from csc_nets.tasks.views import TestViews, averaged_logits, check_views
 
 __all__ = ["ClassificationTask"]
 
@@ -61,6 +62,8 @@ class ClassificationTask(Task):
             at test time. Each image has one of its own in all coding layers, drawn at random with a uniform logarithm.
             Validation and tests are at the layers' own ``lam``. None trains at that, too. A compiled network runs
             uncompiled in training with it.
+        test_views: views of each test image whose logits are averaged: 1, the image; 2, its mirror image, too; 6, both
+            also moved by a pixel up and left, and down and right. Validation takes one.
         **common: see :class:`csc_nets.tasks.Task`.
 
     Raises:
@@ -86,6 +89,7 @@ class ClassificationTask(Task):
         adversarial_steps: int = 7,
         adversarial_step_size: float | None = None,
         lam_range: Sequence[float] | None = None,
+        test_views: TestViews = 1,
         **common: Any,
     ) -> None:
         super().__init__(model, **common)
@@ -111,6 +115,8 @@ class ClassificationTask(Task):
             )
             self.shardable = False  # the gradient by the images runs apart from the step's
         self.lam_range = None if lam_range is None else _checked_range(model, lam_range)
+        check_views(test_views)
+        self.test_views = test_views
         self.label_smoothing, self.num_classes = label_smoothing, int(num_classes)
         self.prior_weight, self.orthogonality_weight = prior_weight, orthogonality_weight
         mixes = [v2.MixUp(alpha=float(mixup_alpha), num_classes=num_classes)] if mixup_alpha else []
@@ -177,7 +183,7 @@ class ClassificationTask(Task):
         """Plain cross-entropy, accuracy, and what the codes look like."""
         images, labels = batch
         with observe_codes(self.model) as codes:
-            logits = self(images)
+            logits = averaged_logits(self, images, self.test_views)
         self.test_acc(logits, labels)
         self.log("test/loss", cross_entropy(logits, labels), sync_dist=True)
         self.log("test/acc", self.test_acc)

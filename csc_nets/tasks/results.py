@@ -92,7 +92,7 @@ def evaluation_label(options: Mapping[str, Any], config: Mapping[str, Any]) -> s
             parts[key] = value
     if options["which"] != "best":
         parts["which"] = options["which"]
-    parts |= {key: options[key] for key in ("lam", "steps") if options[key] is not None}
+    parts |= {key: options[key] for key in ("lam", "steps", "test_views") if options[key] is not None}
     for key, default in _TEST_TRAINER.items():
         asked, own = (tree.get("trainer", {}).get(key) for tree in (options, config))
         asked, own = (default if value is None else value for value in (asked, own))

@@ -11,6 +11,7 @@ from csc_nets.tasks.options import options_alike
 from csc_nets.tasks.registry import task_signature
 from csc_nets.tasks.trainer import build_callbacks, build_loggers
 from csc_nets.tasks.trainer_options import trainer_signature
+from csc_nets.tasks.views import TestViews
 
 __all__ = ["EvaluationOptions", "TrainingOptions", "check_data", "check_options"]
 
@@ -32,6 +33,7 @@ class EvaluationOptions(TypedDict):
     which: Literal["best", "last"]
     lam: float | None
     steps: int | None
+    test_views: TestViews | None
     report: str | None
     images: int | None
     options: Mapping[str, Any]

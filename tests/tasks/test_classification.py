@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
+from torchvision.transforms import v2
 
 from csc_nets.data import TensorDataModule
 from csc_nets.models import create_model
@@ -194,3 +195,24 @@ def test_an_autoencoder_and_an_unknown_task_are_refused():
         ClassificationTask(create_model("csc_autoencoder", in_chans=1, widths=[4]))
     with pytest.raises(ValueError, match="unknown task 'x'; known: activations, autoencoding, classification"):
         create_task("x", Constant())
+
+
+def test_views_of_test_images_are_averaged():
+    """Against torchvision's own mirror image and shift; validation looks once."""
+    x, y = torch.randn(12, 1, 8, 8), torch.arange(12) % 3
+    data, model = TensorDataModule(x, y, test=(x, y), val_fraction=0.5), tiny(widths=[4, 6]).eval()
+
+    def moved(by):
+        whole = v2.functional.pad(x, [1], padding_mode="reflect")
+        return v2.functional.affine(whole, 0, [by, by], 1.0, [0.0])[..., 1:-1, 1:-1]
+
+    with torch.no_grad():
+        still, *shifted = [model(v) + model(v2.functional.horizontal_flip(v)) for v in (x, moved(-1), moved(1))]
+    for views, logits in {2: still / 2, 6: still / 4 + sum(shifted) / 8}.items():
+        (got,) = L.Trainer(**QUIET).test(ClassificationTask(model, test_views=views), datamodule=data, verbose=False)
+        assert got["test/loss"] == pytest.approx(cross_entropy(logits, y).item(), rel=1e-5)
+        (val,) = L.Trainer(**QUIET).validate(ClassificationTask(model, test_views=views), data, verbose=False)
+        (once,) = L.Trainer(**QUIET).validate(ClassificationTask(model), data, verbose=False)
+        assert val["val/loss"] == once["val/loss"]
+    with pytest.raises(ValueError, match="test_views must be 1, 2 or 6, got 3"):
+        ClassificationTask(model, test_views=3)
