@@ -167,7 +167,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(options["run"], list) and all(isinstance(run, str) and run for run in options["run"]):
         return _compare(options, plugins)
     model, data, folder, config, changed = _trained(options, options["run"], plugins)
-    label = evaluation_label(options, config)
+    label = evaluation_label(options, config, other=data.only_test)
     if options["report"] is not None:
         reports, shown = folder.path / "reports" / label, (options["images"], options["network"])
         given = {"run": folder.path, "options": options["options"]}
@@ -211,7 +211,7 @@ def _compare(options: dict[str, Any], plugins: list[str]) -> dict[str, Any]:
     runs = []
     for run in options["run"]:
         model, data, folder, config, _ = _trained(options, run, plugins)
-        reports = folder.path / "reports" / evaluation_label(options, config)
+        reports = folder.path / "reports" / evaluation_label(options, config, other=data.only_test)
         runs.append((model.eval(), data, reports, folder.path))
     print(compare_runs(options["report"], runs, options["images"], options["network"], options["options"]))
     return {}

@@ -263,3 +263,19 @@ def test_views_of_test_images_have_numbers_of_their_own(tmp_path):
     assert results["test/loss"] != numbers(folder)["test/loss"]
     with pytest.raises(ValueError, match="test_views is for tests; report=page looks at each image once"):
         evaluate(folder, "test_views=6", "report=page")
+
+
+def test_photographs_of_ones_own_have_numbers_of_their_own(tmp_path):
+    """A folder without folders for the splits cannot be the run's data in another place."""
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    Image.linear_gradient("L").resize((20, 24)).save(mine / "a.png")
+    small = ["model.steps=1", "model.atoms=2", "data.crops=2", "trainer.max_epochs=1", "pictures=false"]
+    cli.train(config("experiment=photographs_cdlnet", *small, "callbacks.progress_bar=false", f"run_dir={folder}"))
+    own = (folder / "metrics.json").read_text()
+    assert evaluate(folder, f"+data.root={mine}") == numbers(folder, "metrics-data=mine")
+    evaluate(folder, f"+data.root={mine}", "report=restoration", "+options.noise=[25]")
+    assert (folder / "reports" / "data=mine" / "restoration.png").is_file()
+    assert (folder / "metrics.json").read_text() == own
+    with pytest.raises(FileNotFoundError, match="mine/train is missing"):
+        cli.train(config("experiment=photographs_cdlnet", *small, f"data.root={mine}", f"run_dir={tmp_path / 'no'}"))

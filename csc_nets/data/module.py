@@ -159,6 +159,11 @@ class ImageDataModule(LightningDataModule, ABC):
         """Whether there are test images; where there are none, the validation images are tested on."""
         return True
 
+    @property
+    def only_test(self) -> bool:
+        """Whether there are images to test on alone, in a folder without folders for the splits."""
+        return False
+
     def keep_split(self, file: Path, *, write: bool = True) -> None:
         """Holds out the images that a file names, whatever has come to the data since; nothing where splits are fixed.
 

@@ -73,6 +73,7 @@ class PhotographDataModule(ImageDataModule):
       validation is on the next 96 and the test on the last 96, so that no pixel is in two splits.
     - With ``root``: the images under ``root/train``, ``root/val`` and ``root/test``, in sub-folders too. Without
       ``val`` a share of the training images is validated on; without ``test`` the validation images are tested on.
+      Without all three a network can be tested on the images under ``root``, and none trained.
 
     Args:
         root: folder of the photographs; None for the two that come with scikit-learn.
@@ -125,6 +126,11 @@ class PhotographDataModule(ImageDataModule):
         self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
         self.crops, self.val_fraction, self.split_seed = crops, val_fraction, split_seed
 
+    @property
+    def only_test(self) -> bool:
+        """Whether ``root`` has none of the three folders."""
+        return self.root is not None and not any((self.root / folder).is_dir() for folder in self.folders.values())
+
     def load(self, split: str) -> dict[str, Split]:
         photographs = self._embedded() if self.root is None else self._from_files(self.root, split)
         return {part: self._served(part, images) for part, images in photographs.items()}
@@ -161,6 +167,8 @@ class PhotographDataModule(ImageDataModule):
 
     def _from_files(self, root: Path, split: str) -> dict[str, list[Tensor]]:
         """The photographs of a split, and those of others that are not to be had without."""
+        if split == "test" and self.only_test:
+            return {"test": self._read(root)}
         has = {part: (root / folder).is_dir() for part, folder in self.folders.items()}
         if split == "test" and not has["test"]:
             return {"test": self._from_files(root, "val")["val"]}

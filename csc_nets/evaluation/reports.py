@@ -26,6 +26,7 @@ from csc_nets.evaluation.inpainting import inpainting
 from csc_nets.evaluation.layer_inversion import invert_layers
 from csc_nets.evaluation.rate_distortion_report import rate_distortion
 from csc_nets.evaluation.report_input import ReportInput, Result
+from csc_nets.evaluation.restoration import restoration
 from csc_nets.evaluation.robustness import robustness, save_robustness
 from csc_nets.evaluation.run_page import page, save_comparison
 from csc_nets.evaluation.structure import class_structure
@@ -135,6 +136,11 @@ def save_report(
     - ``"rate_distortion"``: how many non-zeros and bits its code has, and what comes back, beside DCT, principal
       components and JPEG at as many; also ``rate_distortion_images.png``;
     - ``"noise"``: noisy images, and other sparsity weights, against the clean images.
+
+    Of a denoiser:
+
+    - ``"restoration"``: photographs with noise, missing pixels and colour mosaics; ``options.clean=false`` restores
+      noisy ones into ``restored/``.
 
     Of a closed loop:
 
@@ -286,7 +292,7 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (activations, reconstruction, rate_distortion, inpainting, noise, classes, generation):
+for _report in (activations, reconstruction, rate_distortion, inpainting, noise, restoration, classes, generation):
     register_report(_report)
 register_report(page, compare=lambda runs: save_comparison(runs, runs[0].picture.with_name("page_of_runs.html")))
 register_report(robustness, images=1000, compare=save_robustness)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from csc_nets.tasks.image_quality import psnr, ssim
+from csc_nets.tasks.masks import bayer_masks, check_mask
 from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
@@ -36,15 +37,18 @@ class DenoisingTask(Task):
     ``shrink``. This is the recipe of CDLNet, arXiv 2112.00913.
 
     Logs ``train/loss``; ``val/psnr`` in dB and ``val/ssim``, means over ``val_noise`` and all images; for a test run
-    ``test/psnr``, ``test/ssim`` and ``test/gain`` (dB over the noisy image), means over ``test_noise``. Each number
-    also stands alone for each noise level, such as ``test/psnr_25``. Outputs are not clipped. The noise of an image is
-    the same in every validation and test.
+    ``test/psnr``, ``test/ssim`` and, without ``hidden``, ``test/gain`` (dB over the noisy image), means over
+    ``test_noise``. Each number also stands alone for each noise level, such as ``test/psnr_25``. Outputs are not
+    clipped. The noise of an image is the same in every validation and test.
 
     Args:
         model: network that is called as ``model(images, sigma=...)``, see :class:`csc_nets.models.Denoiser`.
         noise: smallest and largest noise level of training images, or one for both.
         val_noise: noise levels to validate at; None for the middle of ``noise``.
         test_noise: noise levels to test at.
+        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), or
+            ``"mosaic"``, two of three colours of each pixel as in a camera. The loss counts them, too. Without a mask
+            in training a denoiser fills missing pixels worse than interpolation does.
         loss: ``"mse"``, or ``"mc_sure"``, which sees no clean image, see :func:`mc_sure`.
         clip: largest norm of the gradient of all parameters; None for no limit. ``trainer.gradient_clip_val`` goes
             first.
@@ -67,6 +71,7 @@ class DenoisingTask(Task):
         noise: float | Sequence[float] = (20.0, 30.0),
         val_noise: Sequence[float] | None = None,
         test_noise: Sequence[float] = (15.0, 25.0, 50.0),
+        hidden: float | Literal["mosaic"] = 0.0,
         loss: Literal["mse", "mc_sure"] = "mse",
         clip: float | None = 0.05,
         fall: float = 2.0,
@@ -95,6 +100,15 @@ class DenoisingTask(Task):
             raise ValueError(f"fall must be a number of dB above 0, got {fall!r}")
         if not 0 < shrink <= 1:
             raise ValueError(f"shrink must be in (0, 1], got {shrink!r}")
+        if hidden != "mosaic":
+            check_mask(hidden, 1, name="hidden")
+        if hidden and loss == "mc_sure":
+            raise ValueError(f"loss=mc_sure is derived for whole images, got hidden={hidden!r}")
+        if hidden and "mask" not in inspect.signature(model.forward).parameters:
+            raise ValueError(f"hidden={hidden!r} needs a network that takes a mask, got {type(model).__name__}")
+        if hidden == "mosaic" and getattr(model, "in_chans", 3) != 3:
+            raise ValueError(f"hidden='mosaic' is for images of 3 channels, got a network for {model.in_chans}")
+        self.hidden = hidden
         self.loss, self.clip, self.fall, self.shrink = loss, clip, fall, shrink
         self.mean: Tensor
         self.std: Tensor
@@ -103,9 +117,9 @@ class DenoisingTask(Task):
         self._rate, self._returns, self._validated = 1.0, 0, False
         self._best: dict[str, Any] = {}
 
-    def forward(self, images: Tensor, sigma: Any = None) -> Tensor:
+    def forward(self, images: Tensor, sigma: Any = None, mask: Tensor | None = None) -> Tensor:
         """The network's output."""
-        return self.model(images, sigma=sigma)
+        return self.model(images, sigma=sigma) if mask is None else self.model(images, sigma=sigma, mask=mask)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor | None:
         """The loss of one batch."""
@@ -114,10 +128,11 @@ class DenoisingTask(Task):
         sigma = (low + (high - low) * self.draw(torch.rand, images[:, 0, 0, 0])) / 255
         spread = sigma.view(-1, 1, 1, 1)
         noisy = images + spread * self.draw(torch.randn, images)
+        seen = self._seen(images)
         if self.loss == "mc_sure":
             loss = mc_sure(lambda x: exact(self(x, sigma)), noisy, spread, self.draw(torch.randn, images))
         else:
-            loss = mse_loss(exact(self(noisy, sigma)), images)
+            loss = mse_loss(exact(self(noisy, sigma, seen)), images)
         if self._trainer is not None and self.processes == 1 and not bool(torch.isfinite(loss)):
             self._return(f"a loss of {loss.item()}")
             return None
@@ -148,7 +163,8 @@ class DenoisingTask(Task):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """PSNR, structural similarity, and the gain over the noisy image."""
-        self._log_quality("test", batch[0], batch_idx, self.test_noise, ("psnr", "ssim", "gain"))
+        wanted = ("psnr", "ssim") if self.hidden else ("psnr", "ssim", "gain")
+        self._log_quality("test", batch[0], batch_idx, self.test_noise, wanted)
 
     def _log_quality(
         self, stage: str, batch: Tensor, batch_idx: int, levels: Sequence[float], wanted: Sequence[str]
@@ -206,9 +222,16 @@ class DenoisingTask(Task):
 
     def _denoised(self, images: Tensor, level: float, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Noisy and denoised images, with noise that depends on the level and the batch alone."""
-        noise = self.draw(torch.randn, images, torch.Generator().manual_seed(batch_idx))
-        noisy = images + level / 255 * noise
-        return noisy, exact(self(noisy, level / 255))
+        generator = torch.Generator().manual_seed(batch_idx)
+        noisy = images + level / 255 * self.draw(torch.randn, images, generator)
+        seen = self._seen(images, generator)
+        return noisy, exact(self(noisy, level / 255, seen))
+
+    def _seen(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor | None:
+        """What the network sees of noisy images; None is all of them."""
+        if self.hidden == "mosaic":
+            return bayer_masks(images)
+        return self.draw(torch.rand, images[:, :1], generator) >= self.hidden if self.hidden else None
 
     def _remember(self, score: float) -> None:
         optimizer: Any = self.optimizers()

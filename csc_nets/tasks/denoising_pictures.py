@@ -11,7 +11,7 @@ from torchvision.utils import save_image
 
 from csc_nets.tasks.image_quality import psnr
 
-__all__ = ["save_denoising"]
+__all__ = ["save_denoising", "titled"]
 
 _MARGIN = 16  # pixels above a picture for its title
 
@@ -40,11 +40,11 @@ def save_denoising(model: Any, images: Tensor, file: Path, noise: float = 25.0) 
         for name, column in columns.items():
             value = f", {psnr(column[i : i + 1], images[i : i + 1]).item():.2f} dB"
             title = name + (value if name.startswith(("noise", "denoised")) else "")
-            tiles.append(_titled(column[i], title))
+            tiles.append(titled(column[i], title))
     save_image(torch.stack(tiles), file, nrow=len(columns), padding=2, pad_value=1)
 
 
-def _titled(image: Tensor, title: str) -> Tensor:
+def titled(image: Tensor, title: str) -> Tensor:
     """An image ``(3, H + margin, W)`` with a line of text above it."""
     picture = image.float().cpu().clamp(0, 1).expand(3, -1, -1)
     band = to_pil_image(torch.ones(3, _MARGIN, picture.shape[2]))

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["check_mask", "fill_by_interpolation", "random_masks"]
+__all__ = ["bayer_masks", "check_mask", "fill_by_interpolation", "random_masks"]
 
 
-def check_mask(mask: float, mask_size: int) -> None:
-    """Refuses a share outside [0, 1) and squares without a side.
+def check_mask(mask: float, mask_size: int, *, name: str = "mask") -> None:
+    """Refuses a share outside [0, 1), under the name of its argument, and squares without a side.
 
     Raises:
         ValueError: says which.
     """
     if isinstance(mask, bool) or not 0 <= mask < 1:
-        raise ValueError(f"mask must be a share of the pixels in [0, 1), got {mask!r}")
+        raise ValueError(f"{name} must be a share of the pixels in [0, 1), got {mask!r}")
     if isinstance(mask_size, bool) or not isinstance(mask_size, int) or mask_size < 1:
         raise ValueError(f"mask_size must be an int >= 1, got {mask_size!r}")
 
@@ -35,6 +35,19 @@ def random_masks(images: Tensor, share: float, size: int = 1, generator: torch.G
     places = torch.rand(len(images), grid[0] * grid[1], generator=generator).argsort(1).argsort(1)
     seen = (places >= round(share * grid[0] * grid[1])).view(-1, 1, *grid).float()
     return interpolate(seen, scale_factor=size)[..., :height, :width].bool().to(images.device)
+
+
+def bayer_masks(images: Tensor) -> Tensor:
+    """What a camera with a Bayer filter sees of colour images ``(N, 3, H, W)``: booleans of the same shape.
+
+    Red and green alternate in even rows, green and blue in odd ones (Bayer, US patent 3,971,065).
+    """
+    seen = torch.zeros(images.shape, dtype=torch.bool, device=images.device)
+    seen[:, 0, ::2, ::2] = True
+    seen[:, 1, ::2, 1::2] = True
+    seen[:, 1, 1::2, ::2] = True
+    seen[:, 2, 1::2, 1::2] = True
+    return seen
 
 
 def fill_by_interpolation(images: Tensor, seen: Tensor) -> Tensor:

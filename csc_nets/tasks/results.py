@@ -75,18 +75,20 @@ def show_results(results: Mapping[str, Any], folder: Path, *, own: bool = True) 
     print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder))]))
 
 
-def evaluation_label(options: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def evaluation_label(options: Mapping[str, Any], config: Mapping[str, Any], *, other: bool = False) -> str:
     """What sets the numbers of an evaluation apart from those of the run's own test; "" where nothing does.
 
     Args:
         options: the tree of ``configs/evaluate.yaml``.
         config: the run's ``config.yaml``.
+        other: whether the images under ``data.root`` cannot be the run's own, in another place.
     """
     data = dict(options["data"])
+    other = other or (data.get("root") is not None and config["data"].get("root") is None)
     parts: dict[str, Any] = {}
-    if "name" in data:
-        root = Path(data["root"]).resolve().name if data["name"] == "image_folder" and "root" in data else ""
-        parts["data"] = root or data["name"]
+    if "name" in data or other:
+        folder = "root" in data and (other or data["name"] == "image_folder")
+        parts["data"] = Path(data["root"]).resolve().name if folder else data["name"]
     for key, value in data.items():
         if key not in (*_PLAIN_DATA, "name") and (key not in config["data"] or config["data"][key] != value):
             parts[key] = value

@@ -182,3 +182,44 @@ def test_a_network_of_ones_own(tmp_path):
             return self.stages[0](x)
 
     L.Trainer(max_epochs=1, **QUIET).fit(DenoisingTask(Blur()), datamodule=data_of())
+
+
+class Seen(Scale):
+    """The observed values, and 0 where there are none."""
+
+    def forward(self, x, sigma=None, mask=None):
+        return self.by * (x if mask is None else x * mask)
+
+
+def test_hidden_pixels_count_and_are_not_seen():
+    """Of ones without noise, a network that returns what it sees misses the hidden share."""
+    for hidden, missing, channels in ((0.25, 0.25, 1), ("mosaic", 2 / 3, 3)):
+        x = torch.ones(4, channels, 64, 64)
+        task = DenoisingTask(Seen(), hidden=hidden, noise=0, test_noise=[0])
+        (got,) = L.Trainer(**QUIET).test(task, datamodule=data_of(x), verbose=False)
+        assert got["test/psnr"] == pytest.approx(-10 * math.log10(missing), abs=0.2)  # drawn
+        assert "test/gain" not in got  # over what?
+        loss = DenoisingTask(Seen(), hidden=hidden, noise=0).training_step((x, torch.zeros(4).long()), 0)
+        assert loss.item() == pytest.approx(missing, abs=0.01)
+
+
+def test_what_cannot_be_hidden():
+    with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\), got 1"):
+        DenoisingTask(Seen(), hidden=1)
+    with pytest.raises(ValueError, match=r"hidden=0\.5 needs a network that takes a mask, got Scale"):
+        DenoisingTask(Scale(), hidden=0.5)
+    with pytest.raises(ValueError, match="mc_sure is derived for whole images"):
+        DenoisingTask(Seen(), hidden=0.5, loss="mc_sure")
+    with pytest.raises(ValueError, match="for images of 3 channels, got a network for 1"):
+        DenoisingTask(create_model("cdlnet", steps=1, atoms=2), hidden="mosaic")
+
+
+def test_a_network_learns_to_fill():
+    model = create_model("cdlnet", steps=3, atoms=8, kernel_size=3)
+    x = torch.linspace(0, 1, 16).expand(16, 1, 16, 16).clone()
+    task = DenoisingTask(model, hidden=0.5, noise=1, test_noise=[1], lr=1e-2)
+    data = data_of(x)
+    (before,) = L.Trainer(**QUIET).test(task, datamodule=data, verbose=False)
+    L.Trainer(**QUIET, max_epochs=40).fit(task, datamodule=data)
+    (after,) = L.Trainer(**QUIET).test(task, datamodule=data, verbose=False)
+    assert after["test/psnr"] > before["test/psnr"] + 4
