@@ -1,30 +1,42 @@
 """What is optimised, by which rule, and at which learning rate at each step."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
+from csc_nets.layers.dictionary import UnitNorm
 from csc_nets.tasks.precise_batch_norm import BATCH_NORMS
 
 __all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, among: Sequence[nn.Parameter] | None = None, *, biases_apart: bool = False
+    model: nn.Module,
+    weight_decay: float,
+    among: Sequence[nn.Parameter] | None = None,
+    *,
+    biases_apart: bool = False,
+    decay_atoms: bool = False,
 ) -> list[dict[str, Any]]:
-    """Splits the trainable parameters into those that weight decay acts on and those that it must leave alone.
+    r"""Splits the trainable parameters into those that weight decay acts on and those that it must leave alone.
 
-    Left alone are the tensors behind a parametrisation (a unit-norm atom has no scale to shrink: decay would only
-    raise its effective learning rate), everything with at most one axis (norms, biases, learned sparsity weights),
-    and what the model itself names in ``no_weight_decay()``.
+    Left alone are the tensors behind a parametrisation, everything with at most one axis (norms, biases, learned
+    sparsity weights), and what the model itself names in ``no_weight_decay()``.
+
+    The tensor v behind an atom :math:`d = v / \|v\|` has a norm that changes no code. But gradients are orthogonal to
+    v, so each step of SGD lengthens it, and the same step turns a longer v less. Decay keeps it short, as it does with
+    filters before a batch norm: van Laarhoven, `L2 Regularization versus Batch and Weight Normalization
+    <https://arxiv.org/abs/1706.05350>`_, 2017. ``decay_atoms`` asks for that.
 
     Args:
         model: any network.
         weight_decay: decay of the first group, >= 0.
         among: the parameters to take; None for all.
+        decay_atoms: whether weight decay acts on the tensors behind atoms of unit norm, too.
         biases_apart: whether the biases of norm layers are a group of their own, the third.
 
     Returns:
@@ -41,16 +53,25 @@ def parameter_groups(
     no_decay: list[nn.Parameter] = []
     biases: list[nn.Parameter] = []
     of_norms = {id(module.bias) for module in model.modules() if biases_apart and isinstance(module, BATCH_NORMS)}
+    atoms = {id(original) for original in _behind_atoms(model)} if decay_atoms else set()
     chosen = None if among is None else {id(parameter) for parameter in among}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad or (chosen is not None and id(parameter) not in chosen):
             continue
-        alone = parameter.ndim <= 1 or "parametrizations." in name or name in named_by_model
+        left = parameter.ndim <= 1 or "parametrizations." in name or name in named_by_model
+        alone = left and id(parameter) not in atoms
         (biases if id(parameter) in of_norms else no_decay if alone else decay).append(parameter)
     if not decay and not no_decay and not biases:
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
     return [*groups, {"params": biases, "weight_decay": 0.0}] if biases_apart else groups
+
+
+def _behind_atoms(model: nn.Module) -> Iterator[Tensor]:
+    """The trained tensors whose directions are the atoms."""
+    for module in model.modules():
+        if isinstance(module, ParametrizationList) and any(isinstance(part, UnitNorm) for part in module):
+            yield module.original
 
 
 def build_optimizer(
@@ -62,6 +83,7 @@ def build_optimizer(
     momentum: float,
     nesterov: bool,
     bias_rate: float = 1.0,
+    decay_atoms: bool = False,
     among: Sequence[nn.Parameter] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimiser of ``model`` over :func:`parameter_groups`.
@@ -70,7 +92,7 @@ def build_optimizer(
         model: any network.
         name: ``"sgd"`` or ``"adamw"``.
         lr: peak learning rate, > 0.
-        weight_decay: see :func:`parameter_groups`.
+        weight_decay, decay_atoms: see :func:`parameter_groups`.
         momentum: of SGD, and the first beta of AdamW.
         nesterov: Nesterov's form of SGD's momentum.
         bias_rate: learning rate of the biases of batch norms as a multiple of ``lr``, > 0.
@@ -85,7 +107,7 @@ def build_optimizer(
     if not bias_rate > 0 or math.isinf(bias_rate):
         raise ValueError(f"bias_rate must be a positive number, got {bias_rate}")
     # Two groups where nobody asks for three: older checkpoints hold two.
-    groups = parameter_groups(model, weight_decay, among, biases_apart=bias_rate != 1)
+    groups = parameter_groups(model, weight_decay, among, biases_apart=bias_rate != 1, decay_atoms=decay_atoms)
     for group in groups[2:]:
         group["lr"] = lr * bias_rate
     if name == "sgd":

@@ -39,6 +39,8 @@ class Task(L.LightningModule):
         optimizer: ``"sgd"`` or ``"adamw"``.
         lr: peak learning rate.
         weight_decay: acts on plain weights only, see :func:`csc_nets.tasks.parameter_groups`.
+        decay_atoms: whether weight decay keeps the tensors behind atoms short, too, so that training goes on turning
+            the atoms; see there.
         momentum: of SGD, and the first beta of AdamW.
         nesterov: Nesterov's form of SGD's momentum.
         schedule: ``"cosine"`` or ``"linear"`` (per step), ``"step"`` or ``"constant"``.
@@ -79,6 +81,7 @@ class Task(L.LightningModule):
         milestones: Sequence[float] = (),
         gamma: float = 0.1,
         bias_rate: float = 1.0,
+        decay_atoms: bool = False,
         precise_batch_norm: int = 0,
         seed: int = 0,
         channels_last: bool = False,
@@ -91,6 +94,7 @@ class Task(L.LightningModule):
             "momentum": momentum,
             "nesterov": nesterov,
             "bias_rate": bias_rate,
+            "decay_atoms": decay_atoms,
         }
         build_optimizer(model, **self.optimizer_args)  # refuses bad values before any data are read
         if not warmup_epochs >= 0:

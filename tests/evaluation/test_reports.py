@@ -121,7 +121,7 @@ def test_bad_arguments_are_refused(data, tmp_path):
     model = create_model("csc_small", in_chans=1)
     known = (
         "activations, classes, coding, energy, features, generation, inpainting, inversion, noise, page, "
-        "rate_distortion, reconstruction, robustness, theory"
+        "rate_distortion, reconstruction, restoration, robustness, theory"
     )
     with pytest.raises(ValueError, match=f"unknown report 'noises'; did you mean noise.* known: {known}$"):
         save_report("noises", model, data, tmp_path)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from csc_nets.layers import CSC2d
 from csc_nets.models import create_model
 from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor, parameter_groups
 
@@ -38,6 +39,28 @@ def test_decayed_weights_shrink_and_dictionaries_stay():
     for name, p in model.named_parameters():
         factor = 1 - 0.1 * 0.5 if name == "fc.weight" else 1.0
         torch.testing.assert_close(p.detach(), before[name] * factor)
+
+
+@pytest.mark.parametrize("learn_lam", [False, True])
+def test_decay_acts_on_the_tensors_behind_atoms_where_it_is_asked_to(learn_lam):
+    model = create_model("csc_small", num_classes=3, in_chans=1, learn_lam=learn_lam)
+    decay, _ = parameter_groups(model, 0.5, decay_atoms=True)
+    names = {id(p): name for name, p in model.named_parameters()}
+    behind = {name for name in names.values() if name.endswith("dictionary.parametrizations.weight.original")}
+    assert len(behind) == 3 and {names[id(p)] for p in decay["params"]} == behind | {"fc.weight"}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_a_step_lengthens_what_is_behind_an_atom_and_decay_shortens_it(rate):
+    """The gradient is orthogonal: |v|^2 becomes (1 - lr rate)^2 |v|^2 + lr^2 |g|^2."""
+    layer = CSC2d(1, 8, 3, padding=1, pursuit="threshold", steps=1)
+    optimizer = build_optimizer(layer, "sgd", lr=0.1, weight_decay=rate, momentum=0.0, nesterov=False, decay_atoms=True)
+    layer(torch.randn(4, 1, 8, 8)).square().sum().backward()
+    v = layer.dictionary.parametrizations.weight.original
+    before, gradient = v.detach().flatten(1).norm(dim=1), v.grad.flatten(1).norm(dim=1)
+    optimizer.step()
+    wanted = ((1 - 0.1 * rate) * before).square() + (0.1 * gradient).square()
+    torch.testing.assert_close(v.detach().flatten(1).norm(dim=1).square(), wanted)
 
 
 def test_cosine_passes_through_its_closed_form():
