@@ -25,6 +25,15 @@ __all__ = [
 ]
 
 
+def at_least(t: Tensor, bound: float | Tensor) -> Tensor:
+    """The larger of ``t`` and ``bound``, with derivative 1 by ``t`` where they are equal.
+
+    So a threshold of 0 can be learned. There ``torch.maximum`` has derivative one half, and ``clamp_min`` 0 in newer
+    versions of torch.
+    """
+    return torch.where(t < bound, bound, t)
+
+
 def soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
     r"""Prox of :math:`t |z|`: :math:`\mathrm{sign}(v) \max(|v| - t, 0)`, same shape as ``v``, real or complex.
 

@@ -203,6 +203,21 @@ def test_hidden_pixels_count_and_are_not_seen():
         assert loss.item() == pytest.approx(missing, abs=0.01)
 
 
+def test_a_denoiser_learns_its_thresholds():
+    """Without thresholds an unrolled network is a linear filter; a new one starts there."""
+    model = create_model("cdlnet", steps=3, atoms=8, kernel_size=3)
+    x = (torch.rand(16, 1, 4, 4, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    data = data_of(nn.functional.interpolate(x, scale_factor=4))
+    task = DenoisingTask(model, noise=30, test_noise=[30], lr=1e-2, clip=None)
+    L.Trainer(**QUIET, max_epochs=40).fit(task, datamodule=data)
+    (learned,) = L.Trainer(**QUIET).test(task, datamodule=data, verbose=False)
+    with torch.no_grad():
+        model.coder.pursuit.floors.zero_()
+        model.coder.pursuit.slopes.zero_()
+    (linear,) = L.Trainer(**QUIET).test(task, datamodule=data, verbose=False)
+    assert learned["test/psnr"] > linear["test/psnr"] + 0.2
+
+
 def test_what_cannot_be_hidden():
     with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\), got 1"):
         DenoisingTask(Seen(), hidden=1)

@@ -8,6 +8,7 @@ from torch import Tensor
 from csc_nets.functional.kernels.folded import FoldedStep
 from csc_nets.functional.kernels.plain import PlainStep
 from csc_nets.functional.problem import Problem, align
+from csc_nets.functional.prox import at_least
 from csc_nets.functional.step import Step
 
 __all__ = ["FoldedStep", "Kernels", "PlainStep"]
@@ -55,7 +56,7 @@ class Kernels:
         if isinstance(shift, Tensor) or shift:
             threshold = threshold + shift
             if not (row.penalty or problem.penalty).any_sign:
-                threshold = threshold.clamp_min(0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
+                threshold = at_least(threshold, 0.0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         if problem.quadratic:
             shrinkage = 1 / (1 + problem.quadratic * gain)
             gain, threshold = gain * shrinkage, shrinkage * threshold

@@ -35,6 +35,7 @@ from csc_nets.functional.checks import as_count, full_precision
 from csc_nets.functional.operators import Operator, Preconditioned, as_operator
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.problem import SAFETY, Problem
+from csc_nets.functional.prox import at_least
 from csc_nets.functional.pursuits.loop import run
 from csc_nets.functional.step import Step
 
@@ -100,7 +101,7 @@ def _row(problem: Problem, coefficients: Tensor, operator: Operator | None) -> S
     gain, shift, inertia = coefficients.unbind()
     if not problem.nonneg:  # a signed soft threshold must not be negative
         gain, shift, _ = _per_atom(coefficients, problem.x)
-        shift = torch.maximum(shift, -gain * problem.lam)
+        shift = at_least(shift, -gain * problem.lam)
     return Step(gain, inertia=inertia, shift=shift, operator=operator)
 
 

@@ -29,6 +29,7 @@ from csc_nets.functional.checks import as_count
 from csc_nets.functional.operators import Pair
 from csc_nets.functional.penalties import Penalty
 from csc_nets.functional.problem import SAFETY, Problem, align
+from csc_nets.functional.prox import at_least
 from csc_nets.functional.pursuits.analytic_weights import analytic_weights
 from csc_nets.functional.pursuits.base import Pursuit, register_pursuit
 from csc_nets.functional.step import Step
@@ -182,7 +183,7 @@ def _floored(shift: Tensor | None, gain: Tensor, problem: Problem) -> Any:
     """A shift that leaves a signed prox no threshold below 0."""
     if shift is None:
         return 0.0
-    return shift if problem.nonneg else torch.maximum(align(shift, problem.x.ndim), -gain * problem.lam)
+    return shift if problem.nonneg else at_least(align(shift, problem.x.ndim), -gain * problem.lam)
 
 
 @register_pursuit("lista")

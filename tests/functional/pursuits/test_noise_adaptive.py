@@ -132,3 +132,22 @@ def test_the_shrinkage_for_thresholds_of_any_sign():
     published = (v > t) * (v - t) + (v < -t) * (v + t)
     torch.testing.assert_close(penalty.prox(v, t), published)
     torch.testing.assert_close(penalty.prox(-v, t), -penalty.prox(v, t))
+
+
+def test_thresholds_of_zero_can_be_learned():
+    """Training starts at thresholds of 0 and projects onto them: the derivative there is the limit from above."""
+    layer, x = (
+        randomised(CSC2d(1, 5, 3, padding=1, pursuit=NoiseAdaptiveLISTA(3), nonneg=False)),
+        torch.randn(2, 1, 8, 8),
+    )
+    gradients = []
+    for floor in (0.0, 1e-6):
+        layer.zero_grad()
+        with torch.no_grad():
+            layer.pursuit.floors.fill_(floor)
+            layer.pursuit.slopes.zero_()
+        layer(x, lam=0.1).abs().sum().backward()
+        gradients.append((layer.pursuit.floors.grad, layer.pursuit.slopes.grad))
+    for at_zero, above in zip(*gradients, strict=True):
+        assert (above != 0).all()
+        torch.testing.assert_close(at_zero, above, rtol=1e-3, atol=1e-3)
