@@ -42,7 +42,7 @@ class FastNet(ImageClassifier):
     Args:
         num_classes: classes; 0 leaves the pooled features as output.
         in_chans: channels of the image.
-        coding: ``"none"``; ``"stem"`` codes the first layer, ``"all"`` the 3 x 3 layers too.
+        coding: ``"none"``; ``"stem"`` codes the first layer, ``"stages"`` the 3 x 3 layers, ``"all"`` both.
         widths: channels of the stages.
         drop_rate: dropout before the classifier.
         global_pool: ``"max"`` classifies the maxima of the last map, as airbench94 does, ``"avg"`` its means. The
@@ -68,8 +68,8 @@ class FastNet(ImageClassifier):
         bn_momentum: float = 0.4,
         **options: Unpack[CodingOptions],
     ) -> None:
-        if coding not in ("none", "stem", "all"):
-            raise ValueError(f"coding must be 'none', 'stem' or 'all', got {coding!r}")
+        if coding not in ("none", "stem", "stages", "all"):
+            raise ValueError(f"coding must be 'none', 'stem', 'stages' or 'all', got {coding!r}")
         if coding == "none" and options:
             raise ValueError(f"coding='none' has no coded layer and takes no {', '.join(sorted(options))}")
         if not widths or min(widths) < 1:
@@ -78,11 +78,12 @@ class FastNet(ImageClassifier):
             raise ValueError(f"bn_momentum must be above 0 and at most 1, got {bn_momentum}")
         norm = partial(shifted_norm, momentum=bn_momentum)
         csc: Layer = partial(CSC2d, **options)
-        layer: Layer = partial(coded_layer, **options) if coding == "all" else plain_layer
-        act: Layer = nn.Identity if coding == "all" else nn.GELU
+        coded = coding in ("stages", "all")
+        layer: Layer = partial(coded_layer, **options) if coded else plain_layer
+        act: Layer = nn.Identity if coded else nn.GELU
         filters = 2 * in_chans * _PATCH**2
         first = [WhiteningConv2d(in_chans), nn.GELU()]
-        if coding != "none":
+        if coding in ("stem", "all"):
             first = [csc(in_chans, filters, _PATCH), norm(filters)]
         stages: list[nn.Module] = [nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), *first)]
         previous = filters
@@ -203,6 +204,12 @@ def fastnet(**overrides: Any) -> FastNet:
 def fastnet_stem(**overrides: Any) -> FastNet:
     """FastNet with a coded stem."""
     return FastNet(**{"coding": "stem", **overrides})
+
+
+@register_model
+def fastnet_stages(**overrides: Any) -> FastNet:
+    """FastNet with coded 3 x 3 layers, six in all, behind the whitened patches."""
+    return FastNet(**{"coding": "stages", **overrides})
 
 
 @register_model

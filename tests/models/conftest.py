@@ -51,7 +51,7 @@ NARROW = {
     **dict.fromkeys([f"csc_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
     **dict.fromkeys([f"conv_ctrl_{size}" for size in (32, 64, 128, 224)], LOOP),
     **dict.fromkeys(["resnet18", "resnet34", "sdnet18", "sdnet34", "sdnet18_all", "sdnet34_all"], RESIDUAL),
-    **dict.fromkeys(["fastnet", "fastnet_stem", "fastnet_all"], STAGES),
+    **dict.fromkeys(["fastnet", "fastnet_stem", "fastnet_stages", "fastnet_all"], STAGES),
     **dict.fromkeys(["resnet20", "resnet32", "sdnet20", "sdnet20_all", "sdnet32_all"], RESIDUAL),
 }
 

@@ -47,7 +47,9 @@ def test_one_step_of_a_coded_stem_without_sparsity_is_the_analysis_by_the_same_v
     assert (code[:, :12] * code[:, 12:]).abs().max() == 0
 
 
-@pytest.mark.parametrize("name, coded", [("fastnet", 0), ("fastnet_stem", 1), ("fastnet_all", 7)])
+@pytest.mark.parametrize(
+    "name, coded", [("fastnet", 0), ("fastnet_stem", 1), ("fastnet_stages", 6), ("fastnet_all", 7)]
+)
 def test_layers_and_size_of_the_published_network(name, coded):
     from csc_nets.layers import CSC2d
 
