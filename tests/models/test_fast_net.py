@@ -81,7 +81,7 @@ def test_logits_are_scaled():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"coding": "stems"}, "coding must be 'none', 'stem' or 'all', got 'stems'"),
+        ({"coding": "stems"}, "coding must be 'none', 'stem', 'stages' or 'all', got 'stems'"),
         ({"lam": 0.2}, "coding='none' has no coded layer and takes no lam"),
         ({"widths": []}, "widths must be at least one positive int"),
         ({"bn_momentum": 0.0}, "bn_momentum must be above 0 and at most 1"),
