@@ -8,6 +8,7 @@ from csc_nets.functional.coding_rate import (
     ctrl_terms,
     rate_distance,
     rate_reduction,
+    sample_distance,
 )
 from csc_nets.functional.dct import colour_axes, dct_atoms, dct_matrix
 from csc_nets.functional.deprecated import iterate
@@ -219,6 +220,7 @@ __all__ = [
     "register_penalty",
     "register_pursuit",
     "run",
+    "sample_distance",
     "scattering_energy",
     "scattering_features",
     "soft_threshold",

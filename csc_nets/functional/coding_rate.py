@@ -27,6 +27,7 @@ __all__ = [
     "ctrl_terms",
     "rate_distance",
     "rate_reduction",
+    "sample_distance",
 ]
 
 
@@ -92,6 +93,41 @@ def rate_distance(first: Tensor, second: Tensor, eps: float = 0.5) -> Tensor:
     share = len(first) / max(1, len(first) + len(second))
     separate = share * coding_rate(first, eps) + (1 - share) * coding_rate(second, eps)
     return coding_rate(torch.cat([first, second]), eps) - separate
+
+
+def sample_distance(first: Tensor, second: Tensor, eps: float = 0.5) -> Tensor:
+    r"""Rate distance of each feature from its partner, ``(n,)``: :func:`rate_distance` of sets of one feature each.
+
+    .. math:: \tfrac12 \log\bigl((1 + \alpha a)(1 + \alpha b) - \alpha^2 c^2\bigr)
+              - \tfrac14 \log (1 + 2 \alpha a) - \tfrac14 \log (1 + 2 \alpha b), \qquad \alpha = \frac{d}{2 \epsilon}
+
+    with the squared norms a and b and the inner product c. On the sphere it is zero where both features are the same up
+    to the sign. It is the sample-wise term of Tong et al., `Unsupervised Learning of Structured Representations via
+    Closed-Loop Transcription <https://arxiv.org/abs/2210.16782>`_, 2022.
+
+    Args:
+        first: ``(n, d)``.
+        second: ``(n, d)``.
+        eps: precision.
+
+    Raises:
+        ValueError: features of other shapes.
+    """
+    first, second = _checked(first, eps), _checked(second, eps)
+    if first.ndim != 2 or first.shape != second.shape:
+        raise ValueError(
+            f"sample_distance: expected features (n, d) twice, got {tuple(first.shape)} and {tuple(second.shape)}"
+        )
+
+    def distance(both: Tensor) -> Tensor:
+        z, z_hat = both
+        alpha = z.shape[1] / (2 * eps)
+        a, b, c = (z * z).sum(1), (z_hat * z_hat).sum(1), (z * z_hat).sum(1)
+        pair = 1 + alpha * (a + b) + alpha**2 * (a * b - c * c)
+        found: Tensor = pair.log() / 2 - ((1 + 2 * alpha * a).log() + (1 + 2 * alpha * b).log()) / 4
+        return found
+
+    return _exact(torch.stack([first, second]), eps, distance)
 
 
 def ctrl_binary(features: Tensor, transcribed: Tensor, eps: float = 0.5) -> Tensor:

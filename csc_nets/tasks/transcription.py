@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss, normalize
 from torch.nn.parallel import DistributedDataParallel
 
-from csc_nets.functional import ctrl_terms, rate_reduction
+from csc_nets.functional import ctrl_terms, rate_reduction, sample_distance
 from csc_nets.tasks.autoencoding import AutoencodingTask
 from csc_nets.tasks.optimization import build_optimizer
 from csc_nets.tasks.precision import exact
@@ -40,11 +40,12 @@ class TranscriptionTask(AutoencodingTask):
     which after each backward pass moves the gradients of both players, is left out).
 
     Logs ``train/loss``, T at the decoder's step, and what it is made of, in nats: ``train/rate`` and
-    ``train/rate_hat``, R of both sets; ``train/distance``, their rate distance, with labels summed over classes, and
-    with labels ``train/reduction`` and ``train/reduction_hat``. ``train/dimension`` and ``train/dimension_hat`` are
-    :math:`(\mathrm{tr}\, Z Z^T)^2 / \|Z Z^T\|_F^2`, the number of directions that features use: 1 if all are the same,
-    d if they fill the space, 0 if all are zero. Validation and test are those of an autoencoder, with SSIM, and with
-    ``val/alignment`` and ``test/alignment``, the mean cosine of the features of an image and of its transcription.
+    ``train/rate_hat``, R of both sets; ``train/distance``, their rate distance, with labels summed over classes; with
+    labels ``train/reduction`` and ``train/reduction_hat``; with ``sample_weight`` the term S, ``train/sample``.
+    ``train/dimension`` and ``train/dimension_hat`` are :math:`(\mathrm{tr}\, Z Z^T)^2 / \|Z Z^T\|_F^2`, the number of
+    directions that features use: 1 if all are the same, d if they fill the space, 0 if all are zero. Validation and
+    test are those of an autoencoder, with SSIM, and with ``val/alignment`` and ``test/alignment``, the mean cosine of
+    the features of an image and of its transcription.
 
     A game collapses where an encoder gives all images the same features, or none at all, or where a decoder makes the
     same of all features. Both are seen in the dimensions, the second in that of the transcriptions. That T vanishes is
@@ -54,6 +55,12 @@ class TranscriptionTask(AutoencodingTask):
         model: a network as :class:`~csc_nets.models.ClosedLoop`: ``encode``, ``decode``, ``players``.
         objective: ``"binary"``, without labels, or ``"multi"``, with them.
         eps: precision of the rates.
+        sample_weight: :math:`\lambda` of a term that both players make small, the mean of
+            :func:`~csc_nets.functional.sample_distance` over the images: the encoder climbs
+            :math:`T - \lambda S`, the decoder descends :math:`T + \lambda S`. The game alone compares sets of features,
+            and may return another image of the class; with the term it returns the same one. From Tong et al., `u-CTRL
+            <https://arxiv.org/abs/2210.16782>`_, whose second term, on augmented images, is left out. 0 is the
+            published game.
         encoder_steps: steps of the encoder for one of the decoder.
         reduction_steps: steps before them in which the encoder only sets the classes of the images apart, climbing
             their rate reduction; with ``"multi"``. (CTRL on CIFAR-10 takes one.)
@@ -77,6 +84,7 @@ class TranscriptionTask(AutoencodingTask):
         *,
         objective: str = "binary",
         eps: float = 0.5,
+        sample_weight: float = 0.0,
         encoder_steps: int = 1,
         reduction_steps: int = 0,
         micro_batch: int | None = None,
@@ -92,6 +100,8 @@ class TranscriptionTask(AutoencodingTask):
             raise ValueError(f"objective must be 'binary' or 'multi', got {objective!r}")
         if isinstance(eps, bool) or not 0 < eps < math.inf:
             raise ValueError(f"eps must be a finite number > 0, got {eps!r}")
+        if isinstance(sample_weight, bool) or not 0 <= sample_weight < math.inf:
+            raise ValueError(f"sample_weight must be a finite number >= 0, got {sample_weight!r}")
         wholes = {"encoder_steps": encoder_steps, "micro_batch": micro_batch or 1, "collapse_steps": collapse_steps}
         for name, value in wholes.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -106,6 +116,7 @@ class TranscriptionTask(AutoencodingTask):
             raise ValueError(f"collapse_dimension must be a finite number >= 0, got {collapse_dimension!r}")
         self.automatic_optimization = False
         self.objective, self.eps, self.micro_batch = objective, eps, micro_batch
+        self.sample_weight = sample_weight
         self.encoder_steps, self.reduction_steps = encoder_steps, reduction_steps
         self.collapse_steps, self.collapse_dimension = collapse_steps, collapse_dimension
         self.collapsed: Tensor
@@ -232,7 +243,11 @@ class TranscriptionTask(AutoencodingTask):
             value = torch.stack(
                 [terms[name] for name in ("distance", "reduction", "reduction_hat") if name in terms]
             ).sum()
-            gradients = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
+            goal = value
+            if self.sample_weight and player != "reduction":
+                terms["sample"] = sample_distance(every[0], every[1], self.eps).mean()
+                goal = value + (self.sample_weight if player == "decoder" else -self.sample_weight) * terms["sample"]
+            gradients = torch.autograd.grad(goal, leaves, allow_unused=True, materialize_grads=True)
         z.requires_grad_(False), z_hat.requires_grad_(False)
         terms = {"loss": value, **terms, "dimension": _dimension(every[0]), "dimension_hat": _dimension(every[1])}
         return {name: term.detach() for name, term in terms.items()}, gradients

@@ -13,6 +13,7 @@ from csc_nets.functional import (
     ctrl_terms,
     rate_distance,
     rate_reduction,
+    sample_distance,
 )
 
 
@@ -90,6 +91,22 @@ def test_distance():
     labels = torch.cat([torch.zeros(40), torch.ones(25)]).long()
     uneven = rate_distance(z, other[:25])
     torch.testing.assert_close(uneven, rate_reduction(torch.cat([z, other[:25]]), labels))
+
+
+@pytest.mark.parametrize("eps", [0.5, 0.1])
+def test_distance_of_each_sample_is_that_of_two_sets_of_one(eps):
+    first, second = torch.randn(2, 6, 9, dtype=torch.float64)
+    found = sample_distance(first, second, eps)
+    for i, value in enumerate(found):
+        torch.testing.assert_close(value, rate_distance(first[i : i + 1], second[i : i + 1], eps))
+    assert (found > 0).all()
+    torch.testing.assert_close(sample_distance(first, -first, eps), torch.zeros(6, dtype=torch.float64))
+    z = F.normalize(torch.randn(3, 128), dim=1)
+    assert sample_distance(z, z, eps).abs().max() < 1e-5
+    with pytest.raises(
+        ValueError, match=r"expected features \(n, d\) twice, got \(6, 9\) and \(5, 9\)"
+    ):
+        sample_distance(first, second[:5])
 
 
 @pytest.mark.parametrize("n, expected", [(10, 9.1), (50, 10.9), (300, 2.8), (2048, 0.41)])

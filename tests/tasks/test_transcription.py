@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import nn
 
-from csc_nets.functional import coding_rate, ctrl_binary, ctrl_multi, rate_reduction
+from csc_nets.functional import coding_rate, ctrl_binary, ctrl_multi, rate_distance, rate_reduction
 from csc_nets.models import create_model
 from csc_nets.tasks import create_task
 
@@ -47,9 +47,10 @@ def played(model, batch, player, **options):
     return gradients(model, model.parameters()), values
 
 
+@pytest.mark.parametrize("weight", [0.0, 2.0])
 @pytest.mark.parametrize("objective", ["binary", "multi"])
 @pytest.mark.parametrize("name", ["csc_ctrl_32", "conv_ctrl_32"])
-def test_each_player_has_the_gradient_of_the_game(name, objective, batch):
+def test_each_player_has_the_gradient_of_the_game(name, objective, weight, batch):
     x, labels = batch
     model = settled(name)
     x = x.double()
@@ -57,20 +58,26 @@ def test_each_player_has_the_gradient_of_the_game(name, objective, batch):
     def rate(z, z_hat):
         return ctrl_binary(z, z_hat) if objective == "binary" else ctrl_multi(z, z_hat, labels)
 
+    def apart(z, z_hat):
+        return sum(rate_distance(a[None], b[None]) for a, b in zip(z, z_hat, strict=True)) / len(z)
+
     z = model.encode(x)
-    value = rate(z, model.encode(model.decode(z).detach()))
-    expected = torch.autograd.grad(-value, model.parameters(), allow_unused=True)
-    found, (ours, theirs, seen) = played(model, (x, labels), "encoder", objective=objective)
+    z_hat = model.encode(model.decode(z).detach())
+    value = rate(z, z_hat)
+    expected = torch.autograd.grad(weight * apart(z, z_hat) - value, model.parameters(), allow_unused=True)
+    options = {"objective": objective, "sample_weight": weight}
+    found, (ours, theirs, seen) = played(model, (x, labels), "encoder", **options)
     for key, a, b in zip(dict(model.named_parameters()), found, expected, strict=True):
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-8, atol=1e-10, msg=key)
     torch.testing.assert_close(seen["loss"], value, rtol=1e-10, atol=0)
     torch.testing.assert_close(ours, z)
     assert theirs.shape == z.shape and not ours.requires_grad
 
-    value = rate(z.detach(), model.encode(model.decode(z.detach())))
+    z, z_hat = z.detach(), model.encode(model.decode(z.detach()))
     decoder = model.players()[1]
-    expected = torch.autograd.grad(value, decoder)
-    played(model, (x, labels), "decoder", objective=objective)
+    expected = torch.autograd.grad(rate(z, z_hat) + weight * apart(z, z_hat), decoder)
+    _, (_, _, seen) = played(model, (x, labels), "decoder", **options)
+    assert ("sample" in seen) == bool(weight)
     for a, b in zip(gradients(model, decoder), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-10)
 
