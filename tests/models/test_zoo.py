@@ -35,8 +35,7 @@ def test_output_shape_and_gradient_of_every_parameter(name, channels, size, narr
     assert y.shape == ((2, 7) if isinstance(model, ImageClassifier) else x.shape)
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.isfinite().all(), key
-    grads = torch.cat([p.grad.flatten() for p in model.parameters()])
-    assert grads.abs().sum() > 0
+        assert (parameter.grad != 0).any(), key
 
 
 def test_evaluation_changes_nothing_and_treats_samples_alone(name, narrow, images):
