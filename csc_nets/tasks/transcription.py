@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
@@ -55,12 +55,14 @@ class TranscriptionTask(AutoencodingTask):
         model: a network as :class:`~csc_nets.models.ClosedLoop`: ``encode``, ``decode``, ``players``.
         objective: ``"binary"``, without labels, or ``"multi"``, with them.
         eps: precision of the rates.
-        sample_weight: :math:`\lambda` of a term that both players make small, the mean of
-            :func:`~csc_nets.functional.sample_distance` over the images: the encoder climbs
-            :math:`T - \lambda S`, the decoder descends :math:`T + \lambda S`. The game alone compares sets of features,
-            and may return another image of the class; with the term it returns the same one. From Tong et al., `u-CTRL
+        sample_weight: :math:`\lambda` of a term S that is made small, the mean of
+            :func:`~csc_nets.functional.sample_distance` over the images. The game alone compares sets of features, and
+            may return another image of the class; with the term it returns the same one. From Tong et al., `u-CTRL
             <https://arxiv.org/abs/2210.16782>`_, whose second term, on augmented images, is left out. 0 is the
             published game.
+        sample_players: who makes it small: ``"both"``, the encoder climbs :math:`T - \lambda S` and the decoder
+            descends :math:`T + \lambda S`; or ``"decoder"``, the encoder climbs T. An encoder that takes part learns to
+            overlook what the decoder does wrong: images come back sooner and better, and get worse again later.
         encoder_steps: steps of the encoder for one of the decoder.
         reduction_steps: steps before them in which the encoder only sets the classes of the images apart, climbing
             their rate reduction; with ``"multi"``. (CTRL on CIFAR-10 takes one.)
@@ -85,6 +87,7 @@ class TranscriptionTask(AutoencodingTask):
         objective: str = "binary",
         eps: float = 0.5,
         sample_weight: float = 0.0,
+        sample_players: Literal["both", "decoder"] = "both",
         encoder_steps: int = 1,
         reduction_steps: int = 0,
         micro_batch: int | None = None,
@@ -102,6 +105,8 @@ class TranscriptionTask(AutoencodingTask):
             raise ValueError(f"eps must be a finite number > 0, got {eps!r}")
         if isinstance(sample_weight, bool) or not 0 <= sample_weight < math.inf:
             raise ValueError(f"sample_weight must be a finite number >= 0, got {sample_weight!r}")
+        if sample_players not in ("both", "decoder"):
+            raise ValueError(f"sample_players must be 'both' or 'decoder', got {sample_players!r}")
         wholes = {"encoder_steps": encoder_steps, "micro_batch": micro_batch or 1, "collapse_steps": collapse_steps}
         for name, value in wholes.items():
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -116,7 +121,7 @@ class TranscriptionTask(AutoencodingTask):
             raise ValueError(f"collapse_dimension must be a finite number >= 0, got {collapse_dimension!r}")
         self.automatic_optimization = False
         self.objective, self.eps, self.micro_batch = objective, eps, micro_batch
-        self.sample_weight = sample_weight
+        self.sample_weight, self.sample_players = sample_weight, sample_players
         self.encoder_steps, self.reduction_steps = encoder_steps, reduction_steps
         self.collapse_steps, self.collapse_dimension = collapse_steps, collapse_dimension
         self.collapsed: Tensor
@@ -246,7 +251,8 @@ class TranscriptionTask(AutoencodingTask):
             goal = value
             if self.sample_weight and player != "reduction":
                 terms["sample"] = sample_distance(every[0], every[1], self.eps).mean()
-                goal = value + (self.sample_weight if player == "decoder" else -self.sample_weight) * terms["sample"]
+                share = 1.0 if player == "decoder" else -1.0 if self.sample_players == "both" else 0.0
+                goal = value + share * self.sample_weight * terms["sample"]
             gradients = torch.autograd.grad(goal, leaves, allow_unused=True, materialize_grads=True)
         z.requires_grad_(False), z_hat.requires_grad_(False)
         terms = {"loss": value, **terms, "dimension": _dimension(every[0]), "dimension_hat": _dimension(every[1])}

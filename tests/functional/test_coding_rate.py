@@ -103,9 +103,7 @@ def test_distance_of_each_sample_is_that_of_two_sets_of_one(eps):
     torch.testing.assert_close(sample_distance(first, -first, eps), torch.zeros(6, dtype=torch.float64))
     z = F.normalize(torch.randn(3, 128), dim=1)
     assert sample_distance(z, z, eps).abs().max() < 1e-5
-    with pytest.raises(
-        ValueError, match=r"expected features \(n, d\) twice, got \(6, 9\) and \(5, 9\)"
-    ):
+    with pytest.raises(ValueError, match=r"expected features \(n, d\) twice, got \(6, 9\) and \(5, 9\)"):
         sample_distance(first, second[:5])
 
 

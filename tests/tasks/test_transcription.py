@@ -47,10 +47,10 @@ def played(model, batch, player, **options):
     return gradients(model, model.parameters()), values
 
 
-@pytest.mark.parametrize("weight", [0.0, 2.0])
+@pytest.mark.parametrize(("weight", "players"), [(0.0, "both"), (2.0, "both"), (2.0, "decoder")])
 @pytest.mark.parametrize("objective", ["binary", "multi"])
 @pytest.mark.parametrize("name", ["csc_ctrl_32", "conv_ctrl_32"])
-def test_each_player_has_the_gradient_of_the_game(name, objective, weight, batch):
+def test_each_player_has_the_gradient_of_the_game(name, objective, weight, players, batch):
     x, labels = batch
     model = settled(name)
     x = x.double()
@@ -64,8 +64,10 @@ def test_each_player_has_the_gradient_of_the_game(name, objective, weight, batch
     z = model.encode(x)
     z_hat = model.encode(model.decode(z).detach())
     value = rate(z, z_hat)
-    expected = torch.autograd.grad(weight * apart(z, z_hat) - value, model.parameters(), allow_unused=True)
-    options = {"objective": objective, "sample_weight": weight}
+    expected = torch.autograd.grad(
+        (weight if players == "both" else 0.0) * apart(z, z_hat) - value, model.parameters(), allow_unused=True
+    )
+    options = {"objective": objective, "sample_weight": weight, "sample_players": players}
     found, (ours, theirs, seen) = played(model, (x, labels), "encoder", **options)
     for key, a, b in zip(dict(model.named_parameters()), found, expected, strict=True):
         torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-8, atol=1e-10, msg=key)
