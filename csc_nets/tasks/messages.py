@@ -14,6 +14,7 @@ _NOISE = (
     ".*is smaller than the logging interval.*",
     ".*GPU available but not used.*",
     ".*You requested to overfit but enabled .* shuffling.*",
+    ".*could not find the monitored key.*",  # in an epoch without validation
     ".*torch.jit.script.* is deprecated.*",
     ".*isinstance\\(treespec, LeafSpec\\).*",
 )
