@@ -176,6 +176,8 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     if options["test_views"] is not None:
+        if not accepts(config["task"]["name"], "test_views"):
+            raise ValueError(f"test_views is for classifiers; the run is one of task {config['task']['name']}")
         changed["test_views"] = options["test_views"]
         config = {**config, "task": {**config["task"], "test_views": options["test_views"]}}
     trainer = L.Trainer(default_root_dir=folder.path, **quiet, **options["trainer"])

@@ -56,7 +56,8 @@ def main() -> None:
         noise = yaml.safe_load((Path(run) / "config.yaml").read_text())["task"]["noise"]
         level = float(noise if isinstance(noise, int | float) else noise[-1])
         each.append((level, score(csc_nets.load(run), images, level)))
-    rows["a network for each level"] = sorted(each)
+    if each:
+        rows["a network for each level"] = sorted(each)
     print("| network | " + " | ".join(f"{level:g}" for level in chosen.levels) + " |")
     print("|---|" + "---|" * len(chosen.levels))
     for name, points in rows.items():
@@ -75,7 +76,7 @@ def draw(rows: dict[str, list[tuple[float, float]]], trained: list[float], file:
     axis = figure.subplots()
     axis.axvspan(*trained, color="0.9", label="trained for")
     for name, points in rows.items():
-        axis.plot(*zip(*points, strict=True), marker="o", label=name, linestyle="--" if "each" in name else "-")
+        axis.plot(*zip(*points, strict=True), marker="o", label=name)
     axis.set(xlabel="noise in grey levels of 255", ylabel="PSNR in dB")
     axis.legend()
     figure.savefig(file)

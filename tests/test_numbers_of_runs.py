@@ -279,3 +279,8 @@ def test_photographs_of_ones_own_have_numbers_of_their_own(tmp_path):
     assert (folder / "metrics.json").read_text() == own
     with pytest.raises(FileNotFoundError, match="mine/train is missing"):
         cli.train(config("experiment=photographs_cdlnet", *small, f"data.root={mine}", f"run_dir={tmp_path / 'no'}"))
+    mine.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="mine"):
+        evaluate(folder, f"+data.root={mine}")
+    with pytest.raises(ValueError, match="test_views is for classifiers; the run is one of task denoising"):
+        evaluate(folder, "test_views=2")

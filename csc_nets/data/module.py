@@ -161,8 +161,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def only_test(self) -> bool:
-        """Whether there are images to test on alone, in a folder without folders for the splits."""
+        """Whether the data are a folder of test images only, without folders for the splits."""
         return False
+
+    def test_names(self) -> list[str] | None:
+        """A name for each test image, in order; None where images have none."""
+        return None
 
     def keep_split(self, file: Path, *, write: bool = True) -> None:
         """Holds out the images that a file names, whatever has come to the data since; nothing where splits are fixed.

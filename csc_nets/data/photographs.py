@@ -124,12 +124,14 @@ class PhotographDataModule(ImageDataModule):
         self.root = None if root is None else Path(root).expanduser()
         self.folders = {"train": train, "val": val, "test": test}
         self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
+        self._names: list[str] | None = None
         self.crops, self.val_fraction, self.split_seed = crops, val_fraction, split_seed
 
     @property
     def only_test(self) -> bool:
-        """Whether ``root`` has none of the three folders."""
-        return self.root is not None and not any((self.root / folder).is_dir() for folder in self.folders.values())
+        """Whether ``root`` is a folder with none of the three in it: it holds test images only, in sub-folders too."""
+        root = self.root
+        return root is not None and root.is_dir() and not any((root / name).is_dir() for name in self.folders.values())
 
     def load(self, split: str) -> dict[str, Split]:
         photographs = self._embedded() if self.root is None else self._from_files(self.root, split)
@@ -158,6 +160,11 @@ class PhotographDataModule(ImageDataModule):
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
         return (torch.stack(parts) / 255 - mean) / std
 
+    def test_names(self) -> list[str] | None:
+        """Paths of the test photographs in their folder, without the ending; None for the embedded ones."""
+        self.setup("test")
+        return self._names
+
     def _embedded(self) -> dict[str, list[Tensor]]:
         from sklearn.datasets import load_sample_images  # here, because it takes a second to import
 
@@ -168,22 +175,26 @@ class PhotographDataModule(ImageDataModule):
     def _from_files(self, root: Path, split: str) -> dict[str, list[Tensor]]:
         """The photographs of a split, and those of others that are not to be had without."""
         if split == "test" and self.only_test:
-            return {"test": self._read(root)}
+            return {"test": self._read(root, keep_names=True)}
         has = {part: (root / folder).is_dir() for part, folder in self.folders.items()}
         if split == "test" and not has["test"]:
             return {"test": self._from_files(root, "val")["val"]}
         if has["val"] or split == "test":
-            return {split: self._read(root / self.folders[split])}
+            return {split: self._read(root / self.folders[split], keep_names=split == "test")}
         images = self._read(root / self.folders["train"])
         labels = torch.zeros(len(images), dtype=torch.long)
         parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
         return {part: [images[i] for i in index] for part, index in zip(("train", "val"), parts, strict=True)}
 
-    def _read(self, folder: Path) -> list[Tensor]:
+    def _read(self, folder: Path, *, keep_names: bool = False) -> list[Tensor]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{self.name}: folder {folder.absolute()} is missing, expected photographs in it")
         paths = sorted(p for p in folder.rglob("*") if is_image(p.relative_to(folder)) and p.is_file())
         if not paths:
             raise FileNotFoundError(f"{self.name}: no image under {folder.absolute()}")
+        if keep_names:
+            plain = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+            whole = [path.relative_to(folder).as_posix() for path in paths]  # a.jpg beside a.png
+            self._names = plain if len(set(plain)) == len(plain) else whole
         files = ImageFiles(self.name, FileList(paths, [0] * len(paths)), lambda picture: picture, self.in_chans)
         return [files.read(index) for index in range(len(paths))]

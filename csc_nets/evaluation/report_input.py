@@ -53,6 +53,7 @@ class ReportInput:
 
         Of a split with more than ``limit`` images every k-th one is taken, because folders are sorted by class.
         """
+        self.data.setup("fit" if split == "train" else "test")
         stored = self.data.split(split)
         total = stored.length if isinstance(stored, FileSplit) else len(stored.labels)
         step, seen = -(-total // limit), 0

@@ -1,6 +1,7 @@
 """The report ``restoration``: photographs with noise, missing pixels and colour mosaics, restored by a denoiser."""
 
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from csc_nets.functional import estimate_noise_level
 from csc_nets.models import Denoiser
 from csc_nets.tasks.denoising_pictures import titled
 from csc_nets.tasks.image_quality import psnr, ssim
-from csc_nets.tasks.masks import bayer_masks, fill_by_interpolation, random_masks
+from csc_nets.tasks.masks import bayer_masks, check_mask, fill_by_interpolation, random_masks
 
 __all__ = ["restoration"]
 
@@ -27,39 +28,43 @@ _SIDE = 256  # pixels of a tile in the picture, at most
 
 @torch.no_grad()
 def restoration(
-    given: ReportInput, *, noise: Sequence[float] = (15.0, 25.0, 50.0), hidden: float = 0.5, clean: bool = True
+    given: ReportInput, *, noise: Sequence[float] | None = None, hidden: float | None = None, clean: bool = True
 ) -> Result:
     """PSNR and SSIM of restored test photographs, beside the noisy image or linear interpolation; a picture.
 
-    The network is told the noise level. In the column ``blind`` it estimates it, which takes whole windows.
-    Hidden pixels have no value, and pixels of a mosaic have one of three; what is seen has the noise, too.
+    The network is told the noise level. In the column ``blind`` it estimates the level. This needs windows without
+    missing pixels, so rows with a mask have none. A hidden pixel is missing in all channels; a pixel of a mosaic keeps
+    one of three colours. What is seen has the noise, too.
 
     Args:
-        given: a denoiser, and photographs.
-        noise: levels of the noise that is added, in grey levels, of which white is 255.
-        hidden: share of the pixels that is missing, in (0, 1); 0 leaves these rows out.
+        given: a denoiser, and photographs. All are measured, ``given.images`` are shown.
+        noise: levels of the noise that is added, in grey levels, of which white is 255; None for 15, 25 and 50.
+        hidden: share of the pixels that is missing, in [0, 1); 0 leaves these rows out. None is 0.5.
         clean: False for photographs that are noisy themselves. Nothing is added then, and there is nothing to compare
-            with: each one is restored blind, and written to ``restored/``.
+            with: each one is restored blind, and written to ``restored/`` under its name.
 
     Raises:
         ValueError: the network is no denoiser, or a number is out of range.
     """
     model = given.model
     if not isinstance(model, Denoiser):
-        raise ValueError(f"report=restoration needs a denoiser (cdlnet, cscnet, dncnn), got {type(model).__name__}")
-    if not 0 <= hidden < 1:
-        raise ValueError(f"options.hidden must be a share of the pixels in [0, 1), got {hidden!r}")
-    if not noise or not all(0 <= level < float("inf") for level in noise):
-        raise ValueError(f"options.noise must be one or more finite numbers >= 0, got {list(noise)!r}")
+        raise ValueError(f"report=restoration needs a denoiser, such as cdlnet, got {type(model).__name__}")
     images = [given.data.denormalize(x[i : i + 1]) for x, _ in given.batches("test") for i in range(len(x))]
     if not clean:
-        return _as_they_are(model, images, given.picture)
+        if noise is not None or hidden is not None:
+            raise ValueError("options.clean=false adds nothing to photographs: it takes no options.noise or hidden")
+        return _as_they_are(model, images, given)
+    hidden = 0.5 if hidden is None else hidden
+    check_mask(hidden, 1, name="options.hidden")
+    noise = (15.0, 25.0, 50.0) if noise is None else sorted(set(noise))
+    if not noise or not all(0 <= level < math.inf for level in noise):
+        raise ValueError(f"options.noise must be one or more finite numbers >= 0, got {list(noise)!r}")
     masks: dict[str, Mask] = {"": lambda image, draw: None}
     if hidden:
-        masks[f"{hidden:.0%} hidden"] = lambda image, draw: random_masks(image, hidden, 1, draw)
+        masks[f"{hidden:.3g} hidden"] = lambda image, draw: random_masks(image, hidden, 1, draw)
     if images[0].shape[1] == 3:
         masks["mosaic"] = lambda image, draw: bayer_masks(image)
-    shown = sorted(noise)[len(noise) // 2]
+    shown = noise[len(noise) // 2]
     rows: list[dict[str, Any]] = []
     tiles: list[Tensor] = []
     for task, mask in masks.items():
@@ -100,23 +105,26 @@ def restoration(
     return "\n".join(lines), rows
 
 
-def _as_they_are(model: Denoiser, images: list[Tensor], picture: Path) -> Result:
+def _as_they_are(model: Denoiser, images: list[Tensor], given: ReportInput) -> Result:
     """Noisy photographs, restored blind."""
-    folder = picture.with_name("restored")
-    folder.mkdir(exist_ok=True)
+    folder = given.picture.with_name("restored")
+    shutil.rmtree(folder, ignore_errors=True)  # of other photographs
+    folder.mkdir()
+    names = given.data.test_names() or [f"{i:04}" for i in range(len(images))]
     rows: list[dict[str, Any]] = []
     tiles: list[Tensor] = []
-    for i, image in enumerate(images):
+    for i, (name, image) in enumerate(zip(names, images, strict=True)):
         restored, level = model(image), 255 * estimate_noise_level(image).item()
-        save_image(restored, folder / f"{i:04}.png")
-        rows.append({"name": f"{i:04}", "noise": level})
-        if i < 8:
-            tiles += [
-                titled(_middle(image[0]), f"noise {level:.1f}, estimated"),
-                titled(_middle(restored[0]), "restored"),
-            ]
-    _save(tiles, picture, columns=2)
-    lines = [f"{row['name']:12}{row['noise']:>8.1f}" for row in rows]
+        file = folder / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_image(restored, file)
+        rows.append({"name": name, "noise": level})
+        if i < given.images:
+            parts = {f"noise {level:.1f}, estimated": image, "restored": restored}
+            tiles += [titled(_middle(part[0]), title) for title, part in parts.items()]
+    _save(tiles, given.picture, columns=2)
+    width = max(len(row["name"]) for row in rows)
+    lines = [f"{row['name']:{width}}{row['noise']:>8.1f}" for row in rows]
     lines += ["", f"estimated noise in grey levels, white is 255; restored photographs are in {folder}"]
     return "\n".join(lines), rows
 

@@ -96,22 +96,25 @@ def rate_distance(first: Tensor, second: Tensor, eps: float = 0.5) -> Tensor:
 
 
 def sample_distance(first: Tensor, second: Tensor, eps: float = 0.5) -> Tensor:
-    r"""Rate distance of each feature from its partner, ``(n,)``: :func:`rate_distance` of sets of one feature each.
+    r"""Rate distance of each feature from its partner, in nats: :func:`rate_distance` of sets of one feature each.
 
     .. math:: \tfrac12 \log\bigl((1 + \alpha a)(1 + \alpha b) - \alpha^2 c^2\bigr)
               - \tfrac14 \log (1 + 2 \alpha a) - \tfrac14 \log (1 + 2 \alpha b), \qquad \alpha = \frac{d}{2 \epsilon}
 
-    with the squared norms a and b and the inner product c. On the sphere it is zero where both features are the same up
-    to the sign. It is the sample-wise term of Tong et al., `Unsupervised Learning of Structured Representations via
-    Closed-Loop Transcription <https://arxiv.org/abs/2210.16782>`_, 2022.
+    with the squared norms a and b and the inner product c. It is zero where both features are the same up to the sign,
+    so it cannot tell z from -z. It is the sample-wise term of Tong et al., `Unsupervised Learning of Structured
+    Representations via Closed-Loop Transcription <https://arxiv.org/abs/2210.16782>`_, 2022.
 
     Args:
         first: ``(n, d)``.
         second: ``(n, d)``.
         eps: precision.
 
+    Returns:
+        ``(n,)``.
+
     Raises:
-        ValueError: features of other shapes.
+        ValueError: features of other shapes or that are not finite, ``eps`` not above 0.
     """
     first, second = _checked(first, eps), _checked(second, eps)
     if first.ndim != 2 or first.shape != second.shape:

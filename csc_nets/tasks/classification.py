@@ -183,6 +183,8 @@ class ClassificationTask(Task):
         """Plain cross-entropy, accuracy, and what the codes look like."""
         images, labels = batch
         with observe_codes(self.model) as codes:
+            logits = self(images)
+        if self.test_views > 1:  # codes are those of the image as it is
             logits = averaged_logits(self, images, self.test_views)
         self.test_acc(logits, labels)
         self.log("test/loss", cross_entropy(logits, labels), sync_dist=True)

@@ -46,9 +46,8 @@ class DenoisingTask(Task):
         noise: smallest and largest noise level of training images, or one for both.
         val_noise: noise levels to validate at; None for the middle of ``noise``.
         test_noise: noise levels to test at.
-        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), or
-            ``"mosaic"``, two of three colours of each pixel as in a camera. The loss counts them, too. Without a mask
-            in training a denoiser fills missing pixels worse than interpolation does.
+        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), each
+            by chance, or ``"mosaic"``, two of three colours of each pixel as in a camera. The loss counts them, too.
         loss: ``"mse"``, or ``"mc_sure"``, which sees no clean image, see :func:`mc_sure`.
         clip: largest norm of the gradient of all parameters; None for no limit. ``trainer.gradient_clip_val`` goes
             first.

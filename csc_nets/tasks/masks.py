@@ -1,5 +1,7 @@
 """Masks of pixels for masked autoencoding, and the plain way to fill what they hide."""
 
+from contextlib import suppress
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -13,7 +15,7 @@ def check_mask(mask: float, mask_size: int, *, name: str = "mask") -> None:
     Raises:
         ValueError: says which.
     """
-    if isinstance(mask, bool) or not 0 <= mask < 1:
+    if isinstance(mask, bool) or not isinstance(mask, int | float) or not 0 <= mask < 1:
         raise ValueError(f"{name} must be a share of the pixels in [0, 1), got {mask!r}")
     if isinstance(mask_size, bool) or not isinstance(mask_size, int) or mask_size < 1:
         raise ValueError(f"mask_size must be an int >= 1, got {mask_size!r}")
@@ -41,7 +43,12 @@ def bayer_masks(images: Tensor) -> Tensor:
     """What a camera with a Bayer filter sees of colour images ``(N, 3, H, W)``: booleans of the same shape.
 
     Red and green alternate in even rows, green and blue in odd ones (Bayer, US patent 3,971,065).
+
+    Raises:
+        ValueError: images of another number of channels.
     """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"a Bayer mosaic is of colour images (N, 3, H, W), got {tuple(images.shape)}")
     seen = torch.zeros(images.shape, dtype=torch.bool, device=images.device)
     seen[:, 0, ::2, ::2] = True
     seen[:, 1, ::2, 1::2] = True
@@ -57,15 +64,26 @@ def fill_by_interpolation(images: Tensor, seen: Tensor) -> Tensor:
 
     Args:
         images: ``(N, C, H, W)``; what is missing is not read.
-        seen: ``(N, 1, H, W)``, at least three seen pixels that are not in one line in each image.
+        seen: ``(N, 1, H, W)``. Seen pixels on one line make no triangle: the nearest one is taken everywhere.
+
+    Raises:
+        ValueError: an image without a seen pixel.
     """
     from scipy.interpolate import griddata  # here, because few need it
+    from scipy.spatial import QhullError
+
+    if not bool(seen.flatten(1).any(1).all()):
+        raise ValueError("fill_by_interpolation: an image has no seen pixel")
 
     filled = images.cpu().clone()
     for image, known in zip(filled, seen[:, 0].cpu(), strict=True):
         places, wanted = known.nonzero().numpy(), (~known).nonzero().numpy()
         values = image[:, known].T.numpy()
-        linear = torch.from_numpy(griddata(places, values, wanted, "linear"))
-        nearest = torch.from_numpy(griddata(places, values, wanted, "nearest"))
-        image[:, ~known] = torch.where(linear.isnan(), nearest, linear).T.to(image.dtype)
+        if not len(wanted):
+            continue
+        filling = torch.from_numpy(griddata(places, values, wanted, "nearest"))
+        with suppress(QhullError):
+            linear = torch.from_numpy(griddata(places, values, wanted, "linear"))
+            filling = torch.where(linear.isnan(), filling, linear)
+        image[:, ~known] = filling.T.to(image.dtype)
     return filled.to(images.device)

@@ -81,10 +81,10 @@ def evaluation_label(options: Mapping[str, Any], config: Mapping[str, Any], *, o
     Args:
         options: the tree of ``configs/evaluate.yaml``.
         config: the run's ``config.yaml``.
-        other: whether the images under ``data.root`` cannot be the run's own, in another place.
+        other: whether the images under ``data.root`` are not the run's own.
     """
     data = dict(options["data"])
-    other = other or (data.get("root") is not None and config["data"].get("root") is None)
+    other = data.get("root") is not None and (other or config["data"].get("root") is None)
     parts: dict[str, Any] = {}
     if "name" in data or other:
         folder = "root" in data and (other or data["name"] == "image_folder")

@@ -19,7 +19,7 @@ def check_views(count: int) -> None:
     Raises:
         ValueError: it is none of the three.
     """
-    if isinstance(count, bool) or count not in get_args(TestViews):
+    if isinstance(count, bool) or not isinstance(count, int) or count not in get_args(TestViews):
         raise ValueError(f"test_views must be 1, 2 or 6, got {count!r}")
 
 
@@ -32,7 +32,16 @@ def averaged_logits(classify: Callable[[Tensor], Tensor], images: Tensor, count:
         classify: from images to logits ``(N, K)``.
         images: ``(N, C, H, W)``, of at least two pixels a side for six views.
         count: 1, 2 or 6 views.
+
+    Returns:
+        ``(N, K)``.
+
+    Raises:
+        ValueError: another number of views, or six of images of one pixel a side.
     """
+    check_views(count)
+    if count == 6 and min(images.shape[2:]) < 2:
+        raise ValueError(f"test_views=6 moves images by a pixel: they need 2 a side, got {tuple(images.shape)}")
     if count == 1:
         return classify(images)
     places = [images]

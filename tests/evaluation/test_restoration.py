@@ -9,7 +9,7 @@ from csc_nets.data import create_datamodule
 from csc_nets.evaluation import save_report
 from csc_nets.models import create_model
 from csc_nets.tasks.image_quality import psnr
-from csc_nets.tasks.masks import bayer_masks
+from csc_nets.tasks.masks import bayer_masks, fill_by_interpolation
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_rows_of_each_noise_and_mask(folder):
     model, data = create_model("cdlnet", pretrained=True).eval(), create_datamodule("photographs", root=root)
     text = save_report("restoration", model, data, out, images=2, options={"noise": [25], "hidden": 0.5})
     rows = rows_of(out)
-    assert list(rows) == ["noise 25", "noise 25, 50% hidden"] and "blind" in text
+    assert list(rows) == ["noise 25", "noise 25, 0.5 hidden"] and "blind" in text
     draw, scores = torch.Generator().manual_seed(0), []
     for i in range(3):
         image = pil_to_tensor(Image.open(root / f"{i}.png").convert("L"))[None] / 255
@@ -43,7 +43,7 @@ def test_rows_of_each_noise_and_mask(folder):
     row = rows["noise 25"]
     assert (row["plain"], row["restored"]) == (pytest.approx(plain, abs=1e-3), pytest.approx(restored, abs=1e-3))
     assert row["restored"] > row["plain"] + 5 and abs(row["blind"] - row["restored"]) < 1
-    assert rows["noise 25, 50% hidden"]["blind"] is None
+    assert rows["noise 25, 0.5 hidden"]["blind"] is None
     width, height = Image.open(out / "restoration.png").size
     assert width == 4 * 50 + 2 and height == 4 * 58 + 2  # two images, two tasks, titles of 16 pixels
 
@@ -68,17 +68,21 @@ def test_noisy_photographs_of_ones_own(folder):
     out, root = folder
     model, data = create_model("cdlnet", pretrained=True).eval(), create_datamodule("photographs", root=root)
     save_report("restoration", model, data, out, options={"clean": False})
-    assert sorted(file.name for file in (out / "restored").iterdir()) == ["0000.png", "0001.png", "0002.png"]
+    assert sorted(file.name for file in (out / "restored").iterdir()) == ["0.png", "1.png", "2.png"]
     image = pil_to_tensor(Image.open(root / "1.png").convert("L"))[None] / 255
     with torch.no_grad():
         wanted = model(image).clamp(0, 1)
-    found = pil_to_tensor(Image.open(out / "restored" / "0001.png").convert("L"))[None] / 255
+    found = pil_to_tensor(Image.open(out / "restored" / "1.png").convert("L"))[None] / 255
     assert (found - wanted).abs().max() < 1 / 255
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"hidden": 1.0}, "options.hidden must be a share"), ({"noise": []}, "options.noise must be one or more")],
+    [
+        ({"clean": False, "noise": [25]}, "it takes no options.noise or hidden"),
+        ({"hidden": 1.0}, "options.hidden must be a share"),
+        ({"noise": []}, "options.noise must be one or more"),
+    ],
 )
 def test_refusals(folder, options, message):
     out, root = folder
@@ -90,3 +94,13 @@ def test_refusals(folder, options, message):
 def test_another_network(folder):
     with pytest.raises(ValueError, match="needs a denoiser"):
         save_report("restoration", create_model("csc_small", in_chans=1), create_datamodule("digits"), folder[0])
+
+
+def test_almost_nothing_seen(folder):
+    """One seen pixel makes no triangle: the nearest one is taken."""
+    x = torch.arange(12.0).view(1, 1, 3, 4)
+    seen = torch.zeros(1, 1, 3, 4, dtype=torch.bool)
+    seen[..., 1, 2] = True
+    assert (fill_by_interpolation(x, seen) == x[..., 1, 2]).all()
+    with pytest.raises(ValueError, match="an image has no seen pixel"):
+        fill_by_interpolation(x, ~seen & seen)
