@@ -43,8 +43,13 @@ def restoration(
         clean: False for photographs that are noisy themselves. Nothing is added then, and there is nothing to compare
             with: each one is restored blind, and written to ``restored/`` under its name.
 
+    Returns:
+        The table, and a row for each task and level: ``name``, ``missing``, ``noise`` in grey levels; means of
+        ``plain``, ``restored`` and ``blind``, PSNR in dB, and of ``ssim``. Of noisy photographs the estimated noise.
+
     Raises:
-        ValueError: the network is no denoiser, or a number is out of range.
+        ValueError: the network is no denoiser, a number is out of range, or ``noise`` or ``hidden`` with
+            ``clean=False``.
     """
     model = given.model
     if not isinstance(model, Denoiser):
@@ -99,7 +104,7 @@ def restoration(
     lines += [
         "",
         f"PSNR in dB, means over {len(images)} test photographs of {given.data.name}; noise in grey levels of 255.",
-        "plain: the noisy image, or its missing values by linear interpolation. blind: without the noise level.",
+        "plain: the noisy image, or linear interpolation of missing values. blind: estimated noise level.",
         "SSIM: of the restored image.",
     ]
     return "\n".join(lines), rows

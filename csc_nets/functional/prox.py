@@ -15,6 +15,7 @@ from csc_nets.functional.checks import is_transformed
 from csc_nets.functional.pooling import absolute_pool, entries, fixed_switches, unpool
 
 __all__ = [
+    "at_least",
     "elastic_net_threshold",
     "group_soft_threshold",
     "hard_threshold",
@@ -26,10 +27,10 @@ __all__ = [
 
 
 def at_least(t: Tensor, bound: float | Tensor) -> Tensor:
-    """The larger of ``t`` and ``bound``, with derivative 1 by ``t`` where they are equal.
+    """The larger of ``t`` and ``bound``, which broadcast, with derivative 1 with respect to ``t`` where they are equal.
 
-    So a threshold of 0 can be learned. There ``torch.maximum`` has derivative one half, and ``clamp_min`` 0 in newer
-    versions of torch.
+    So a threshold of 0 can be learned. The derivative of ``torch.maximum`` is one half there, and that of
+    ``clamp_min`` is 0 in torch 2.14.
     """
     return torch.where(t < bound, bound, t)
 

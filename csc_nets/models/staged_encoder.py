@@ -162,8 +162,8 @@ class StagedEncoder(HubNetwork):
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay must leave alone.
 
-        These are the dictionaries (the norm behind an atom changes no code; ``task.decay_atoms`` keeps it short all
-        the same), norm layers, biases and learned sparsity weights.
+        These are the dictionaries (the norm of the tensor behind an atom changes no code), norm layers, biases and
+        learned sparsity weights.
         """
         return {name for name, p in self.named_parameters() if p.ndim <= 1 or ".parametrizations." in name}
 

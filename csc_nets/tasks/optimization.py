@@ -28,16 +28,16 @@ def parameter_groups(
     sparsity weights), and what the model itself names in ``no_weight_decay()``.
 
     The tensor v behind an atom :math:`d = v / \|v\|` has a norm that changes no code. But gradients are orthogonal to
-    v, so each step of SGD lengthens it, and the same step turns a longer v less. Decay keeps it short, as it does with
-    filters before a batch norm: van Laarhoven, `L2 Regularization versus Batch and Weight Normalization
-    <https://arxiv.org/abs/1706.05350>`_, 2017. ``decay_atoms`` asks for that.
+    v, so a step of plain SGD lengthens it, and the same step turns a longer v less. Decay keeps it short, as it does
+    with filters before a batch norm: van Laarhoven, `L2 Regularization versus Batch and Weight Normalization
+    <https://arxiv.org/abs/1706.05350>`_, 2017. ``decay_atoms`` asks for that, against ``no_weight_decay()`` too.
 
     Args:
         model: any network.
         weight_decay: decay of the first group, >= 0.
         among: the parameters to take; None for all.
-        decay_atoms: whether weight decay acts on the tensors behind atoms of unit norm, too.
         biases_apart: whether the biases of norm layers are a group of their own, the third.
+        decay_atoms: whether weight decay acts on the tensors behind atoms of unit norm, too.
 
     Returns:
         Two groups for an optimiser, the second one with ``weight_decay=0``, and the third one too.

@@ -39,8 +39,8 @@ class Task(L.LightningModule):
         optimizer: ``"sgd"`` or ``"adamw"``.
         lr: peak learning rate.
         weight_decay: acts on plain weights only, see :func:`csc_nets.tasks.parameter_groups`.
-        decay_atoms: whether weight decay keeps the tensors behind atoms short, too, so that training goes on turning
-            the atoms; see there.
+        decay_atoms: whether weight decay acts on the tensors behind atoms, too, which keeps the atoms' effective
+            learning rate; see :func:`csc_nets.tasks.parameter_groups`.
         momentum: of SGD, and the first beta of AdamW.
         nesterov: Nesterov's form of SGD's momentum.
         schedule: ``"cosine"`` or ``"linear"`` (per step), ``"step"`` or ``"constant"``.

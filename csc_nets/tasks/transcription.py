@@ -55,14 +55,14 @@ class TranscriptionTask(AutoencodingTask):
         model: a network as :class:`~csc_nets.models.ClosedLoop`: ``encode``, ``decode``, ``players``.
         objective: ``"binary"``, without labels, or ``"multi"``, with them.
         eps: precision of the rates.
-        sample_weight: :math:`\lambda` of a term S that is made small, the mean of
+        sample_weight: weight :math:`\lambda` of the term S, the mean of
             :func:`~csc_nets.functional.sample_distance` over the images. The game alone compares sets of features, and
             may return another image of the class; with the term it returns the same one. From Tong et al., `u-CTRL
             <https://arxiv.org/abs/2210.16782>`_, whose second term, on augmented images, is left out. 0 is the
             published game.
-        sample_players: who makes it small: ``"both"``, the encoder climbs :math:`T - \lambda S` and the decoder
-            descends :math:`T + \lambda S`; or ``"decoder"``, the encoder climbs T. An encoder that takes part learns to
-            overlook what the decoder does wrong: images come back sooner and better, and get worse again later.
+        sample_players: who minimises S: ``"both"``, the encoder climbs :math:`T - \lambda S` and the decoder
+            descends :math:`T + \lambda S`; or ``"decoder"``, the encoder climbs T. It does not count with weight 0. On
+            digits ``"both"`` had the higher PSNR at its best and fell more afterwards.
         encoder_steps: steps of the encoder for one of the decoder.
         reduction_steps: steps before them in which the encoder only sets the classes of the images apart, climbing
             their rate reduction; with ``"multi"``. (CTRL on CIFAR-10 takes one.)

@@ -198,7 +198,7 @@ def test_hidden_pixels_count_and_are_not_seen():
         task = DenoisingTask(Seen(), hidden=hidden, noise=0, test_noise=[0])
         (got,) = L.Trainer(**QUIET).test(task, datamodule=data_of(x), verbose=False)
         assert got["test/psnr"] == pytest.approx(-10 * math.log10(missing), abs=0.2)  # drawn
-        assert "test/gain" not in got  # over what?
+        assert "test/gain" not in got  # the noisy image has no value there
         loss = DenoisingTask(Seen(), hidden=hidden, noise=0).training_step((x, torch.zeros(4).long()), 0)
         assert loss.item() == pytest.approx(missing, abs=0.01)
 
