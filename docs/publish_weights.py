@@ -32,12 +32,17 @@ def main() -> None:
     parser.add_argument("--machine", default="", help="what the training ran on")
     parser.add_argument("--revision", help="that the run was made with (default: that of the working tree)")
     parser.add_argument("--half", action="store_true", help="parameters in half precision, for larger networks")
+    parser.add_argument("--args", type=json.loads, default={}, help="JSON: arguments other than in the training")
     given = parser.parse_args()
     config = yaml.safe_load((given.run / "config.yaml").read_text())
     numbers = json.loads((given.numbers or given.run / "metrics.json").read_text())
     model = csc_nets.load(given.run)
     if model.model_name != given.name:
         raise SystemExit(f"{given.run} holds a {model.model_name}, and not a {given.name}")
+    if given.args:  # such as another pursuit: the same weights have to fit
+        changed = csc_nets.create_model(given.name, **(model.model_args | given.args))
+        changed.load_state_dict(model.state_dict())
+        changed.trained_on, model = model.trained_on, changed.eval()
     file = SHELF / f"{given.name}.safetensors"
     state = packed(model, given.half)
     save_file(state, file)

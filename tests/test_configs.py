@@ -69,7 +69,7 @@ def test_every_network_and_data_set_has_a_file():
 @pytest.mark.parametrize("name", choices("model"))
 def test_every_network_file_can_be_built(name):
     tasks = {"autoencoder": "autoencoding", "dictionary": "dictionary_learning", "ctrl": "transcription"}
-    tasks |= dict.fromkeys(("cdlnet", "gdlnet", "cscnet", "dncnn", "proximal_denoiser"), "denoising")
+    tasks |= dict.fromkeys(("denoiser", "cdlnet", "gdlnet", "cscnet", "dncnn"), "denoising")
     task = next((tasks[word] for word in tasks if word in name), "classification")
     with torch.device("meta"):
         _, built = build(config_of(f"model={name}", f"task={task}", "data=cifar10"))

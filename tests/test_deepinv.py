@@ -36,7 +36,7 @@ def plug_and_play(denoiser, physics, y, sigma, iterations):
     return restored, (again - restored).norm().item() / restored.norm().item()
 
 
-@pytest.mark.parametrize("name", ["cdlnet", "dncnn", "proximal_denoiser"])
+@pytest.mark.parametrize("name", ["cdlnet", "dncnn", "proximal_denoiser", "analysis_denoiser"])
 @torch.no_grad()
 def test_deepinv_takes_our_networks_for_denoisers(name):
     denoiser, x = csc_nets.create_model(name).eval(), photograph()

@@ -31,6 +31,7 @@ from csc_nets.functional.operators.spectral import largest_eigenpair, power_step
 from csc_nets.functional.penalties import (
     L0,
     L1,
+    Box,
     ElasticNet,
     FreeL1,
     GroupL1,
@@ -126,6 +127,7 @@ __all__ = [
     "OMP",
     "AdjointPair",
     "BlockCoordinate",
+    "Box",
     "Calibrated",
     "Cascade",
     "ConvGeometry",

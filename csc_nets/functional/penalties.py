@@ -19,6 +19,7 @@ from csc_nets.registry import Part, Registry
 __all__ = [
     "L0",
     "L1",
+    "Box",
     "ElasticNet",
     "FreeL1",
     "GroupL1",
@@ -56,6 +57,10 @@ class Penalty(Part):
         """The proximal map at ``v (N, M, *S')`` with a threshold ``t`` that broadcasts against it."""
         raise NotImplementedError
 
+    def threshold(self, lam: float | Tensor, gain: float | Tensor) -> float | Tensor:
+        """The threshold t of a step of size ``gain``."""
+        return gain * lam
+
     def value(self, z: Tensor, lam: float | Tensor) -> Tensor:
         """``lam R(z)`` per sample, ``(N,)``."""
         raise NotImplementedError(f"{type(self).__name__} has no value, so no objective either")
@@ -70,6 +75,13 @@ class Penalty(Part):
         A dual point is feasible where its gauge is at most 1. Duality gaps and ``lam_max`` are computed from it.
         """
         raise NotImplementedError(f"{type(self).__name__} has no dual, so no duality gap and no lam_max")
+
+    def support(self, correlation: Tensor, lam: float | Tensor) -> Tensor | None:
+        r"""The conjugate :math:`\sup_z \langle c, z \rangle - \lambda R(z)` at a feasible dual point, ``(N,)``.
+
+        None where it is 0, as for norms. Otherwise it must grow in proportion to c.
+        """
+        return None
 
     def free(self, lam: float | Tensor, z: Tensor) -> Tensor | None:
         """Where entries of a code ``z`` cost nothing, booleans of its shape; None for a penalty without such places."""
@@ -375,6 +387,39 @@ class OnePerBlock(_Constraint):
             blocks *= 1 if self.window is None else -(-n // self.window)
         # torch.jit traces sizes as tensors, and keeps this number for all.
         return max(1, round(self.share * (int(blocks) if isinstance(blocks, Tensor) else blocks)))
+
+
+@register_penalty("box")
+@dataclass(frozen=True)
+class Box(_Constraint):
+    r"""The set :math:`|z_i| \le \lambda`: ``lam`` is its size, and the step size has no effect on the projection.
+
+    The residual of such a code is the proximal map of :math:`\lambda \|D^T x\|_1`, by duality:
+
+    .. math:: x - D z^* = \arg\min_u \tfrac12 \|x - u\|^2 + \sum_i \lambda_i |(D^T u)_i|
+
+    With differences of neighbours for atoms this is total variation (Chambolle, 2004). Codes are not sparse; the
+    correlations of the residual with the atoms are.
+    """
+
+    separable = True
+    local = True
+
+    def threshold(self, lam: float | Tensor, gain: float | Tensor) -> float | Tensor:
+        """``lam``."""
+        return lam
+
+    def prox(self, v: Tensor, t: float | Tensor) -> Tensor:
+        """The nearest code of the set."""
+        return prox.clip(v, t)
+
+    def gauge(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        """0: every dual point is feasible."""
+        return correlation.abs().new_zeros(len(correlation))
+
+    def support(self, correlation: Tensor, lam: float | Tensor) -> Tensor:
+        """The weighted l1 norm of the correlations."""
+        return _sum(lam * correlation.abs().to(torch.float64))
 
 
 def check_ridge(ridge: float) -> float:

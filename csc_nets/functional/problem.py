@@ -210,8 +210,11 @@ class Problem:
         excess = self.penalty.gauge(correlation, self.lam).to(wide)
         if free is not None and not mu:
             excess = excess.clamp_min(1)  # a longer dual point would make more of the rounding of the projection
-        value = self.penalty.exact_value(z, self.lam)
-        return primal + value - dual_value(_inner(x, r), _energy(r, wide) + rows, excess, self.nonneg)
+        value, inner, one_sided = self.penalty.exact_value(z, self.lam), _inner(x, r), self.nonneg
+        cost = self.penalty.support(correlation, self.lam)
+        if cost is not None:
+            inner, one_sided = inner - cost.to(wide), True
+        return primal + value - dual_value(inner, _energy(r, wide) + rows, excess, one_sided)
 
     def _free(self, z: Tensor) -> Tensor | None:
         """Where entries of the code cost nothing; None for nowhere, or where looking at numbers is not possible."""
@@ -282,7 +285,7 @@ def dual_value(inner: Tensor, norm: Tensor, excess: Tensor, nonneg: bool) -> Ten
         inner: inner product of the residual and the signal.
         norm: squared norm of the residual.
         excess: the largest ratio of a correlation of the residual to its weight.
-        nonneg: codes are non-negative.
+        nonneg: the ray has one side only, as for codes that are non-negative.
     """
     # Along the ray the dual is a parabola with its top at inner / norm.
     limit = 1 / excess

@@ -16,6 +16,7 @@ from csc_nets.functional.pooling import absolute_pool, entries, fixed_switches, 
 
 __all__ = [
     "at_least",
+    "clip",
     "elastic_net_threshold",
     "group_soft_threshold",
     "hard_threshold",
@@ -92,6 +93,18 @@ def nonneg_soft_threshold(v: Tensor, t: float | Tensor) -> Tensor:
     tensor([0., 0., 2.])
     """
     return torch.relu(v - t)
+
+
+def clip(v: Tensor, t: float | Tensor) -> Tensor:
+    r"""Projection on :math:`|z| \le t`, same shape as ``v``, real or complex. It is v less its soft threshold.
+
+    >>> clip(torch.tensor([-2.0, 0.5, 3.0]), 1.0)
+    tensor([-1.0000,  0.5000,  1.0000])
+    """
+    if v.is_complex():
+        size = v.abs()
+        return torch.where(size > t, v * (t / size.clamp_min(torch.finfo(size.dtype).tiny)), v)
+    return torch.clamp(v, -t, t)  # type: ignore[arg-type]
 
 
 def hard_threshold(v: Tensor, t: float | Tensor) -> Tensor:

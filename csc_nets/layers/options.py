@@ -120,11 +120,15 @@ def default_gradient(pursuit: Pursuit) -> Gradient:
 
 
 def with_defaults(options: Mapping[str, Any], **defaults: Any) -> dict[str, Any]:
-    """Options of a layer with defaults of a model. ``steps`` holds for pursuits by name, ``nonneg`` for l1."""
+    """Options of a layer with defaults of a model.
+
+    ``steps`` holds for pursuits by name. ``penalty`` and ``nonneg`` exclude each other.
+    """
     if not takes_steps(options.get("pursuit", "fista")):
         defaults.pop("steps", None)
-    if options.get("penalty") is not None:
-        defaults.pop("nonneg", None)
+    for one, other in (("penalty", "nonneg"), ("nonneg", "penalty")):
+        if options.get(one) is not None:
+            defaults.pop(other, None)
     return {**defaults, **options}
 
 

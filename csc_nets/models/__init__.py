@@ -1,6 +1,7 @@
 """Networks of the zoo, and the registry that builds them by name."""
 
 from csc_nets.models import shared_networks  # noqa: F401  # so that create_model knows them
+from csc_nets.models.analysis_denoiser import AnalysisDenoiser
 from csc_nets.models.cdlnet import CDLNet, GDLNet
 from csc_nets.models.closed_loop import ClosedLoop, ConvClosedLoop, CSCClosedLoop
 from csc_nets.models.coded_activations import CodedActivations
@@ -31,6 +32,7 @@ from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 __all__ = [
     "CRATE",
     "MLCSC",
+    "AnalysisDenoiser",
     "CDLNet",
     "CSCAutoencoder",
     "CSCClosedLoop",

@@ -83,6 +83,9 @@ class ProximalDenoiser(Denoiser):
         torch.Size([2, 1, 20, 30])
     """
 
+    penalty = "l1"
+    padding_mode = "zeros"
+
     def __init__(
         self,
         in_chans: int = 1,
@@ -97,16 +100,10 @@ class ProximalDenoiser(Denoiser):
             raise ValueError(f"kernel_size must be odd, got {kernel_size}")
         if not 1 <= stride <= kernel_size:
             raise ValueError(f"stride must be from 1 to kernel_size = {kernel_size}, got {stride}")
-        coder = CSC2d(
-            in_chans,
-            atoms,
-            kernel_size,
-            stride,
-            padding=kernel_size // 2,
-            lam=torch.full((atoms,), weight, device="cpu"),
-            learn_lam=True,
-            **with_defaults(options, nonneg=False, pursuit="to_tolerance"),
-        )
+        border = {"padding": kernel_size // 2, "padding_mode": self.padding_mode}
+        trained = {"lam": torch.full((atoms,), weight, device="cpu"), "learn_lam": True}
+        parts = with_defaults(options, penalty=self.penalty, pursuit="to_tolerance")
+        coder = CSC2d(in_chans, atoms, kernel_size, stride, **border, **trained, **parts)  # type: ignore[arg-type]
         super().__init__(
             [Centre(), LevelledCoder(coder)], [in_chans, atoms], [1, stride], in_chans=in_chans, input_size=128
         )
@@ -143,8 +140,12 @@ class ProximalDenoiser(Denoiser):
         return x, level, mask, lambda clean: centre(clean) + mean
 
     def restore(self, x: Tensor, level: float | Tensor, mask: Tensor | None) -> Tensor:
-        """``D z`` of images without mean."""
-        return self.coder.synthesize(self._levelled(x, level, mask), x.shape[2:])
+        """Clean images without mean."""
+        return self.image(self._levelled(x, level, mask), x)
+
+    def image(self, z: Tensor, x: Tensor) -> Tensor:
+        """The image that a code of ``x`` says: ``D z``."""
+        return self.coder.synthesize(z, x.shape[2:])
 
     def refine(
         self, x: Tensor, sigma: float | Tensor, z: Tensor | None = None, *, steps: int = 1
@@ -163,7 +164,7 @@ class ProximalDenoiser(Denoiser):
         x, level, _, finish = self.prepare(x, sigma, None)
         problem = self.coder.problem(x, self._levelled.weights(x, level))
         z = FISTA(steps).run(problem, z)
-        return finish(self.coder.synthesize(z, x.shape[2:])), z
+        return finish(self.image(z, x)), z
 
     @torch.no_grad()
     def certificate(self, x: Tensor, sigma: float | Tensor, z: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from csc_nets.evaluation.export import export_network
 from csc_nets.models import create_model
 
 NETWORKS = {
+    "analysis_denoiser": {"in_chans": 3, "atoms": 6, "kernel_size": 3, "pursuit": "fista", "steps": 3},
     "proximal_denoiser": {"in_chans": 3, "atoms": 6, "kernel_size": 3, "stride": 2, "pursuit": "fista", "steps": 3},
     "scattering": {"scales": 2, "angles": 2, "input_size": 16},
 }

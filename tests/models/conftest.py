@@ -45,6 +45,7 @@ NARROW = {
         "steps": 2,
     },
     "proximal_denoiser": {"in_chans": 3, "atoms": 12, "kernel_size": 3, "stride": 2, "pursuit": "fista", "steps": 6},
+    "analysis_denoiser": {"in_chans": 3, "atoms": 12, "kernel_size": 3, "pursuit": "fista", "steps": 6},
     "sparse_autoencoder": {"sizes": [4, 8], "frequencies": [2, 3], "steps": 6},
     "scattering": {"scales": 2, "angles": 2, "input_size": 16},
     "sparse_prior_cnn": {"widths": [4, 6, 8], "kernel_size": 3, "stride": [1, 2, 2], "padding": 1, "steps": 3},

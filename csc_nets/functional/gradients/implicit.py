@@ -92,7 +92,8 @@ class Implicit(Gradient):
         v = shrinkage * (z + gain * problem.operator.analysis(problem.residual(z)))
         if not (v.requires_grad or (isinstance(problem.lam, Tensor) and problem.lam.requires_grad)):
             return z
-        t = torch.as_tensor(shrinkage * gain * problem.lam, dtype=z.abs().dtype, device=z.device)
+        t = problem.penalty.threshold(problem.lam, shrinkage * gain)
+        t = torch.as_tensor(t, dtype=z.abs().dtype, device=z.device)
         if problem.penalty.kernel is None or z.is_complex():
             code = problem.penalty.prox(v, t)
         else:  # on the support of the code
@@ -125,7 +126,7 @@ def _require_solution(problem: Problem, z: Tensor, pursuit: Pursuit) -> None:
         measure, gain = "change by one more step over the norm of the code", problem.step_size
         shrinkage = 1 / (1 + problem.quadratic * gain)
         v = shrinkage * (z + gain * problem.operator.analysis(problem.residual(z)))
-        moved = z - problem.penalty.prox(v, torch.as_tensor(shrinkage * gain * problem.lam))
+        moved = z - problem.penalty.prox(v, torch.as_tensor(problem.penalty.threshold(problem.lam, shrinkage * gain)))
         norm = torch.linalg.vector_norm(z.flatten(1), dim=1)
         gap = torch.linalg.vector_norm(moved.flatten(1), dim=1)
         gap = torch.where(gap == 0, 0, gap / norm)
@@ -212,9 +213,11 @@ class _Linearised:
         bound = norm_bound(self.problem.operator, self.problem.x)
         bound = bound + mu if extra is None else bound + mu + extra.abs().amax()
         u, _ = least_solution(apply, right, bound, torch.finfo(c.dtype).eps ** 0.5, self.steps)
-        # w = u / (kappa g j) on the support. Elsewhere J is 0 and w has no effect.
-        w = torch.where(padding, 0, u / (self.shrinkage * self.gain * own))
-        return as_code(torch.zeros_like(slopes).scatter_(1, index, w))
+        u = torch.where(padding, 0, u / (self.shrinkage * self.gain))
+        if extra is None:  # w = u / j on the support. Elsewhere the code is 0 and w has no effect.
+            return as_code(torch.zeros_like(slopes).scatter_(1, index, u))
+        whole = as_code(torch.zeros_like(slopes).scatter_(1, index, u))
+        return c + self.shrinkage * (whole - self.gain * self._normal(whole))
 
     def _least_squares(self, c: Tensor) -> Tensor:
         shape, shrinkage, gain = c.shape, self.shrinkage, self.gain

@@ -50,16 +50,17 @@ class Kernels:
         With :math:`\kappa = 1 / (1 + g \mu)`, the prox of :math:`g (\lambda R + \mu/2 \|\cdot\|^2)` at v is that of
         :math:`\kappa g \lambda R` at :math:`\kappa v`, for every R (complete the square).
         """
-        problem = self.problem
+        problem, penalty = self.problem, row.penalty or self.problem.penalty
         gain, shift = _aligned(row.gain, problem.x.ndim), _aligned(row.shift, problem.x.ndim)
-        threshold, shrinkage = gain * problem.lam, None
-        if isinstance(shift, Tensor) or shift:
-            threshold = threshold + shift
-            if not (row.penalty or problem.penalty).any_sign:
-                threshold = at_least(threshold, 0.0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
+        shrinkage = None
         if problem.quadratic:
             shrinkage = 1 / (1 + problem.quadratic * gain)
-            gain, threshold = gain * shrinkage, shrinkage * threshold
+            gain, shift = gain * shrinkage, shift * shrinkage
+        threshold = penalty.threshold(problem.lam, gain)
+        if isinstance(shift, Tensor) or shift:
+            threshold = threshold + shift
+            if not penalty.any_sign:
+                threshold = at_least(threshold, 0.0) if isinstance(threshold, Tensor) else max(threshold, 0.0)
         return gain, threshold, shrinkage
 
     def _build(self, row: Step) -> FoldedStep | PlainStep:

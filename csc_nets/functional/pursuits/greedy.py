@@ -35,7 +35,8 @@ def converge(
     """A code with a duality gap of at most ``tol`` times half the squared norm of the signal, sample by sample.
 
     Args:
-        problem: a problem with one of the l1 norms as its penalty. A sample stays as it is once it is solved.
+        problem: a problem whose penalty acts on each entry by itself and has a dual, as the l1 norms. A sample stays
+            as it is once it is solved.
         step_size: a safe one, at most 1/L.
         tol: tolerance, > 0.
         steps: largest number of steps.
@@ -91,11 +92,15 @@ def _step(
         return (code.movedim(1, -1) if atoms_last else code).flatten(1)
 
     new = correlation.mul_(eta).add_(y)
-    threshold = eta * lam
+    gain = eta
     if problem.quadratic:
         shrinkage = 1 / (1 + eta * problem.quadratic)
-        new, threshold = new.mul_(shrinkage), threshold * shrinkage
-    new = new.sub_(threshold).relu_() if problem.nonneg else new.sub_(torch.clamp(new, -threshold, threshold))
+        new, gain = new.mul_(shrinkage), eta * shrinkage
+    threshold = torch.as_tensor(problem.penalty.threshold(lam, gain))
+    if problem.penalty.kernel is None:
+        new = new.copy_(problem.penalty.prox(new, threshold))
+    else:
+        new = new.sub_(threshold).relu_() if problem.nonneg else new.sub_(torch.clamp(new, -threshold, threshold))
     if done is not None:
         torch.where(done, z, new, out=new)
     move = new - z

@@ -21,7 +21,8 @@ __all__ = ["ToTolerance"]
 class ToTolerance(Pursuit):
     """Greedy FISTA (:mod:`csc_nets.functional.pursuits.greedy`) until every sample is solved; without gradient.
 
-    For penalties other than the l1 norms it runs FISTA with restarts until the code stops changing.
+    For penalties without a dual, or that act on several entries at once, and for complex signals it runs FISTA with
+    restarts.
 
     Args:
         tol: duality gap over half the squared norm of the signal, > 0; without a dual, the change of the code over its
@@ -64,7 +65,8 @@ class ToTolerance(Pursuit):
             return empty
         if not bool(problem.masked(problem.x).isfinite().all()):
             raise ValueError("x holds NaN or infinite values (a mask of 0 leaves them out)")
-        if problem.penalty.kernel is None or problem.x.is_complex():
+        penalty = problem.penalty
+        if not (penalty.has_dual and penalty.separable) or problem.x.is_complex():
             return self._by_fista(problem, init)
         unit = problem.unit()
         if unit is not None:

@@ -238,3 +238,27 @@ def test_refused():
     ):
         with pytest.raises(ValueError, match=message):
             CSC2d(2, 12, 3, **options)
+
+
+def test_of_a_box_entries_at_the_bounds_count():
+    """Differences, where the code is unique: fewer atoms than samples."""
+    layer = SparseCoding(7, 5, lam=torch.full((5,), 0.3), learn_lam=True, penalty="box", steps=None, tol=1e-14).double()
+    x, direction = torch.randn(2, 4, 7, dtype=torch.float64)
+    x.requires_grad_()
+
+    def value():
+        return ((x - layer.synthesize(layer(x))) * direction).sum()
+
+    with torch.no_grad():
+        at = (layer(x).abs() - layer.lam).abs() < 1e-9
+    assert 0 < at.sum() < at.numel()
+    tensors = [x, *layer.parameters()]
+    for tensor, gradient in zip(tensors, torch.autograd.grad(value(), tensors), strict=True):
+        move, step = torch.randn_like(tensor), 1e-5
+        with torch.no_grad():
+            tensor.add_(step * move)
+            ahead = value()
+            tensor.sub_(2 * step * move)
+            behind = value()
+            tensor.add_(step * move)
+        torch.testing.assert_close((gradient * move).sum(), (ahead - behind) / (2 * step), rtol=1e-4, atol=1e-6)
