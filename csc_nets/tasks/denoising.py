@@ -99,8 +99,7 @@ class DenoisingTask(Task):
             raise ValueError(f"fall must be a number of dB above 0, got {fall!r}")
         if not 0 < shrink <= 1:
             raise ValueError(f"shrink must be in (0, 1], got {shrink!r}")
-        if hidden != "mosaic":
-            check_mask(hidden, 1, name="hidden")
+        check_mask(hidden, 1, name="hidden", words=["mosaic"])
         if hidden and loss == "mc_sure":
             raise ValueError(f"loss=mc_sure is derived for whole images, got hidden={hidden!r}")
         if hidden and "mask" not in inspect.signature(model.forward).parameters:

@@ -1,5 +1,6 @@
 """Masks of pixels for masked autoencoding, and the plain way to fill what they hide."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -9,14 +10,22 @@ from torch.nn.functional import interpolate
 __all__ = ["bayer_masks", "check_mask", "fill_by_interpolation", "random_masks"]
 
 
-def check_mask(mask: float, mask_size: int, *, name: str = "mask") -> None:
+def check_mask(mask: float | str, mask_size: int, *, name: str = "mask", words: Sequence[str] = ()) -> None:
     """Refuses a share outside [0, 1), under the name of its argument, and squares without a side.
+
+    Args:
+        mask: share of the pixels, or one of ``words``.
+        mask_size: side of a square in pixels.
+        name: of the argument.
+        words: names of masks that are allowed, too.
 
     Raises:
         ValueError: says which.
     """
-    if isinstance(mask, bool) or not isinstance(mask, int | float) or not 0 <= mask < 1:
-        raise ValueError(f"{name} must be a share of the pixels in [0, 1), got {mask!r}")
+    share = isinstance(mask, int | float) and not isinstance(mask, bool) and 0 <= mask < 1
+    if not share and mask not in words:
+        allowed = " or ".join(["a share of the pixels in [0, 1)", *map(repr, words)])
+        raise ValueError(f"{name} must be {allowed}, got {mask!r}")
     if isinstance(mask_size, bool) or not isinstance(mask_size, int) or mask_size < 1:
         raise ValueError(f"mask_size must be an int >= 1, got {mask_size!r}")
 

@@ -219,8 +219,10 @@ def test_a_denoiser_learns_its_thresholds():
 
 
 def test_what_cannot_be_hidden():
-    with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\) or 'mosaic', got 1"):
         DenoisingTask(Seen(), hidden=1)
+    with pytest.raises(ValueError, match=r"in \[0, 1\) or 'mosaic', got 'mosaics'"):
+        DenoisingTask(Seen(), hidden="mosaics")
     with pytest.raises(ValueError, match=r"hidden=0\.5 needs a network that takes a mask, got Scale"):
         DenoisingTask(Scale(), hidden=0.5)
     with pytest.raises(ValueError, match="mc_sure is derived for whole images"):
