@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from csc_nets.tasks.image_quality import psnr, ssim
-from csc_nets.tasks.masks import bayer_masks, check_mask
+from csc_nets.tasks.masks import bayer_masks, check_mask, random_masks
 from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
@@ -46,8 +46,9 @@ class DenoisingTask(Task):
         noise: smallest and largest noise level of training images, or one for both.
         val_noise: noise levels to validate at; None for the middle of ``noise``.
         test_noise: noise levels to test at.
-        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), each
-            by chance, or ``"mosaic"``, two of three colours of each pixel as in a camera. The loss counts them, too.
+        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), the
+            same number in each image at places drawn at random, or ``"mosaic"``, two of three colours of each pixel as
+            in a camera. The loss counts them, too.
         loss: ``"mse"``, or ``"mc_sure"``, which sees no clean image, see :func:`mc_sure`.
         clip: largest norm of the gradient of all parameters; None for no limit. ``trainer.gradient_clip_val`` goes
             first.
@@ -229,7 +230,7 @@ class DenoisingTask(Task):
         """What the network sees of noisy images; None is all of them."""
         if self.hidden == "mosaic":
             return bayer_masks(images)
-        return self.draw(torch.rand, images[:, :1], generator) >= self.hidden if self.hidden else None
+        return random_masks(images, self.hidden, 1, generator, self.draw) if self.hidden else None
 
     def _remember(self, score: float) -> None:
         optimizer: Any = self.optimizers()

@@ -1,6 +1,6 @@
-"""Masks of pixels for masked autoencoding, and the plain way to fill what they hide."""
+"""Masks of pixels, and the plain way to fill what they hide."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
@@ -30,21 +30,37 @@ def check_mask(mask: float | str, mask_size: int, *, name: str = "mask", words: 
         raise ValueError(f"mask_size must be an int >= 1, got {mask_size!r}")
 
 
-def random_masks(images: Tensor, share: float, size: int = 1, generator: torch.Generator | None = None) -> Tensor:
+_Draw = Callable[[Callable[..., Tensor], Tensor, torch.Generator | None], Tensor]
+
+
+def _plain_draw(random: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return random(like.shape, generator=generator)
+
+
+def random_masks(
+    images: Tensor,
+    share: float,
+    size: int = 1,
+    generator: torch.Generator | None = None,
+    draw: _Draw = _plain_draw,
+) -> Tensor:
     """Booleans ``(N, 1, H, W)``, True where a pixel is seen.
 
-    The image is cut into squares, and the same number of them is hidden in each image, at places drawn at random.
+    The image is cut into squares, and the same number of them is hidden in each image, at places drawn at random. So
+    the share is exact in each image, as far as it is a whole number of squares.
 
     Args:
         images: ``(N, C, H, W)``.
         share: of the squares that is hidden, in [0, 1).
         size: side of a square in pixels; those at the far borders are cut off.
         generator: of random numbers, on the CPU; None for torch's own.
+        draw: makes the random numbers, as :meth:`csc_nets.tasks.Task.draw`, by which an image has the same mask
+            whatever the number of processes.
     """
     height, width = images.shape[2:]
-    grid = (-(-height // size), -(-width // size))
-    places = torch.rand(len(images), grid[0] * grid[1], generator=generator).argsort(1).argsort(1)
-    seen = (places >= round(share * grid[0] * grid[1])).view(-1, 1, *grid).float()
+    squares = images[:, :1, ::size, ::size]
+    places = draw(torch.rand, squares, generator).flatten(1).argsort(1).argsort(1)
+    seen = (places >= round(share * places.shape[1])).view(squares.shape).float()
     return interpolate(seen, scale_factor=size)[..., :height, :width].bool().to(images.device)
 
 
