@@ -275,8 +275,8 @@ def _features(given: ReportInput) -> Result:
     rows += [{"name": name, "value": value} for name, value in numbers.items()]
     of = f" of {test.shape[1]} dimensions"
     lines += [f"{name:<20}{value:.3g}{of if 'rank' in name else ''}" for name, value in numbers.items()]
-    counts = f"accuracy on {len(test)} test images, fitted to {len(train)} training images; mean absolute cosines"
-    return "\n".join([*lines, "", counts]), rows
+    counts = f"accuracy on {len(test)} {given.tested} images, fitted to {len(train)} training images"
+    return "\n".join([*lines, "", f"{counts}; mean absolute cosines"]), rows
 
 
 @register_report(name="coding")

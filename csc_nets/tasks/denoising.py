@@ -4,12 +4,14 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from csc_nets.data import ImageDataModule
 from csc_nets.tasks.image_quality import psnr, ssim
 from csc_nets.tasks.masks import bayer_masks, check_mask, random_masks
 from csc_nets.tasks.precision import exact
@@ -170,17 +172,25 @@ class DenoisingTask(Task):
     ) -> None:
         images = self.pixels(batch)
         rows = []
-        for level in levels:
-            noisy, clean = self._denoised(images, level, batch_idx)
-            quality = psnr(clean, images)
-            row = {"psnr": quality, "ssim": ssim(clean, images), "gain": quality - psnr(noisy, images)}
-            rows.append({name: row[name].mean() for name in wanted})
+        with self._naming(stage, images, batch_idx):
+            for level in levels:
+                noisy, clean = self._denoised(images, level, batch_idx)
+                quality = psnr(clean, images)
+                row = {"psnr": quality, "ssim": ssim(clean, images), "gain": quality - psnr(noisy, images)}
+                rows.append({name: row[name].mean() for name in wanted})
         options: dict[str, Any] = {"sync_dist": True, "batch_size": len(images)}
         for name in wanted:
             shown = (stage, name) == ("val", "psnr")
             self.log(f"{stage}/{name}", torch.stack([row[name] for row in rows]).mean(), prog_bar=shown, **options)
             for level, row in zip(levels, rows, strict=True):
                 self.log(f"{stage}/{name}_{level:g}", row[name], **options)
+
+    def _naming(self, stage: str, images: Tensor, batch_idx: int) -> AbstractContextManager[None]:
+        """Names the file of a photograph, one a batch, that the network cannot take."""
+        data = getattr(self._trainer, "datamodule", None)
+        if len(images) > 1 or not isinstance(data, ImageDataModule):
+            return nullcontext()
+        return data.naming(stage, self.processes * batch_idx + self.global_rank)
 
     def on_train_start(self) -> None:
         """What to return to before the first validation."""
