@@ -271,7 +271,10 @@ def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataM
         kept |= {"image_size": own.image_size, "in_chans": own.in_chans}
     other = _datamodule({**config, "data": {**kept, **plainly, **changes}})
     if other.in_chans != own.in_chans:
-        raise ValueError(f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}")
+        raise ValueError(
+            f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}; "
+            f"add +data.in_chans={own.in_chans} where the data set takes it"
+        )
     alike = {"mean": list(own.mean), "std": list(own.std)}
     return _datamodule({**config, "data": {**alike, **kept, **plainly, **changes}})
 

@@ -121,11 +121,13 @@ def test_another_data_set_at_test_time(tmp_path, capsys):
     plainly = {"crop_padding": 0, "padding_mode": "zeros", "flip": False, "cutout": 0}
     shown = cli.build_data(config(*options), {"name": "image_folder", "root": str(tmp_path / "others")})
     assert shown.augmentation == cli.build_data(config(*options), {}).augmentation == plainly and not shown.drop_last
-    with pytest.raises(ValueError, match="the network takes 1 channels, images of sample_images have 3"):
+    with pytest.raises(
+        ValueError, match=r"the network takes 1 channels, images of sample_images have 3; add .*in_chans=1"
+    ):
         cli.build_data(config(*options), {"name": "sample_images", "image_size": 8})
     assert (shown.in_chans, shown.image_size, shown.mean) == (1, 8, (0.3,))  # as the digits were
     cli.evaluate(config(f"run={tmp_path / 'run'}", *other, "report=reconstruction", name="evaluate"))
-    assert "2 test images of image_folder" in capsys.readouterr().out
+    assert "2 validation images of image_folder" in capsys.readouterr().out
     assert (tmp_path / "run" / "reports" / "data=others" / "reconstruction.png").is_file()
 
 
