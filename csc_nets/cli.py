@@ -39,6 +39,7 @@ from csc_nets.tasks.results import add_results, evaluation_label, show_results
 from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint, weights_of_run
 from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
+from csc_nets.tasks.safe_files import note
 from csc_nets.tasks.schema import EvaluationOptions, TrainingOptions, check_data, check_options
 from csc_nets.tasks.stopping import exit_status
 from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
@@ -96,6 +97,9 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         trainer, folder = new_run(folder, config, lambda path: build_trainer(path, task, *settings))
     shared = {**config, "run_dir": str(folder.path), "resume": str(folder.path) if resume else None, "machine": machine}
     to_go_on = f"{_program()} resume={folder.path}"
+    # Recipes ask for it, too, for all their networks, with atoms or without.
+    if "task.decay_atoms" in _named_options() and trainer.is_global_zero and (idle := task.idle_decay()):
+        note(f"task.decay_atoms=true changes nothing: {idle}")
     try:
         with (
             run_lock(folder.path) if trainer.is_global_zero else nullcontext(),
@@ -393,6 +397,12 @@ def _machine(overrides: Sequence[str], config: dict[str, Any]) -> dict[str, Any]
             f"({', '.join(_MACHINE)}), got also {', '.join(others)}"
         )
     return {key.partition(".")[2]: config["trainer"][key.partition(".")[2]] for key in named if key in _MACHINE}
+
+
+def _named_options() -> set[str]:
+    """Options that the command names; none in a call from Python."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return {str(override).lstrip("+").partition("=")[0] for override in overrides}
 
 
 def _program() -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from program import call
 
 import csc_nets.cli as cli
 from csc_nets.checkpoint import load, read_checkpoint
@@ -328,3 +329,27 @@ def test_the_whole_traceback_on_request(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "steps must be an int >= 1, got 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["model=csc_small"], None),
+        (["model=csc_small", "task.weight_decay=0"], "task.weight_decay is 0"),
+        (["model=resnet20", "model.widths=[2,2,2]"], "resnet20 has no atoms that are trained"),
+    ],
+)
+def test_decay_of_atoms_that_changes_nothing_is_said_where_somebody_asks_for_it(
+    tmp_path, monkeypatch, capsys, asked, said
+):
+    monkeypatch.chdir(tmp_path)
+    short = ["debug=fast", "callbacks.progress_bar=false", "pictures=false", "test=false"]
+    status, lines = call(monkeypatch, capsys, "train", *short, *asked, "task.decay_atoms=true", "run_dir=a")
+    assert status == 0 and lines == ([f"note: task.decay_atoms=true changes nothing: {said}"] if said else [])
+
+
+def test_a_recipe_that_plain_networks_share_is_silent_on_decay_of_atoms(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["model.widths=[2,2]", "data=digits", "data.batch_size=16", "data.in_chans=3", "data.crop_padding=1"]
+    short = ["debug=fast", "callbacks.progress_bar=false", "pictures=false", "test=false"]
+    assert call(monkeypatch, capsys, "train", "experiment=cifar10_fastnet", *small, *short, "run_dir=a") == (0, [])
