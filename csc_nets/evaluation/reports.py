@@ -32,6 +32,7 @@ from csc_nets.evaluation.run_page import page, save_comparison
 from csc_nets.evaluation.structure import class_structure
 from csc_nets.registry import Registry
 from csc_nets.signature import check_value, nearest, signature_of
+from csc_nets.tasks.safe_files import written_whole
 from csc_nets.theory import energy_profile, report
 
 __all__ = ["compare_runs", "list_reports", "register_report", "save_report"]
@@ -151,7 +152,7 @@ def save_report(
         name: one of :func:`list_reports`.
         model: the network, in evaluation mode.
         data: what it is shown.
-        folder: is created where it does not exist.
+        folder: is created where it does not exist. A report that fails leaves it as it was.
         images: test images that a report looks at, or shows where it looks at many; None for as many as it takes by
             itself, mostly 8.
         network: run folder of a classifier, or ``"inception"``, for ``"generation"``.
@@ -165,13 +166,15 @@ def save_report(
         ValueError: an unknown report, an option that it does not take, or a network that it has nothing to say about.
     """
     compute, options = _REPORTS[name], _checked(name, options)
-    given = ReportInput(model, data, _number(name, images), folder / f"{name}.png", network, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    text, rows = compute(given, **options)
-    (folder / f"{name}.txt").write_text(text + "\n")
-    # JSON knows neither infinity nor NaN.
-    rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
-    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    count = _number(name, images)
+    with written_whole(folder) as room:
+        given = ReportInput(model, data, count, room / f"{name}.png", network, run)
+        text, rows = compute(given, **options)
+        text = text.replace(str(room), str(folder))  # a report may say where its files are
+        (room / f"{name}.txt").write_text(text + "\n")
+        # JSON knows neither infinity nor NaN.
+        finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
+        (room / f"{name}.json").write_text(json.dumps(finite, indent=2) + "\n")
     return text
 
 
@@ -199,11 +202,14 @@ def compare_runs(
         able = " or ".join(f"report={known}" for known in sorted(_COMPARISONS))
         raise ValueError(f"run: several runs are compared by {able}, got report={name}")
     options, count = _checked(name, options), _number(name, images)
-    inputs = []
-    for model, data, folder, run in runs:
-        folder.mkdir(parents=True, exist_ok=True)
-        inputs.append(ReportInput(model, data, count, folder / f"{name}.png", network, run))
-    return _COMPARISONS[name](inputs, **options)
+    folder = runs[0][2]
+    with written_whole(folder) as room:
+        inputs = [
+            ReportInput(model, data, count, room / f"{name}{f'_{i}' if i else ''}.png", network, run)
+            for i, (model, data, _, run) in enumerate(runs)
+        ]
+        text = _COMPARISONS[name](inputs, **options)
+    return text.replace(str(room), str(folder))
 
 
 def _number(name: str, images: int | None) -> int:

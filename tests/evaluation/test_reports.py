@@ -8,9 +8,10 @@ from PIL import Image
 
 from csc_nets.cli import train
 from csc_nets.data import TensorDataModule, create_datamodule
-from csc_nets.evaluation import feature_space, list_reports, save_report
+from csc_nets.evaluation import feature_space, list_reports, register_report, reports, save_report
 from csc_nets.evaluation.report_input import ReportInput
 from csc_nets.models import create_model
+from csc_nets.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +136,26 @@ def saved(name, model, data, tmp_path, **options):
     text = save_report(name, model, data, tmp_path / "reports", **options)
     assert (tmp_path / "reports" / f"{name}.txt").read_text() == text + "\n"
     return text, json.loads((tmp_path / "reports" / f"{name}.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_report_that_fails_leaves_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "_REPORTS", Registry("report"))  # which no other test then finds
+
+    @register_report(name="failing")
+    def failing(given, *, late=False):
+        given.picture.with_suffix(".csv").write_text("half")
+        given.picture.with_name("more").mkdir()
+        if late:
+            raise ValueError("too late")
+        return f"in {given.picture.parent}", [{"name": "all", "value": 1}]
+
+    model, folder = create_model("csc_small", in_chans=1), tmp_path / "run" / "reports"
+    with pytest.raises(ValueError, match="too late"):
+        save_report("failing", model, data, folder, options={"late": True})
+    assert not list(tmp_path.iterdir())
+    assert save_report("failing", model, data, folder) == f"in {folder}" == (folder / "failing.txt").read_text()[:-1]
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {path.name for path in before} == {"failing.txt", "failing.json", "failing.csv", "more"}
+    with pytest.raises(ValueError, match="too late"):
+        save_report("failing", model, data, folder, options={"late": True})
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
