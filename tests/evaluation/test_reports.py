@@ -24,7 +24,7 @@ def data():
 def test_text_numbers_and_picture(name, model, data, tmp_path):
     torch.manual_seed(0)
     network = create_model(model, in_chans=1, widths=[6, 8]).eval()
-    text, rows = saved(name, network, data, tmp_path, images=3)
+    text, rows = saved(name, network, data, tmp_path, **({} if name == "features" else {"images": 3}))
     assert len(rows) >= 2 and all(row["name"] in text for row in rows)
     picture = tmp_path / "reports" / f"{name}.png"
     assert picture.exists() == (name != "theory")
@@ -54,7 +54,8 @@ def classifier(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["reconstruction", "noise", "classes", "generation"])
 def test_reports_on_a_closed_loop(name, loop, data, classifier, tmp_path):
-    text, rows = saved(name, loop, data, tmp_path, images=3, network=classifier)
+    taken = {"reconstruction": {"images": 3}, "generation": {"network": classifier}}.get(name, {})
+    text, rows = saved(name, loop, data, tmp_path, **taken)
     picture = Image.open(tmp_path / "reports" / f"{name}.png").size
     assert all(row["name"] in text for row in rows)
     values = {row["name"]: row for row in rows}
@@ -89,7 +90,9 @@ def few(count):
 @pytest.mark.parametrize("count", [7, 75])
 def test_any_number_of_test_images_will_do(count, loop, classifier, tmp_path):
     for name in ("reconstruction", "noise", "classes", "generation"):
-        text, rows = saved(name, loop, few(count), tmp_path, network=classifier)
+        text, rows = saved(
+            name, loop, few(count), tmp_path, **({"network": classifier} if name == "generation" else {})
+        )
     assert rows[1]["images"] == rows[2]["images"] == count and f"{count} test images" in text
 
 
@@ -129,6 +132,11 @@ def test_bad_arguments_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
         save_report("energy", model, data, tmp_path, images=0)
     assert known.split(", ") == list_reports()
+    for name in ("features", "noise", "classes", "generation"):
+        with pytest.raises(ValueError, match=f"report={name} takes no number of images, got images=3"):
+            save_report(name, model, data, tmp_path, images=3)
+    with pytest.raises(ValueError, match="network is for report=generation; report=theory takes none, got network=a"):
+        save_report("theory", model, data, tmp_path, network="a")
 
 
 def saved(name, model, data, tmp_path, **options):
