@@ -19,7 +19,7 @@ from torch import nn
 from csc_nets.checkpoint import load, read_checkpoint
 from csc_nets.data import ImageDataModule, create_datamodule
 from csc_nets.data.embedded import with_statistics
-from csc_nets.evaluation import compare_runs, save_report
+from csc_nets.evaluation import check_report, compare_runs, report_label, save_report
 from csc_nets.layers import Coder
 from csc_nets.memory import reuse_memory
 from csc_nets.models import create_model
@@ -29,17 +29,19 @@ from csc_nets.plugins import import_installed, import_plugins, installed_plugins
 from csc_nets.sweeps import SweepFolder, execution_whitelist, finish_sweep, register_launchers, run_job
 from csc_nets.tasks import Task, create_task
 from csc_nets.tasks.command_line import checked_command
+from csc_nets.tasks.evaluation_label import LabelPart, evaluation_label
 from csc_nets.tasks.file_names import quote_folders
 from csc_nets.tasks.messages import complain, leave_out_noise
 from csc_nets.tasks.options import known_options, plain, refuse_unknown, resolved
 from csc_nets.tasks.pictures import save_pictures
 from csc_nets.tasks.processes import keep_global_batch, processes_of, shared_config
 from csc_nets.tasks.registry import accepts
-from csc_nets.tasks.results import add_results, evaluation_label, show_results
+from csc_nets.tasks.results import add_results, show_results
 from csc_nets.tasks.resuming import checkpoint_to_resume, fit_of_checkpoint, weights_of_run
 from csc_nets.tasks.run_folder import RunFolder, folder_option
 from csc_nets.tasks.run_lock import run_lock
-from csc_nets.tasks.schema import EvaluationOptions, TrainingOptions, check_data, check_options
+from csc_nets.tasks.safe_files import note
+from csc_nets.tasks.schema import EvaluationOptions, TrainingOptions, check_data, check_evaluation, check_options
 from csc_nets.tasks.stopping import exit_status
 from csc_nets.tasks.trainer import build_trainer, finish_loggers, new_run, own_logger, training_results
 
@@ -96,6 +98,9 @@ def train(cfg: Mapping[str, Any]) -> dict[str, Any]:
         trainer, folder = new_run(folder, config, lambda path: build_trainer(path, task, *settings))
     shared = {**config, "run_dir": str(folder.path), "resume": str(folder.path) if resume else None, "machine": machine}
     to_go_on = f"{_program()} resume={folder.path}"
+    # Recipes ask for it, too, for all their networks, with atoms or without.
+    if "task.decay_atoms" in _named_options() and trainer.is_global_zero and (idle := task.idle_decay()):
+        note(f"task.decay_atoms=true changes nothing: {idle}")
     try:
         with (
             run_lock(folder.path) if trainer.is_global_zero else nullcontext(),
@@ -152,7 +157,7 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
         Test numbers. They are written to ``metrics.json`` in the run folder, if they are those of the run's own test.
         With anything that changes them (another ``lam`` or ``steps``, the last checkpoint, other images or fewer,
         another precision) they go to a file beside it whose name says so. With ``report``, none: a report goes to the
-        folder's ``reports``, and there to a folder of its own in these cases.
+        folder's ``reports``, and there to a folder of its own in these cases and where options of the report differ.
 
     Raises:
         ValueError: a bad value in ``cfg``, a damaged checkpoint.
@@ -162,18 +167,20 @@ def evaluate(cfg: Mapping[str, Any]) -> dict[str, Any]:
     options = plain(cfg)
     plugins = _import_plugins(options)
     check_options({key: value for key, value in options.items() if key != "data"}, EvaluationOptions)
-    if options["test_views"] is not None and options["report"] is not None:
-        raise ValueError(f"test_views is for tests; report={options['report']} looks at each image once")
+    check_evaluation(options, _named_options())
+    if options["report"] is not None:
+        check_report(*_of_report(options))
     if isinstance(options["run"], list) and all(isinstance(run, str) and run for run in options["run"]):
         return _compare(options, plugins)
     model, data, folder, config, changed = _trained(options, options["run"], plugins)
-    label = evaluation_label(options, config, other=data.only_test)
     if options["report"] is not None:
-        reports, shown = folder.path / "reports" / label, (options["images"], options["network"])
-        given = {"run": folder.path, "options": options["options"]}
-        print(save_report(options["report"], model.eval(), data, reports, *shown, **given))
+        name, images, network, asked = _of_report(options)
+        more = report_label(name, images, network, asked)
+        reports = folder.path / "reports" / evaluation_label(options, config, other=data.only_test, more=more)
+        print(save_report(name, model.eval(), data, reports, images, network, folder.path, asked))
         print(f"\nwritten to {reports}")
         return {}
+    label = evaluation_label(options, config, other=data.only_test)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "callbacks": TQDMProgressBar()}
     if options["test_views"] is not None:
         if not accepts(config["task"]["name"], "test_views"):
@@ -210,13 +217,21 @@ def _trained(
 
 def _compare(options: dict[str, Any], plugins: list[str]) -> dict[str, Any]:
     """Several runs side by side, in the reports of the first one."""
-    runs = []
+    name, images, network, asked = _of_report(options)
+    runs, paths = [], [str(folder_option("run", run).resolve()) for run in options["run"]]
+    more = [LabelPart("runs", str(len(paths)), paths), *(report_label(name, images, network, asked) if name else [])]
     for run in options["run"]:
         model, data, folder, config, _ = _trained(options, run, plugins)
-        reports = folder.path / "reports" / evaluation_label(options, config, other=data.only_test)
+        reports = folder.path / "reports" / evaluation_label(options, config, other=data.only_test, more=more)
         runs.append((model.eval(), data, reports, folder.path))
-    print(compare_runs(options["report"], runs, options["images"], options["network"], options["options"]))
+    print(compare_runs(name, runs, images, network, asked))
+    print(f"\nwritten to {runs[0][2]}")
     return {}
+
+
+def _of_report(options: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """What a report is asked for."""
+    return options["report"], options["images"], options["network"], options["options"]
 
 
 def build(config: dict[str, Any]) -> tuple[ImageDataModule, Task]:
@@ -271,7 +286,10 @@ def build_data(config: dict[str, Any], changes: Mapping[str, Any]) -> ImageDataM
         kept |= {"image_size": own.image_size, "in_chans": own.in_chans}
     other = _datamodule({**config, "data": {**kept, **plainly, **changes}})
     if other.in_chans != own.in_chans:
-        raise ValueError(f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}")
+        raise ValueError(
+            f"the network takes {own.in_chans} channels, images of {other.name} have {other.in_chans}; "
+            f"add +data.in_chans={own.in_chans} where the data set takes it"
+        )
     alike = {"mean": list(own.mean), "std": list(own.std)}
     return _datamodule({**config, "data": {**alike, **kept, **plainly, **changes}})
 
@@ -390,6 +408,12 @@ def _machine(overrides: Sequence[str], config: dict[str, Any]) -> dict[str, Any]
             f"({', '.join(_MACHINE)}), got also {', '.join(others)}"
         )
     return {key.partition(".")[2]: config["trainer"][key.partition(".")[2]] for key in named if key in _MACHINE}
+
+
+def _named_options() -> set[str]:
+    """Options that the command names; none in a call from Python."""
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    return {str(override).lstrip("+").partition("=")[0] for override in overrides}
 
 
 def _program() -> str:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
+from program import call
 
 import csc_nets.cli as cli
 from csc_nets.checkpoint import load, read_checkpoint
@@ -98,7 +99,7 @@ def test_a_report_in_place_of_the_test(tmp_path, capsys):
     before = (tmp_path / "run" / "metrics.json").read_text()
     assert cli.evaluate(config(f"run={tmp_path / 'run'}", "report=energy", "images=2", name="evaluate")) == {}
     assert "2 samples. Kept by cause" in capsys.readouterr().out
-    written = {path.name for path in (tmp_path / "run" / "reports").iterdir()}
+    written = {path.name for path in (tmp_path / "run" / "reports" / "images=2").iterdir()}
     assert written == {"energy.txt", "energy.json", "energy.png"}
     assert (tmp_path / "run" / "metrics.json").read_text() == before
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
@@ -117,16 +118,19 @@ def test_another_data_set_at_test_time(tmp_path, capsys):
     other = ["+data.name=image_folder", f"+data.root={tmp_path / 'others'}"]
     results = cli.evaluate(config(f"run={tmp_path / 'run'}", *other, name="evaluate"))
     assert (tmp_path / "run" / "metrics.json").read_text() == own
-    assert json.loads((tmp_path / "run" / "metrics-data=others.json").read_text()) == results
+    (written,) = (tmp_path / "run").glob("metrics-data=others-????????.json")
+    assert json.loads(written.read_text()) == results
     plainly = {"crop_padding": 0, "padding_mode": "zeros", "flip": False, "cutout": 0}
     shown = cli.build_data(config(*options), {"name": "image_folder", "root": str(tmp_path / "others")})
     assert shown.augmentation == cli.build_data(config(*options), {}).augmentation == plainly and not shown.drop_last
-    with pytest.raises(ValueError, match="the network takes 1 channels, images of sample_images have 3"):
+    with pytest.raises(
+        ValueError, match=r"the network takes 1 channels, images of sample_images have 3; add .*in_chans=1"
+    ):
         cli.build_data(config(*options), {"name": "sample_images", "image_size": 8})
     assert (shown.in_chans, shown.image_size, shown.mean) == (1, 8, (0.3,))  # as the digits were
     cli.evaluate(config(f"run={tmp_path / 'run'}", *other, "report=reconstruction", name="evaluate"))
-    assert "2 test images of image_folder" in capsys.readouterr().out
-    assert (tmp_path / "run" / "reports" / "data=others" / "reconstruction.png").is_file()
+    assert "2 validation images of image_folder" in capsys.readouterr().out
+    assert len(list((tmp_path / "run" / "reports").glob("data=others-????????/reconstruction.png"))) == 1
 
 
 def test_steps_of_blocks_at_test_time():
@@ -326,3 +330,73 @@ def test_the_whole_traceback_on_request(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "Traceback" in done.stderr and "steps must be an int >= 1, got 0" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (["model=csc_small"], None),
+        (["model=csc_small", "task.weight_decay=0"], "task.weight_decay is 0"),
+        (["model=resnet20", "model.widths=[2,2,2]"], "resnet20 has no atoms that are trained"),
+    ],
+)
+def test_decay_of_atoms_that_changes_nothing_is_said_where_somebody_asks_for_it(
+    tmp_path, monkeypatch, capsys, asked, said
+):
+    monkeypatch.chdir(tmp_path)
+    short = ["debug=fast", "callbacks.progress_bar=false", "pictures=false", "test=false"]
+    status, lines = call(monkeypatch, capsys, "train", *short, *asked, "task.decay_atoms=true", "run_dir=a")
+    assert status == 0 and lines == ([f"note: task.decay_atoms=true changes nothing: {said}"] if said else [])
+
+
+def test_a_recipe_that_plain_networks_share_is_silent_on_decay_of_atoms(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = ["model.widths=[2,2]", "data=digits", "data.batch_size=16", "data.in_chans=3", "data.crop_padding=1"]
+    short = ["debug=fast", "callbacks.progress_bar=false", "pictures=false", "test=false"]
+    assert call(monkeypatch, capsys, "train", "experiment=cifar10_fastnet", *small, *short, "run_dir=a") == (0, [])
+
+
+@pytest.fixture(scope="module")
+def small_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    short = ["debug=fast", "callbacks.progress_bar=false", "pictures=false", "model.widths=[4]"]
+    cli.train(config(*short, f"run_dir={folder}"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["images=3"], "images=3 is for a report: add report=NAME, such as report=page"),
+        (["network=inception"], "network='inception' is for a report: add report=NAME, such as report=page"),
+        (["options.hidden=0.5"], "options.hidden=0.5 is for a report: add report=NAME, such as report=page"),
+        (["options.noise=[25]", "lam=0.1"], "options.noise=[25] is for a report: add report=NAME, such as report=page"),
+        (["trainer.max_epochs=3"], "trainer.max_epochs is for a training; a test takes no such option"),
+        (
+            ["report=theory", "network=runs/a"],
+            "network is for report=generation; report=theory takes none, got network=runs/a",
+        ),
+        (["report=features", "images=3"], "report=features takes no number of images, got images=3"),
+        (["report=theory", "options.noise=1"], "unknown option options.noise of report theory; it takes none"),
+        (
+            ["report=theory", "trainer.precision=64-true"],
+            "trainer.precision is for tests; report=theory runs on the CPU, in the precision of the weights",
+        ),
+        (
+            ["report=theory", "trainer=gpu"],
+            "trainer is for tests; report=theory runs on the CPU, in the precision of the weights",
+        ),
+    ],
+)
+def test_options_without_an_effect_are_refused(small_run, monkeypatch, capsys, options, message):
+    before = sorted(small_run.rglob("*"))
+    status, lines = call(monkeypatch, capsys, "evaluate", f"run={small_run}", *options)
+    assert status == 1 and lines == [f"error: {message}"]
+    assert sorted(small_run.rglob("*")) == before
+
+
+def test_reports_of_other_options_lie_side_by_side(small_run, monkeypatch, capsys):
+    for options in (["images=2"], ["images=4"], ["images=2"], []):
+        assert call(monkeypatch, capsys, "evaluate", f"run={small_run}", "report=energy", *options) == (0, [])
+    found = sorted(file.relative_to(small_run / "reports").as_posix() for file in small_run.rglob("energy.json"))
+    assert found == ["energy.json", "images=2/energy.json", "images=4/energy.json"]

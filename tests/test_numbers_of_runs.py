@@ -273,9 +273,11 @@ def test_photographs_of_ones_own_have_numbers_of_their_own(tmp_path):
     small = ["model.steps=1", "model.atoms=2", "data.crops=2", "trainer.max_epochs=1", "pictures=false"]
     cli.train(config("experiment=photographs_cdlnet", *small, "callbacks.progress_bar=false", f"run_dir={folder}"))
     own = (folder / "metrics.json").read_text()
-    assert evaluate(folder, f"+data.root={mine}") == numbers(folder, "metrics-data=mine")
+    results = evaluate(folder, f"+data.root={mine}")
+    (written,) = folder.glob("metrics-data=mine-????????.json")
+    assert numbers(folder, written.stem) == results
     evaluate(folder, f"+data.root={mine}", "report=restoration", "+options.noise=[25]")
-    assert (folder / "reports" / "data=mine" / "restoration.png").is_file()
+    assert len(list((folder / "reports").glob("data=mine-noise=25-????????/restoration.png"))) == 1
     assert (folder / "metrics.json").read_text() == own
     with pytest.raises(FileNotFoundError, match="mine/train is missing"):
         cli.train(config("experiment=photographs_cdlnet", *small, f"data.root={mine}", f"run_dir={tmp_path / 'no'}"))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csc_nets.data.channels import to_channels, to_channels_of
 from csc_nets.data.facts import FACTS
 from csc_nets.data.registry import register_dataset
 from csc_nets.data.sampling import stratified_split
@@ -41,7 +42,7 @@ def digits(*, split_seed: int = 0, statistics: str = "train", **options: Any) ->
 
 @register_dataset
 def sample_images(
-    *, image_size: int = 32, stride: int | None = None, statistics: str = "train", **options: Any
+    *, image_size: int = 32, stride: int | None = None, in_chans: int = 3, statistics: str = "train", **options: Any
 ) -> TensorDataModule:
     """Patches of scikit-learn's two colour photographs (427 x 640), for autoencoding; the label is the photograph.
 
@@ -52,6 +53,7 @@ def sample_images(
         image_size: Side of a patch in pixels, 1 to 96.
         stride: Distance of neighbouring training patches; None for half a patch. Validation and test patches do not
             overlap.
+        in_chans: 1 for grey, 3 for colour.
         statistics: As for `digits`.
         options: See `ImageDataModule`.
 
@@ -69,6 +71,7 @@ def sample_images(
     photographs = torch.stack(
         [torch.from_numpy(image.copy()).permute(2, 0, 1) for image in load_sample_images().images]
     )
+    photographs = to_channels("sample_images", photographs, in_chans)
     parts = {
         name: _patches(photographs[..., first:last], image_size, stride if name == "train" else image_size)
         for name, (first, last) in bands.items()
@@ -103,7 +106,8 @@ def _statistics(name: str, training: Tensor, which: str) -> dict[str, tuple[floa
     if which not in ("train", "all"):
         raise ValueError(f"{name}: statistics must be 'train' or 'all', got {which!r}")
     if which == "all":
-        return dict(zip(("mean", "std"), _OF_ALL[name], strict=True))
+        known = (to_channels_of(values, len(values), training.shape[1]) for values in _OF_ALL[name])
+        return dict(zip(("mean", "std"), known, strict=True))
     pixels = training.double() / 255
     mean, std = pixels.mean((0, 2, 3)), pixels.std((0, 2, 3), correction=0)
     return {"mean": tuple(mean.tolist()), "std": tuple(std.tolist())}

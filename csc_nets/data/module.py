@@ -1,7 +1,8 @@
 """The Lightning data module that all image sets share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import isfinite
 from numbers import Integral
 from pathlib import Path
@@ -167,6 +168,26 @@ class ImageDataModule(LightningDataModule, ABC):
     def test_names(self) -> list[str] | None:
         """A name for each test image, in order; None where images have none."""
         return None
+
+    def file(self, split: str, index: int) -> Path | None:
+        """The file of an image of a split, in the order of evaluation; None where it has none of its own."""
+        return None
+
+    @contextmanager
+    def naming(self, split: str, index: int) -> Iterator[None]:
+        """Puts the file of an image in front of an error that looking at this image raises.
+
+        Args:
+            split: ``"val"`` or ``"test"``.
+            index: of the image in the order of evaluation.
+        """
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:
+            file = self.file(split, index)
+            if file is None:
+                raise
+            raise ValueError(f"{self.name}: {file}: {error}") from error
 
     def keep_split(self, file: Path, *, write: bool = True) -> None:
         """Holds out the images that a file names, whatever has come to the data since; nothing where splits are fixed.

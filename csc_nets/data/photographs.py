@@ -124,7 +124,7 @@ class PhotographDataModule(ImageDataModule):
         self.root = None if root is None else Path(root).expanduser()
         self.folders = {"train": train, "val": val, "test": test}
         self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
-        self._names: list[str] | None = None
+        self._files: dict[str, tuple[Path, list[Path]]] = {}
         self.crops, self.val_fraction, self.split_seed = crops, val_fraction, split_seed
 
     @property
@@ -133,15 +133,26 @@ class PhotographDataModule(ImageDataModule):
         root = self.root
         return root is not None and root.is_dir() and not any((root / name).is_dir() for name in self.folders.values())
 
+    @property
+    def has_test(self) -> bool:
+        return self.root is None or self.only_test or (self.root / self.folders["test"]).is_dir()
+
     def load(self, split: str) -> dict[str, Split]:
-        photographs = self._embedded() if self.root is None else self._from_files(self.root, split)
+        if self.root is None:
+            photographs = self._embedded()
+        else:
+            found = self._find(self.root, split)
+            self._files |= found
+            photographs = {part: self._read(paths) for part, (_, paths) in found.items()}
         return {part: self._served(part, images) for part, images in photographs.items()}
 
     def _served(self, part: str, images: list[Tensor]) -> FileSplit:
         if part != "train":
             return FileSplit(WholeImages(images), WholeImages(images), len(images))
-        least = min(min(image.shape[1:]) for image in images)
-        allowed = f"at most {least}, the side of a photograph"
+        sides = [min(image.shape[1:]) for image in images]
+        least = min(sides)
+        file = self.file(part, sides.index(least))
+        allowed = f"at most {least}, the side of {file or 'a photograph'}"
         self._require(self.image_size <= least, "image_size", self.image_size, allowed)
         training = RandomCrops(images, self.image_size, self.crops)
         return FileSplit(training, training, len(training))
@@ -163,7 +174,15 @@ class PhotographDataModule(ImageDataModule):
     def test_names(self) -> list[str] | None:
         """Paths of the test photographs in their folder, without the ending; None for the embedded ones."""
         self.setup("test")
-        return self._names
+        if "test" not in self._files:
+            return None
+        folder, paths = self._files["test"]
+        plain = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
+        whole = [path.relative_to(folder).as_posix() for path in paths]  # a.jpg beside a.png
+        return plain if len(set(plain)) == len(plain) else whole
+
+    def file(self, split: str, index: int) -> Path | None:
+        return self._files[split][1][index].absolute() if split in self._files else None
 
     def _embedded(self) -> dict[str, list[Tensor]]:
         from sklearn.datasets import load_sample_images  # here, because it takes a second to import
@@ -172,29 +191,29 @@ class PhotographDataModule(ImageDataModule):
         images = [pil_to_tensor(picture) for picture in pictures]
         return {part: [image[..., first:last] for image in images] for part, (first, last) in _BANDS.items()}
 
-    def _from_files(self, root: Path, split: str) -> dict[str, list[Tensor]]:
-        """The photographs of a split, and those of others that are not to be had without."""
+    def _find(self, root: Path, split: str) -> dict[str, tuple[Path, list[Path]]]:
+        """Folder and files of a split, and those of others that are not to be had without."""
         if split == "test" and self.only_test:
-            return {"test": self._read(root, keep_names=True)}
-        has = {part: (root / folder).is_dir() for part, folder in self.folders.items()}
-        if split == "test" and not has["test"]:
-            return {"test": self._from_files(root, "val")["val"]}
-        if has["val"] or split == "test":
-            return {split: self._read(root / self.folders[split], keep_names=split == "test")}
-        images = self._read(root / self.folders["train"])
-        labels = torch.zeros(len(images), dtype=torch.long)
+            return {"test": (root, self._images_under(root))}
+        if split == "test" and not self.has_test:
+            return {"test": self._find(root, "val")["val"]}
+        if split == "test" or (root / self.folders["val"]).is_dir():
+            folder = root / self.folders[split]
+            return {split: (folder, self._images_under(folder))}
+        folder = root / self.folders["train"]
+        paths = self._images_under(folder)
+        labels = torch.zeros(len(paths), dtype=torch.long)
         parts = held_out_indices(self.name, labels, self.val_fraction, self.split_seed)
-        return {part: [images[i] for i in index] for part, index in zip(("train", "val"), parts, strict=True)}
+        return {part: (folder, [paths[i] for i in index]) for part, index in zip(("train", "val"), parts, strict=True)}
 
-    def _read(self, folder: Path, *, keep_names: bool = False) -> list[Tensor]:
+    def _images_under(self, folder: Path) -> list[Path]:
         if not folder.is_dir():
             raise FileNotFoundError(f"{self.name}: folder {folder.absolute()} is missing, expected photographs in it")
         paths = sorted(p for p in folder.rglob("*") if is_image(p.relative_to(folder)) and p.is_file())
         if not paths:
             raise FileNotFoundError(f"{self.name}: no image under {folder.absolute()}")
-        if keep_names:
-            plain = [path.relative_to(folder).with_suffix("").as_posix() for path in paths]
-            whole = [path.relative_to(folder).as_posix() for path in paths]  # a.jpg beside a.png
-            self._names = plain if len(set(plain)) == len(plain) else whole
+        return paths
+
+    def _read(self, paths: list[Path]) -> list[Tensor]:
         files = ImageFiles(self.name, FileList(paths, [0] * len(paths)), lambda picture: picture, self.in_chans)
         return [files.read(index) for index in range(len(paths))]

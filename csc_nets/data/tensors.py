@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from csc_nets.data.channels import to_channels, to_channels_of
 from csc_nets.data.module import ImageDataModule, Split, TensorSplit
 from csc_nets.data.sampling import held_out_indices
 
@@ -60,8 +61,11 @@ class TensorDataModule(ImageDataModule):
         num_classes: Number of classes; None for one more than the largest training label, or one for each of
             ``class_names``.
         class_names: One name a class; None for the class numbers.
-        mean: Mean of each channel; None for 0.
+        mean: Mean of each channel of the images given; None for 0.
         std: Standard deviation of each channel; None for 1.
+        in_chans: Channels that networks get; None for those of the images. Grey images are repeated, colours become
+            their luma.
+        image_size: Height and width of the images, which cannot be another one.
         val_fraction: Share of every class that is held out where ``val`` is None, in (0, 1).
         split_seed: Decides which images are held out; keep it fixed when runs are compared.
         options: See `ImageDataModule`.
@@ -88,6 +92,8 @@ class TensorDataModule(ImageDataModule):
         class_names: Sequence[str] | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
+        in_chans: int | None = None,
+        image_size: int | None = None,
         val_fraction: float = 0.1,
         split_seed: int = 0,
         name: str = "TensorDataModule",
@@ -100,21 +106,25 @@ class TensorDataModule(ImageDataModule):
             class_names = [str(number) for number in range(count)]
         elif num_classes not in (None, len(class_names)):
             raise ValueError(f"{name}: num_classes must be the {len(class_names)} of class_names, got {num_classes}")
-        channels = x.shape[1]
+        own = x.shape[1]
+        channels = own if in_chans is None else in_chans
+        x = to_channels(name, x, channels)
         super().__init__(
             name=name,
             class_names=class_names,
             in_chans=channels,
             image_size=x.shape[2],
-            mean=(0.0,) * channels if mean is None else mean,
-            std=(1.0,) * channels if std is None else std,
+            mean=(0.0,) * channels if mean is None else to_channels_of(mean, own, channels),
+            std=(1.0,) * channels if std is None else to_channels_of(std, own, channels),
             **options,
         )
+        self._require(image_size in (None, x.shape[2]), "image_size", image_size, f"{x.shape[2]}, that of its images")
         self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
         for split, pair in {"train": (x, y), "val": val, "test": test}.items():
             if pair is not None:
-                where, shape = f"{name}: {split}", x.shape[1:]
-                self._splits[split] = checked_split(where, *pair, num_classes=self.num_classes, shape=shape)
+                where, shape, (images, labels) = f"{name}: {split}", x.shape[1:], pair
+                images = to_channels(where, images, channels) if images.ndim == 4 and in_chans is not None else images
+                self._splits[split] = checked_split(where, images, labels, num_classes=self.num_classes, shape=shape)
         if val is None:
             kept, held = held_out_indices(name, y, val_fraction, split_seed)
             self._splits |= {part: TensorSplit(x[i], y[i].long()) for part, i in (("train", kept), ("val", held))}

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
+from csc_nets.data.channels import to_channels, to_channels_of
 from csc_nets.data.facts import FACTS
 from csc_nets.data.idx_files import MD5, check_idx_files
 from csc_nets.data.module import ImageDataModule, Split
@@ -39,6 +40,9 @@ class VisionDataModule(ImageDataModule):
         download: Whether missing files are fetched into ``root``.
         val_fraction: Share of every class that is validated on, in (0, 1).
         split_seed: Decides which images are held out; keep it fixed when runs are compared.
+        in_chans: Channels that networks get, 1 or 3; None for those of the images. Grey images are repeated, colours
+            become their luma.
+        image_size: Height and width of the images, which cannot be another one.
         verify: Whether the files of MNIST and Fashion-MNIST must be the published ones, byte by byte; torchvision looks
             at those of CIFAR itself.
         options: See `ImageDataModule`.
@@ -56,23 +60,30 @@ class VisionDataModule(ImageDataModule):
         download: bool = False,
         val_fraction: float = 0.1,
         split_seed: int = 0,
+        in_chans: int | None = None,
+        image_size: int | None = None,
         verify: bool = True,
         **options: Any,
     ) -> None:
         facts = FACTS[name]
+        channels = facts.in_chans if in_chans is None else in_chans
+        if channels not in (1, 3):
+            raise ValueError(f"{name}: in_chans must be 1 or 3, got {in_chans!r}")
         defaults: dict[str, Any] = {
-            "mean": facts.mean,
-            "std": facts.std,
+            "mean": to_channels_of(facts.mean, facts.in_chans, channels),
+            "std": to_channels_of(facts.std, facts.in_chans, channels),
             "crop_padding": facts.crop_padding,
             "flip": facts.flip,
         }
         super().__init__(
             name=name,
             class_names=facts.class_names,
-            in_chans=facts.in_chans,
+            in_chans=channels,
             image_size=facts.image_size,
             **defaults | options,
         )
+        allowed = f"{facts.image_size}, that of its images"
+        self._require(image_size in (None, facts.image_size), "image_size", image_size, allowed)
         self.root, self.download = Path(root).expanduser(), download
         self.val_fraction, self.split_seed, self.verify = val_fraction, split_seed, verify
         self._require(0 < val_fraction < 1, "val_fraction", val_fraction, "between 0 and 1")
@@ -107,7 +118,8 @@ class VisionDataModule(ImageDataModule):
         images, labels = _pixels(data.data), torch.as_tensor(data.targets if hasattr(data, "targets") else data.labels)
         shape = (facts.in_chans, facts.image_size, facts.image_size)
         part = f"{self.name}: {'training' if training else 'test'} files"
-        return checked_split(part, images, labels, num_classes=self.num_classes, shape=shape)
+        images, labels = checked_split(part, images, labels, num_classes=self.num_classes, shape=shape)
+        return TensorSplit(to_channels(self.name, images, self.in_chans), labels)
 
 
 for _name in SOURCES:

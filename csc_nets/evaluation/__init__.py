@@ -43,7 +43,14 @@ from csc_nets.evaluation.rate_distortion import (
 )
 from csc_nets.evaluation.reconstruction import Reconstructions, reconstruct_images, scaled_lam, sweep_noise
 from csc_nets.evaluation.report_input import ReportInput, Result
-from csc_nets.evaluation.reports import compare_runs, list_reports, register_report, save_report
+from csc_nets.evaluation.reports import (
+    check_report,
+    compare_runs,
+    list_reports,
+    register_report,
+    report_label,
+    save_report,
+)
 from csc_nets.evaluation.robustness import Method, robustness_methods
 from csc_nets.evaluation.run_page import save_comparison
 from csc_nets.evaluation.structure import ClassStructure, class_structure, decode_classes, sample_images
@@ -78,6 +85,7 @@ __all__ = [
     "as_lam_rule",
     "batch_statistics",
     "calibrate_rule",
+    "check_report",
     "class_structure",
     "coding_rows",
     "compare_runs",
@@ -113,6 +121,7 @@ __all__ = [
     "register_lam_rule",
     "register_report",
     "relative_error",
+    "report_label",
     "robustness_methods",
     "sample_images",
     "save_comparison",

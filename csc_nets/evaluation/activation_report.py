@@ -52,7 +52,7 @@ def activations(given: ReportInput) -> Result:
     alive = (used > 0).double().mean().item()
     atoms = used.sum().item() / positions
     head = (
-        f"{len(peak)} test images, layer {model.layer_name}: explained variance {1 - error / spread:.4f}, "
+        f"{len(peak)} {given.tested} images, layer {model.layer_name}: explained variance {1 - error / spread:.4f}, "
         f"{atoms:.2f} atoms a position, {1 - alive:.1%} of {len(used)} atoms unused"
     )
     lines = [

@@ -41,7 +41,7 @@ def reconstruction(given: ReportInput) -> Result:
     lines = [f"{'':34}{'mean':>9}{'worst 5 %':>11}"]
     for row in rows:
         lines.append(f"{row['name']:34}{row['value']:>9.4g}" + (f"{row['worst']:>11.4g}" if "worst" in row else ""))
-    lines += ["", f"{len(found.psnr)} test images of {data.name}; recognised among {GROUP}"]
+    lines += ["", f"{len(found.psnr)} {given.tested} images of {data.name}; recognised among {GROUP}"]
     images = given.shown()
     with torch.no_grad():
         back = model(images).float()
@@ -62,7 +62,7 @@ def noise(given: ReportInput) -> Result:
         lines.append(
             f"{part[0]['sigma']:<6g}{part[0]['noisy_psnr']:>7.2f}" + "".join(f"{row['psnr']:>11.2f}" for row in part)
         )
-    lines += ["", f"PSNR in dB to the clean image, mean of {len(images)} test images of {data.name}"]
+    lines += ["", f"PSNR in dB to the clean image, mean of {len(images)} {given.tested} images of {data.name}"]
     return "\n".join(lines), [{"name": f"{row['sigma']:g}", **row} for row in rows]
 
 
@@ -113,7 +113,7 @@ def generation(given: ReportInput) -> Result:
     ]
     lines = [f"{'':18}{'images':>8}{'FID':>11}{'1000 KID':>11}"]
     lines += [f"{r['name']:18}{r['images']:>8}{r['fid']:>11.4g}{1000 * r['kid']:>11.4g}" for r in rows]  # type: ignore[operator]
-    lines += ["", f"to {len(real)} test images, in {real.shape[1]} features of {judge.name}"]
+    lines += ["", f"to {len(real)} {given.tested} images, in {real.shape[1]} features of {judge.name}"]
     if len(real) <= real.shape[1]:
         lines.append("with fewer images than features, FID means little")
     return "\n".join(lines), rows

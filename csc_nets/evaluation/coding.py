@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from csc_nets.evaluation.lam_rules.adaptive import weighted_layers
 from csc_nets.functional import fista, ista
-from csc_nets.layers import CSC
 
 __all__ = ["coding_rows"]
 
@@ -28,24 +28,26 @@ def coding_rows(model: nn.Module, x: Tensor, steps: int = 300) -> list[dict[str,
     Raises:
         ValueError: the network has no such layer.
     """
-    names = {layer: name for name, layer in model.named_modules() if isinstance(layer, CSC)}
+    coders = weighted_layers(model)
+    names = {layer: name for name, layer in model.named_modules() if layer in coders}
     if not names:
         raise ValueError(f"coding_rows: expected a network with CSC layers, got {type(model).__name__}")
     rows: list[dict[str, Any]] = []
 
     def look(layer: Any, inputs: tuple[Tensor, ...], code: Tensor) -> None:
-        signal, options = inputs[0], {"penalty": layer.penalty, "ridge": layer.ridge}
-        solve = lambda pursuit, **more: pursuit(signal, layer.dictionary, layer.lam, **options, **more)  # noqa: E731
+        problem, pursuit = layer.problem(inputs[0]), getattr(layer, "pursuit", layer)
+        signal, options = problem.x, {"penalty": problem.penalty, "ridge": problem.ridge}
+        solve = lambda pursuit, **more: pursuit(signal, problem.operator, problem.lam, **options, **more)  # noqa: E731
         least, two, own = (
-            layer.objective(signal, z).sum(dtype=torch.float64)
+            problem.objective(z).sum(dtype=torch.float64)
             for z in (solve(fista, steps=steps, restart=True), solve(ista, steps=2), code)
         )
         used = (code != 0).transpose(0, 1).flatten(1)
         rows.append(
             {
                 "name": names[layer],
-                "pursuit": layer.pursuit.registered_name or type(layer.pursuit).__name__,
-                "steps": layer.steps,
+                "pursuit": getattr(pursuit, "registered_name", None) or type(pursuit).__name__,
+                "steps": getattr(layer, "steps", None),
                 "excess": _excess(own, least),
                 "two_steps": _excess(two, least),
                 "density": float(used.double().mean()),

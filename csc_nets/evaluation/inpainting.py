@@ -48,5 +48,6 @@ def inpainting(given: ReportInput) -> Result:
     keys = [*(f"lam x {factor:g}" for factor in FACTORS), "fill", "interpolation"]
     lines = [f"{'hidden':22}" + "".join(f"{key:>15}" for key in keys)]
     lines += [f"{row['name']:22}" + "".join(f"{row[key]:>15.2f}" for key in keys) for row in rows]
-    lines += ["", f"PSNR in dB of the missing pixels of {len(images)} test images of {given.data.name}, all together"]
+    of = f"{len(images)} {given.tested} images of {given.data.name}"
+    lines += ["", f"PSNR in dB of the missing pixels of {of}, all together"]
     return "\n".join(lines), rows

@@ -39,15 +39,15 @@ def error_blocks(given: ReportInput) -> Iterator[Block]:
     if len(names) <= LARGEST_MATRIX:
         counts = torch.zeros(len(names), len(names), dtype=torch.long)
         counts.index_put_((labels, found), torch.ones_like(labels), accumulate=True)
-        title = f"Confusion of {len(labels)} test images, {wrong} of them wrong"
+        title = f"Confusion of {len(labels)} {given.tested} images, {wrong} of them wrong"
         body = grid(counts.tolist(), names, title=title, rows="true class", columns="class that the network says")
-        told = f"<p>{wrong} of {len(labels)} test images are wrong.</p>"  # runs stand side by side
+        told = f"<p>{wrong} of {len(labels)} {given.tested} images are wrong.</p>"  # runs stand side by side
         yield Block("Confusion", told + body, "Orange cells are mistakes.")
     losses = cross_entropy(logits, labels, reduction="none")
     hardest = losses.argsort(descending=True)[:HARDEST].tolist()
     images = _images(given, hardest)
     said = [f"{names[labels[i]]} as {names[found[i]]} ({logits[i].softmax(0)[found[i]]:.0%})" for i in hardest]
-    body = picture(images, alt=f"Hardest test images: {'; '.join(said)}", columns=8)
+    body = picture(images, alt=f"Hardest {given.tested} images: {'; '.join(said)}", columns=8)
     body += f"<p>{', '.join(said)}</p>"
     yield Block("Hardest images", body, "The largest losses first: what each is, and what the network says how surely.")
 
@@ -93,9 +93,8 @@ def code_blocks(given: ReportInput) -> Iterator[Block]:
         y="positions where it fires (%)",
     )
     unused = ", ".join(f"{count} of {len(rates[name])} in {name}" for name, count in silent.items() if count)
-    caption = (
-        f"Share of non-zeros in {len(given.shown())} test images. Atoms that never fire there: {unused or 'none'}."
-    )
+    share = f"Share of non-zeros in {len(given.shown())} {given.tested} images."
+    caption = f"{share} Atoms that never fire there: {unused or 'none'}."
     yield Block("Density and firing rates", body, caption)
 
 
@@ -146,7 +145,7 @@ def reconstruction_block(given: ReportInput) -> Iterator[Block]:
     if len(rows) > 1:
         missing = [f"{name}: PSNR {_psnr(row, rows['image']):.1f} dB" for name, row in rows.items() if name != "image"]
         body = "".join(
-            f"<h3>{name}</h3>" + picture(row, alt=f"{name} of {len(row)} test images", columns=FEW)
+            f"<h3>{name}</h3>" + picture(row, alt=f"{name} of {len(row)} {given.tested} images", columns=FEW)
             for name, row in rows.items()
         )
         yield Block(

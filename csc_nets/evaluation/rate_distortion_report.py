@@ -51,7 +51,7 @@ def rate_distortion(given: ReportInput) -> Result:
     # Neighbours look alike where images are patches of a photograph.
     spread = torch.linspace(0, len(reference) - 1, min(given.images, len(reference))).round().long()
     _save(given.picture, rows, [tiles[spread] for tiles in shown])
-    return _text(rows, given.data.name, len(reference)), rows
+    return _text(rows, f"{len(reference)} {given.tested} images of {given.data.name}"), rows
 
 
 def network_point(given: ReportInput, reference: Tensor, name: str) -> tuple[RatePoint, Tensor]:
@@ -155,7 +155,7 @@ def _least(fits: Callable[[float], bool], low: float, high: float) -> float:
     return high
 
 
-def _text(rows: Sequence[dict[str, Any]], name: str, count: int) -> str:
+def _text(rows: Sequence[dict[str, Any]], images: str) -> str:
     width = max(len(row["name"]) for row in rows) + 2
     lines = [f"{'':{width}}{'non-zeros':>11}{'bits':>8}{'mean PSNR':>11}{'PSNR of all':>13}{'SSIM':>8}"]
     for row in rows:
@@ -167,7 +167,7 @@ def _text(rows: Sequence[dict[str, Any]], name: str, count: int) -> str:
             f"{row['name']:{width}}{share:>11}{bits:>8}{row['psnr_mean']:>11.2f}{row['psnr_of_all']:>13.2f}"
             f"{row['ssim']:>8.4f}"
         )
-    lines += ["", f"{count} test images of {name}. Non-zeros for each pixel and channel; bits for each pixel, uniform"]
+    lines += ["", f"{images}. Non-zeros for each pixel and channel; bits for each pixel, uniform"]
     lines += [f"quantiser that costs the network at most {LOSS} dB, entropy of the indices (an ideal coder, no table)."]
     lines += ["Transforms have as many non-zeros as the network, or, quantised, at most as many bits. So has JPEG,"]
     lines += [

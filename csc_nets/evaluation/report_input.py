@@ -48,6 +48,11 @@ class ReportInput:
         """Where the network is."""
         return next(self.model.parameters()).device
 
+    @property
+    def tested(self) -> str:
+        """What test images are: ``"test"``, or ``"validation"`` where there are no others."""
+        return "test" if self.data.has_test else "validation"
+
     def batches(self, split: str, limit: int = IMAGES) -> Iterator[tuple[Tensor, Tensor]]:
         """Images and labels of ``"train"`` or ``"test"`` on the network's device.
 

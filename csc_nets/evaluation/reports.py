@@ -31,30 +31,43 @@ from csc_nets.evaluation.robustness import robustness, save_robustness
 from csc_nets.evaluation.run_page import page, save_comparison
 from csc_nets.evaluation.structure import class_structure
 from csc_nets.registry import Registry
-from csc_nets.signature import check_value, nearest, signature_of
+from csc_nets.signature import Argument, check_value, nearest, signature_of
+from csc_nets.tasks.evaluation_label import LabelPart, folder_part, value_part
+from csc_nets.tasks.safe_files import written_whole
 from csc_nets.theory import energy_profile, report
 
-__all__ = ["compare_runs", "list_reports", "register_report", "save_report"]
+__all__ = ["check_report", "compare_runs", "list_reports", "register_report", "report_label", "save_report"]
 
 Report = Callable[..., Result]
 Comparison = Callable[..., str]
 
 _REPORTS: Registry[Report] = Registry("report", "register_report", "save_report")
-_IMAGES: dict[str, int] = {}
+_IMAGES: dict[str, int | None] = {}
+_JUDGED: set[str] = set()
 _COMPARISONS: dict[str, Comparison] = {}
 _Build = TypeVar("_Build", bound=Report)
 
 
 @overload
 def register_report(
-    report: _Build, *, name: str | None = None, images: int = 8, compare: Comparison | None = None
+    report: _Build,
+    *,
+    name: str | None = None,
+    images: int | None = 8,
+    network: bool = False,
+    compare: Comparison | None = None,
 ) -> _Build: ...
 @overload
 def register_report(
-    *, name: str | None = None, images: int = 8, compare: Comparison | None = None
+    *, name: str | None = None, images: int | None = 8, network: bool = False, compare: Comparison | None = None
 ) -> Callable[[_Build], _Build]: ...
 def register_report(
-    report: Any = None, *, name: str | None = None, images: int = 8, compare: Comparison | None = None
+    report: Any = None,
+    *,
+    name: str | None = None,
+    images: int | None = 8,
+    network: bool = False,
+    compare: Comparison | None = None,
 ) -> Any:
     """Decorator that makes a function a report of ``evaluate.py``.
 
@@ -64,7 +77,9 @@ def register_report(
     Args:
         report: the function, where the decorator stands without parentheses.
         name: what the report is called; None for the function's name.
-        images: number of test images that it is given where the command line names none.
+        images: number of test images that it is given where the command line names none; None for a report that does
+            not ask for a number.
+        network: whether it looks at ``given.network``.
         compare: takes a list of :class:`ReportInput`, one a run, and the options; it writes what sets the runs side by
             side, and returns a text. None for a report on single runs.
 
@@ -83,6 +98,8 @@ def register_report(
         known = report.__name__ if name is None else name
         _REPORTS.add(report, known)
         _IMAGES[known] = images
+        if network:
+            _JUDGED.add(known)
         if compare is not None:
             _COMPARISONS[known] = compare
         return report
@@ -151,9 +168,9 @@ def save_report(
         name: one of :func:`list_reports`.
         model: the network, in evaluation mode.
         data: what it is shown.
-        folder: is created where it does not exist.
+        folder: is created where it does not exist. A report that fails leaves it as it was.
         images: test images that a report looks at, or shows where it looks at many; None for as many as it takes by
-            itself, mostly 8.
+            itself, mostly 8. ``"features"``, ``"noise"``, ``"classes"`` and ``"generation"`` take no number.
         network: run folder of a classifier, or ``"inception"``, for ``"generation"``.
         run: the run folder, for ``"page"``.
         options: of the report: its arguments by keyword.
@@ -164,14 +181,16 @@ def save_report(
     Raises:
         ValueError: an unknown report, an option that it does not take, or a network that it has nothing to say about.
     """
-    compute, options = _REPORTS[name], _checked(name, options)
-    given = ReportInput(model, data, _number(name, images), folder / f"{name}.png", network, run)
-    folder.mkdir(parents=True, exist_ok=True)
-    text, rows = compute(given, **options)
-    (folder / f"{name}.txt").write_text(text + "\n")
-    # JSON knows neither infinity nor NaN.
-    rows = [{k: v if not isinstance(v, float) or math.isfinite(v) else None for k, v in row.items()} for row in rows]
-    (folder / f"{name}.json").write_text(json.dumps(rows, indent=2) + "\n")
+    options, count = check_report(name, images, network, options)
+    compute = _REPORTS[name]
+    with written_whole(folder) as room:
+        given = ReportInput(model, data, count, room / f"{name}.png", network, run)
+        text, rows = compute(given, **options)
+        text = text.replace(str(room), str(folder))  # a report may say where its files are
+        (room / f"{name}.txt").write_text(text + "\n")
+        # JSON knows neither infinity nor NaN.
+        finite = [{k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in rows]
+        (room / f"{name}.json").write_text(json.dumps(finite, indent=2) + "\n")
     return text
 
 
@@ -198,31 +217,72 @@ def compare_runs(
     if name not in _COMPARISONS or not runs:
         able = " or ".join(f"report={known}" for known in sorted(_COMPARISONS))
         raise ValueError(f"run: several runs are compared by {able}, got report={name}")
-    options, count = _checked(name, options), _number(name, images)
-    inputs = []
-    for model, data, folder, run in runs:
-        folder.mkdir(parents=True, exist_ok=True)
-        inputs.append(ReportInput(model, data, count, folder / f"{name}.png", network, run))
-    return _COMPARISONS[name](inputs, **options)
+    options, count = check_report(name, images, network, options)
+    folder = runs[0][2]
+    with written_whole(folder) as room:
+        inputs = [
+            ReportInput(model, data, count, room / f"{name}{f'_{i}' if i else ''}.png", network, run)
+            for i, (model, data, _, run) in enumerate(runs)
+        ]
+        text = _COMPARISONS[name](inputs, **options)
+    return text.replace(str(room), str(folder))
 
 
-def _number(name: str, images: int | None) -> int:
-    images = _IMAGES[name] if images is None else images
-    if isinstance(images, bool) or not isinstance(images, int) or images < 1:
+def check_report(
+    name: str, images: int | None, network: str | Path | None, options: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], int]:
+    """The options of a report and its number of images; what it would not look at is refused.
+
+    Args:
+        name: one of :func:`list_reports`.
+        images, network, options: as for :func:`save_report`.
+
+    Raises:
+        ValueError: an unknown report, an option that it does not take, or a bad number.
+    """
+    arguments = _arguments(name)
+    if images is not None and (isinstance(images, bool) or not isinstance(images, int) or images < 1):
         raise ValueError(f"images must be an int >= 1, got {images!r}")
-    return images
-
-
-def _checked(name: str, options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Options of a report, held against its signature."""
-    arguments = dict(list(signature_of(_REPORTS[name]).arguments.items())[1:])
+    if images is not None and _IMAGES[name] is None:
+        raise ValueError(f"report={name} takes no number of images, got images={images}")
+    if network is not None and name not in _JUDGED:
+        able = " or ".join(f"report={known}" for known in sorted(_JUDGED))
+        raise ValueError(f"network is for {able}; report={name} takes none, got network={network}")
     for key, value in (options or {}).items():
         if key not in arguments:
             near = nearest(key, arguments)
             hint = f"did you mean {near[0]}?" if near else f"it takes {', '.join(arguments) or 'none'}"
             raise ValueError(f"unknown option options.{key} of report {name}; {hint}")
         check_value(f"options.{key}", value, arguments[key])
-    return dict(options or {})
+    return dict(options or {}), images or _IMAGES[name] or 8
+
+
+def report_label(
+    name: str, images: int | None, network: str | Path | None, options: Mapping[str, Any] | None
+) -> list[LabelPart]:
+    """What sets a report apart from that of the same name with all that it takes by itself.
+
+    Args:
+        name: one of :func:`list_reports`.
+        images, network, options: as for :func:`save_report`.
+    """
+    parts = [] if images in (None, _IMAGES[name]) else [value_part("images", images)]
+    if network is not None:
+        known = Path(network).expanduser().is_dir()
+        parts.append(folder_part("network", network) if known else value_part("network", str(network)))
+    defaults = {key: argument.default for key, argument in _arguments(name).items()}
+    changed = {key: value for key, value in (options or {}).items() if not _same(value, defaults[key])}
+    return [*parts, *(value_part(key, value) for key, value in sorted(changed.items()))]
+
+
+def _same(value: Any, default: Any) -> bool:
+    plain = [list(item) if isinstance(item, tuple) else item for item in (value, default)]
+    return type(plain[0]) is type(plain[1]) and bool(plain[0] == plain[1])
+
+
+def _arguments(name: str) -> dict[str, Argument]:
+    """What a report takes beside its input."""
+    return dict(list(signature_of(_REPORTS[name]).arguments.items())[1:])
 
 
 @register_report(name="theory")
@@ -250,7 +310,7 @@ def _inversion(given: ReportInput) -> Result:
     return str(found), found.rows
 
 
-@register_report(name="features")
+@register_report(name="features", images=None)
 def _features(given: ReportInput) -> Result:
     train, labels = extract_features(given.model, given.batches("train"))
     test, truth = extract_features(given.model, given.batches("test"))
@@ -275,8 +335,8 @@ def _features(given: ReportInput) -> Result:
     rows += [{"name": name, "value": value} for name, value in numbers.items()]
     of = f" of {test.shape[1]} dimensions"
     lines += [f"{name:<20}{value:.3g}{of if 'rank' in name else ''}" for name, value in numbers.items()]
-    counts = f"accuracy on {len(test)} test images, fitted to {len(train)} training images; mean absolute cosines"
-    return "\n".join([*lines, "", counts]), rows
+    counts = f"accuracy on {len(test)} {given.tested} images, fitted to {len(train)} training images"
+    return "\n".join([*lines, "", f"{counts}; mean absolute cosines"]), rows
 
 
 @register_report(name="coding")
@@ -292,7 +352,10 @@ def _coding(given: ReportInput) -> Result:
     return "\n".join([*lines, "", "excess: objective over the least one, minus 1"]), rows
 
 
-for _report in (activations, reconstruction, rate_distortion, inpainting, noise, restoration, classes, generation):
+for _report in (activations, reconstruction, rate_distortion, inpainting, restoration):
     register_report(_report)
+for _report in (noise, classes):
+    register_report(_report, images=None)
+register_report(generation, images=None, network=True)
 register_report(page, compare=lambda runs: save_comparison(runs, runs[0].picture.with_name("page_of_runs.html")))
 register_report(robustness, images=1000, compare=save_robustness)

@@ -79,12 +79,13 @@ def restoration(
             for i, image in enumerate(images):
                 noisy = image + level / 255 * torch.randn(image.shape, generator=draw).to(image)
                 seen = mask(image, draw)
-                plain = noisy if seen is None else _interpolated(noisy, seen)
-                restored = model(noisy, level / 255, seen)
-                blind = math.nan if task else psnr(model(noisy), image).item()
-                scores.append(
-                    [psnr(plain, image).item(), psnr(restored, image).item(), blind, ssim(restored, image).item()]
-                )
+                with given.data.naming("test", i):
+                    plain = noisy if seen is None else _interpolated(noisy, seen)
+                    restored = model(noisy, level / 255, seen)
+                    blind = math.nan if task else psnr(model(noisy), image).item()
+                    scores.append(
+                        [psnr(plain, image).item(), psnr(restored, image).item(), blind, ssim(restored, image).item()]
+                    )
                 if level == shown and i < given.images:
                     first, second = (f"{value:.2f} dB" for value in scores[-1][:2])
                     titles = ("clean", name, f"plain, {first}", f"restored, {second}")
@@ -103,7 +104,8 @@ def restoration(
     ]
     lines += [
         "",
-        f"PSNR in dB, means over {len(images)} test photographs of {given.data.name}; noise in grey levels of 255.",
+        f"PSNR in dB, means over {len(images)} {given.tested} photographs of {given.data.name}.",
+        "Noise: in grey levels, of which white is 255.",
         "plain: the noisy image, or linear interpolation of missing values. blind: estimated noise level.",
         "SSIM: of the restored image.",
     ]
@@ -119,7 +121,8 @@ def _as_they_are(model: Denoiser, images: list[Tensor], given: ReportInput) -> R
     rows: list[dict[str, Any]] = []
     tiles: list[Tensor] = []
     for i, (name, image) in enumerate(zip(names, images, strict=True)):
-        restored, level = model(image), 255 * estimate_noise_level(image).item()
+        with given.data.naming("test", i):
+            restored, level = model(image), 255 * estimate_noise_level(image).item()
         file = folder / f"{name}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         save_image(restored, file)

@@ -26,6 +26,7 @@ NUMBERS = {
 }
 CURVES = {"train/loss": "loss", "val/loss": "loss", "val/acc": "accuracy", "val/psnr": "PSNR (dB)", "val/ssim": "SSIM"}
 OWN = ("page", "page_of_runs")
+"""Reports that would show themselves."""
 
 
 def page(given: ReportInput) -> Result:
@@ -71,11 +72,12 @@ def _blocks(given: ReportInput, config: dict[str, Any]) -> Iterator[Block]:
     yield from reconstruction_block(given)
     yield from theory_blocks(given)
     if given.run:
-        texts = [f for f in sorted((given.run / "reports").glob("*.txt")) if f.stem not in OWN]
+        folder = given.run / "reports"
+        texts = [f for pattern in ("*.txt", "*/*.txt") for f in sorted(folder.glob(pattern)) if f.stem not in OWN]
         for file in texts:
-            yield Block(
-                f"Report {file.stem}", command(file.read_text()[:20_000]), "Measured by another report of this run."
-            )
+            asked = "" if file.parent == folder else f", {file.parent.name}"
+            title, caption = f"Report {file.stem}{asked}", "Measured by another report of this run."
+            yield Block(title, command(file.read_text()[:20_000]), caption)
     if config:
         yield Block(
             "Get it again", command(_command(config)), "Every option as it was; the data have to lie where they lay."

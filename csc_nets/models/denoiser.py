@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from csc_nets.functional import estimate_noise_level
 from csc_nets.functional.inputs import broadcasts
+from csc_nets.models.least_side import naming_least_side
 from csc_nets.models.staged_encoder import StagedEncoder
 
 __all__ = ["Centre", "Denoiser"]
@@ -56,6 +57,14 @@ class Denoiser(StagedEncoder):
         Raises:
             ValueError: images of another shape, a noise level that is negative or not finite.
         """
+        self.check(x)
+        if torch.compiler.is_compiling():
+            return self._restored(x, sigma, mask)
+        level = 0.1 if isinstance(sigma, Tensor) else sigma
+        with naming_least_side(self, x, lambda images: self._restored(images, level, None), self.input_size):
+            return self._restored(x, sigma, mask)
+
+    def _restored(self, x: Tensor, sigma: float | Tensor | None, mask: Tensor | None) -> Tensor:
         x, level, mask, finish = self.prepare(x, sigma, mask)
         return finish(self.restore(x, level, mask))
 

@@ -188,6 +188,9 @@ def principal_patches(images: Tensor, size: int) -> tuple[Tensor, Tensor]:
         Orthonormal vectors ``(P, C, size, size)`` with P = C size^2, and the mean squares ``(P,)`` of the patches along
         them, the largest first.
     """
+    if min(images.shape[2:]) < size:
+        shape = tuple(images.shape)
+        raise ValueError(f"patches of {size} x {size} pixels need images of as many or more, got {shape}")
     patches = unfold(images.double(), size).transpose(1, 2).flatten(0, 1)
     values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
     components = vectors.T.flip(0).reshape(-1, images.shape[1], size, size)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from csc_nets.layers import Coder, Scattering2d
 from csc_nets.models.checkpointing import checkpoint_stage
 from csc_nets.models.hub import HubNetwork
+from csc_nets.models.least_side import naming_least_side
 from csc_nets.models.outline import outline
 from csc_nets.models.shelf import card
 
@@ -194,6 +195,12 @@ class StagedEncoder(HubNetwork):
         if isinstance(x, Tensor) and (x.ndim != 4 or x.shape[1] != self.in_chans):  # torch.fx has no sizes
             name = self.model_name or type(self).__name__
             raise ValueError(f"{name}: expected images (N, {self.in_chans}, H, W), got {tuple(x.shape)}")
+        if not isinstance(x, Tensor) or torch.compiler.is_compiling():
+            return self._chain(x, depth, kept)
+        with naming_least_side(self, x, lambda images: self._chain(images, depth, ()), self.input_size):
+            return self._chain(x, depth, kept)
+
+    def _chain(self, x: Tensor, depth: int, kept: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
         image = x
         outputs: list[Tensor] = []
         recompute = self.grad_checkpointing and torch.is_grad_enabled()

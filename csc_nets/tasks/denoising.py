@@ -4,14 +4,16 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from csc_nets.data import ImageDataModule
 from csc_nets.tasks.image_quality import psnr, ssim
-from csc_nets.tasks.masks import bayer_masks, check_mask
+from csc_nets.tasks.masks import bayer_masks, check_mask, random_masks
 from csc_nets.tasks.precision import exact
 from csc_nets.tasks.registry import register_task
 from csc_nets.tasks.task import Task
@@ -46,8 +48,9 @@ class DenoisingTask(Task):
         noise: smallest and largest noise level of training images, or one for both.
         val_noise: noise levels to validate at; None for the middle of ``noise``.
         test_noise: noise levels to test at.
-        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), each
-            by chance, or ``"mosaic"``, two of three colours of each pixel as in a camera. The loss counts them, too.
+        hidden: what is missing of each image, in training, validation and test: a share of its pixels in [0, 1), the
+            same number in each image at places drawn at random, or ``"mosaic"``, two of three colours of each pixel as
+            in a camera. The loss counts them, too.
         loss: ``"mse"``, or ``"mc_sure"``, which sees no clean image, see :func:`mc_sure`.
         clip: largest norm of the gradient of all parameters; None for no limit. ``trainer.gradient_clip_val`` goes
             first.
@@ -99,8 +102,7 @@ class DenoisingTask(Task):
             raise ValueError(f"fall must be a number of dB above 0, got {fall!r}")
         if not 0 < shrink <= 1:
             raise ValueError(f"shrink must be in (0, 1], got {shrink!r}")
-        if hidden != "mosaic":
-            check_mask(hidden, 1, name="hidden")
+        check_mask(hidden, 1, name="hidden", words=["mosaic"])
         if hidden and loss == "mc_sure":
             raise ValueError(f"loss=mc_sure is derived for whole images, got hidden={hidden!r}")
         if hidden and "mask" not in inspect.signature(model.forward).parameters:
@@ -170,17 +172,25 @@ class DenoisingTask(Task):
     ) -> None:
         images = self.pixels(batch)
         rows = []
-        for level in levels:
-            noisy, clean = self._denoised(images, level, batch_idx)
-            quality = psnr(clean, images)
-            row = {"psnr": quality, "ssim": ssim(clean, images), "gain": quality - psnr(noisy, images)}
-            rows.append({name: row[name].mean() for name in wanted})
+        with self._naming(stage, images, batch_idx):
+            for level in levels:
+                noisy, clean = self._denoised(images, level, batch_idx)
+                quality = psnr(clean, images)
+                row = {"psnr": quality, "ssim": ssim(clean, images), "gain": quality - psnr(noisy, images)}
+                rows.append({name: row[name].mean() for name in wanted})
         options: dict[str, Any] = {"sync_dist": True, "batch_size": len(images)}
         for name in wanted:
             shown = (stage, name) == ("val", "psnr")
             self.log(f"{stage}/{name}", torch.stack([row[name] for row in rows]).mean(), prog_bar=shown, **options)
             for level, row in zip(levels, rows, strict=True):
                 self.log(f"{stage}/{name}_{level:g}", row[name], **options)
+
+    def _naming(self, stage: str, images: Tensor, batch_idx: int) -> AbstractContextManager[None]:
+        """Names the file of a photograph, one a batch, that the network cannot take."""
+        data = getattr(self._trainer, "datamodule", None)
+        if len(images) > 1 or not isinstance(data, ImageDataModule):
+            return nullcontext()
+        return data.naming(stage, self.processes * batch_idx + self.global_rank)
 
     def on_train_start(self) -> None:
         """What to return to before the first validation."""
@@ -230,7 +240,7 @@ class DenoisingTask(Task):
         """What the network sees of noisy images; None is all of them."""
         if self.hidden == "mosaic":
             return bayer_masks(images)
-        return self.draw(torch.rand, images[:, :1], generator) >= self.hidden if self.hidden else None
+        return random_masks(images, self.hidden, 1, generator, self.draw) if self.hidden else None
 
     def _remember(self, score: float) -> None:
         optimizer: Any = self.optimizers()

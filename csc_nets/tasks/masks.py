@@ -1,5 +1,6 @@
-"""Masks of pixels for masked autoencoding, and the plain way to fill what they hide."""
+"""Masks of pixels, and the plain way to fill what they hide."""
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import torch
@@ -9,33 +10,57 @@ from torch.nn.functional import interpolate
 __all__ = ["bayer_masks", "check_mask", "fill_by_interpolation", "random_masks"]
 
 
-def check_mask(mask: float, mask_size: int, *, name: str = "mask") -> None:
+def check_mask(mask: float | str, mask_size: int, *, name: str = "mask", words: Sequence[str] = ()) -> None:
     """Refuses a share outside [0, 1), under the name of its argument, and squares without a side.
+
+    Args:
+        mask: share of the pixels, or one of ``words``.
+        mask_size: side of a square in pixels.
+        name: of the argument.
+        words: names of masks that are allowed, too.
 
     Raises:
         ValueError: says which.
     """
-    if isinstance(mask, bool) or not isinstance(mask, int | float) or not 0 <= mask < 1:
-        raise ValueError(f"{name} must be a share of the pixels in [0, 1), got {mask!r}")
+    share = isinstance(mask, int | float) and not isinstance(mask, bool) and 0 <= mask < 1
+    if not share and mask not in words:
+        allowed = " or ".join(["a share of the pixels in [0, 1)", *map(repr, words)])
+        raise ValueError(f"{name} must be {allowed}, got {mask!r}")
     if isinstance(mask_size, bool) or not isinstance(mask_size, int) or mask_size < 1:
         raise ValueError(f"mask_size must be an int >= 1, got {mask_size!r}")
 
 
-def random_masks(images: Tensor, share: float, size: int = 1, generator: torch.Generator | None = None) -> Tensor:
+_Draw = Callable[[Callable[..., Tensor], Tensor, torch.Generator | None], Tensor]
+
+
+def _plain_draw(random: Callable[..., Tensor], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return random(like.shape, generator=generator)
+
+
+def random_masks(
+    images: Tensor,
+    share: float,
+    size: int = 1,
+    generator: torch.Generator | None = None,
+    draw: _Draw = _plain_draw,
+) -> Tensor:
     """Booleans ``(N, 1, H, W)``, True where a pixel is seen.
 
-    The image is cut into squares, and the same number of them is hidden in each image, at places drawn at random.
+    The image is cut into squares, and the same number of them is hidden in each image, at places drawn at random. So
+    the share is exact in each image, as far as it is a whole number of squares.
 
     Args:
         images: ``(N, C, H, W)``.
         share: of the squares that is hidden, in [0, 1).
         size: side of a square in pixels; those at the far borders are cut off.
         generator: of random numbers, on the CPU; None for torch's own.
+        draw: makes the random numbers, as :meth:`csc_nets.tasks.Task.draw`, by which an image has the same mask
+            whatever the number of processes.
     """
     height, width = images.shape[2:]
-    grid = (-(-height // size), -(-width // size))
-    places = torch.rand(len(images), grid[0] * grid[1], generator=generator).argsort(1).argsort(1)
-    seen = (places >= round(share * grid[0] * grid[1])).view(-1, 1, *grid).float()
+    squares = images[:, :1, ::size, ::size]
+    places = draw(torch.rand, squares, generator).flatten(1).argsort(1).argsort(1)
+    seen = (places >= round(share * places.shape[1])).view(squares.shape).float()
     return interpolate(seen, scale_factor=size)[..., :height, :width].bool().to(images.device)
 
 

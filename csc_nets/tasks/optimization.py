@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 from csc_nets.layers.dictionary import UnitNorm
 from csc_nets.tasks.precise_batch_norm import BATCH_NORMS
 
-__all__ = ["build_optimizer", "learning_rate_factor", "parameter_groups"]
+__all__ = ["build_optimizer", "idle_decay", "learning_rate_factor", "parameter_groups"]
 
 
 def parameter_groups(
@@ -37,7 +37,7 @@ def parameter_groups(
         weight_decay: decay of the first group, >= 0.
         among: the parameters to take; None for all.
         biases_apart: whether the biases of norm layers are a group of their own, the third.
-        decay_atoms: whether weight decay acts on the tensors behind atoms of unit norm, too.
+        decay_atoms: whether weight decay acts on the tensors behind atoms of unit norm, too, where there are any.
 
     Returns:
         Two groups for an optimiser, the second one with ``weight_decay=0``, and the third one too.
@@ -65,6 +65,15 @@ def parameter_groups(
         raise ValueError(f"{type(model).__name__} has no trainable parameters")
     groups = [{"params": decay, "weight_decay": weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
     return [*groups, {"params": biases, "weight_decay": 0.0}] if biases_apart else groups
+
+
+def idle_decay(model: nn.Module, weight_decay: float) -> str | None:
+    """Why ``decay_atoms`` changes nothing; None where it does."""
+    if not weight_decay:
+        return "task.weight_decay is 0"
+    if not any(original.requires_grad for original in _behind_atoms(model)):
+        return f"{getattr(model, 'model_name', '') or type(model).__name__} has no atoms that are trained"
+    return None
 
 
 def _behind_atoms(model: nn.Module) -> Iterator[Tensor]:

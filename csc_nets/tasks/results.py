@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from csc_nets.tasks.file_names import short_value
 from csc_nets.tasks.safe_files import set_aside, write_whole
 
-__all__ = ["add_results", "evaluation_label", "show_results"]
+__all__ = ["add_results", "show_results"]
 
 _TABLE = {
     "test/acc": ("test accuracy", "{:.2%}"),
@@ -27,9 +26,6 @@ _TABLE = {
     "test/reconstruction_error": ("reconstruction error", "{:.4f}"),
     "training_seconds": ("training time", "{:.1f} s"),
 }
-# What changes no number of a test, or only its rounding: where the images lie, and how they are read.
-_PLAIN_DATA = ("root", "download", "batch_size", "eval_batch_size", "num_workers", "worker_timeout", "device")
-_TEST_TRAINER = {"limit_test_batches": "all", "precision": "32-true"}
 
 
 def add_results(results: Mapping[str, Any], file: Path) -> None:
@@ -73,34 +69,6 @@ def show_results(results: Mapping[str, Any], folder: Path, *, own: bool = True) 
     if results.get("checkpoint", "best") != "best":
         rows.append(("checkpoint", str(results["checkpoint"])))
     print("\n" + "\n".join(f"{label:<22}{value}" for label, value in [*rows, ("run", str(folder))]))
-
-
-def evaluation_label(options: Mapping[str, Any], config: Mapping[str, Any], *, other: bool = False) -> str:
-    """What sets the numbers of an evaluation apart from those of the run's own test; "" where nothing does.
-
-    Args:
-        options: the tree of ``configs/evaluate.yaml``.
-        config: the run's ``config.yaml``.
-        other: whether the images under ``data.root`` are not the run's own.
-    """
-    data = dict(options["data"])
-    other = data.get("root") is not None and (other or config["data"].get("root") is None)
-    parts: dict[str, Any] = {}
-    if "name" in data or other:
-        folder = "root" in data and (other or data["name"] == "image_folder")
-        parts["data"] = Path(data["root"]).resolve().name if folder else data["name"]
-    for key, value in data.items():
-        if key not in (*_PLAIN_DATA, "name") and (key not in config["data"] or config["data"][key] != value):
-            parts[key] = value
-    if options["which"] != "best":
-        parts["which"] = options["which"]
-    parts |= {key: options[key] for key in ("lam", "steps", "test_views") if options[key] is not None}
-    for key, default in _TEST_TRAINER.items():
-        asked, own = (tree.get("trainer", {}).get(key) for tree in (options, config))
-        asked, own = (default if value is None else value for value in (asked, own))
-        if str(asked) != str(own):  # 1 is one batch, 1.0 all of them
-            parts[key] = asked
-    return "-".join(f"{key}={short_value(value)}" for key, value in parts.items())
 
 
 def _as_json(value: Any) -> Any:

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import shutil
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
-__all__ = ["is_alive", "note", "set_aside", "sweep_temporary", "temporary_name", "write_whole"]
+__all__ = ["is_alive", "note", "set_aside", "sweep_temporary", "temporary_name", "write_whole", "written_whole"]
 
 _DAY = 24 * 60 * 60
 
@@ -37,6 +40,30 @@ def write_whole(file: Path, content: str | bytes | memoryview, *, exclusive: boo
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(file.parent)
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write in, whose files and folders move to ``folder`` at the end; after an error none does.
+
+    They replace those of the same name, a folder as a whole. Other files stay. ``folder`` is made where it does not
+    exist and there is something to move.
+    """
+    base = next(parent for parent in chain([folder], folder.parents) if parent.is_dir())
+    temporary = temporary_name(base / folder.name)
+    shutil.rmtree(temporary, ignore_errors=True)  # of a dead process of the same number
+    temporary.mkdir()
+    try:
+        yield temporary
+        parts = sorted(temporary.iterdir())
+        if parts:
+            folder.mkdir(parents=True, exist_ok=True)
+        for part in parts:
+            if (folder / part.name).is_dir():
+                shutil.rmtree(folder / part.name)
+            os.replace(part, folder / part.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_through(file: Path, data: bytes | memoryview) -> None:
@@ -83,7 +110,7 @@ def sweep_temporary(folder: Path) -> list[Path]:
         here = rest.endswith(f".{socket.gethostname()}")
         with contextlib.suppress(OSError):
             if (here and not is_alive(int(pid))) or time.time() - file.stat().st_mtime > _DAY:
-                file.unlink()
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
                 swept.append(file)
     return swept
 

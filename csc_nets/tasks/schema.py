@@ -1,19 +1,19 @@
 """The options of a program, held against the signatures of what they are for, before anything is built."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 from csc_nets.data.registry import dataset_signature
 from csc_nets.models import create_model
 from csc_nets.models.registry import network_signature
-from csc_nets.signature import Argument, AtLeast, AtMost, Signature, check_value, nearest, signature_of
+from csc_nets.signature import Argument, AtLeast, AtMost, Signature, check_value, nearest, shown, signature_of
 from csc_nets.tasks.options import options_alike
 from csc_nets.tasks.registry import task_signature
 from csc_nets.tasks.trainer import build_callbacks, build_loggers
 from csc_nets.tasks.trainer_options import trainer_signature
 from csc_nets.tasks.views import TestViews
 
-__all__ = ["EvaluationOptions", "TrainingOptions", "check_data", "check_options"]
+__all__ = ["EvaluationOptions", "TrainingOptions", "check_data", "check_evaluation", "check_options"]
 
 
 class TrainingOptions(TypedDict):
@@ -66,6 +66,41 @@ def check_data(changes: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """
     name = changes.get("name", config["data"].get("name"))
     _check_group("data", {"data": {**changes, "name": name}}, _data)
+
+
+def check_evaluation(options: Mapping[str, Any], named: Collection[str]) -> None:
+    """Refuses options of an evaluation that the rest of its command leaves without an effect.
+
+    Args:
+        options: the tree of ``configs/evaluate.yaml`` as plain values.
+        named: the options that the command names; others are what the files have.
+
+    Raises:
+        ValueError: In one line that names the option, and says what to add or to leave out.
+    """
+    report = options["report"]
+    of_trainer = sorted(name for name in named if name.partition(".")[0] == "trainer")
+    if report is not None:
+        if options["test_views"] is not None:
+            raise ValueError(f"test_views is for tests; report={report} looks at each image once")
+        if of_trainer:
+            how = "runs on the CPU, in the precision of the weights"
+            raise ValueError(f"{of_trainer[0]} is for tests; report={report} {how}")
+        return
+    of_reports = {key: options[key] for key in ("images", "network") if options[key] is not None}
+    of_reports |= {f"options.{key}": value for key, value in options["options"].items()}
+    for name, value in of_reports.items():
+        raise ValueError(f"{name}={shown(value)} is for a report: add report=NAME, such as report=page")
+    for name in of_trainer:
+        if name.partition(".")[2] in _OF_TRAINING:
+            raise ValueError(f"{name} is for a training; a test takes no such option")
+
+
+_OF_TRAINING = (
+    *("max_epochs", "min_epochs", "max_steps", "min_steps", "max_time", "accumulate_grad_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "limit_train_batches", "limit_val_batches", "overfit_batches"),
+    *("val_check_interval", "check_val_every_n_epoch", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs"),
+)
 
 
 def _check_group(group: str, config: Mapping[str, Any], signature_of_name: Callable[[str], Signature]) -> None:

@@ -102,7 +102,7 @@ class SparseAutoencodingTask(AutoencodingTask):
         model: Any = self.model
         lam = self.weights(len(images), self.draw(torch.rand, images[:, 0, 0, 0]))
         with torch.no_grad():
-            seen = random_masks(images, self.mask, self.mask_size) if self.mask else None
+            seen = random_masks(images, self.mask, self.mask_size, draw=self.draw) if self.mask else None
             z = model.encode(images, lam=lam, mask=seen)
             for i, code in enumerate(model.dictionary.codes(z)):
                 used = (code != 0).sum((0, 2, 3))
@@ -161,7 +161,7 @@ class SparseAutoencodingTask(AutoencodingTask):
         if self.mask:
             images, model = batch[0], self.model
             generator = torch.Generator().manual_seed(batch_idx)
-            seen = random_masks(images, self.mask, self.mask_size, generator)
+            seen = random_masks(images, self.mask, self.mask_size, generator, self.draw)
             z = model.encode(images, mask=seen)  # type: ignore[operator]
             missing = (~seen).expand_as(images)
             ways = {"inpainting": model.decode(z, images.shape[2:])}  # type: ignore[operator]

@@ -15,7 +15,7 @@ from torch.distributed.fsdp import fully_shard
 
 from csc_nets.data import ImageDataModule
 from csc_nets.tasks.divergence import Divergence
-from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor
+from csc_nets.tasks.optimization import build_optimizer, idle_decay, learning_rate_factor
 from csc_nets.tasks.precise_batch_norm import renew_statistics
 
 __all__ = ["Task"]
@@ -142,6 +142,11 @@ class Task(L.LightningModule):
         optimizer = build_optimizer(self.model, **self.optimizer_args)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.rate_schedule())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def idle_decay(self) -> str | None:
+        """Why ``decay_atoms`` was asked for and changes nothing; None where it does, or nobody asked."""
+        asked, rate = self.optimizer_args["decay_atoms"], self.optimizer_args["weight_decay"]
+        return idle_decay(self.model, rate) if asked else None
 
     def rate_schedule(self) -> Callable[[int], float]:
         """From the number of steps taken to the learning rate as a share of its peak."""

@@ -23,6 +23,7 @@ from csc_nets.tasks.metrics_csv import MetricsCSV
 from csc_nets.tasks.progress import RunProgress
 from csc_nets.tasks.pruning import MedianPruning
 from csc_nets.tasks.run_folder import RunFolder, free_names
+from csc_nets.tasks.sharding import FullySharded
 from csc_nets.tasks.stopping import AgreedStop
 from csc_nets.tasks.synced_norms import SyncedNorms
 from csc_nets.tasks.task import Task
@@ -69,7 +70,7 @@ def build_trainer(
     loggers = build_loggers(run_dir, **logger)
     progress_bar = callbacks["progress_bar"]
     try:
-        return L.Trainer(
+        built = L.Trainer(
             default_root_dir=run_dir,
             callbacks=chosen,
             logger=loggers,
@@ -79,6 +80,9 @@ def build_trainer(
         )
     except (MisconfigurationException, TypeError, ValueError) as error:
         raise ValueError(f"trainer: {error}") from error
+    if isinstance(built.strategy, FullySharded):
+        built.strategy.check_device()
+    return built
 
 
 def new_run(

@@ -75,10 +75,21 @@ def test_without_a_folder_for_it_the_test_is_on_validation_images(folder):
     data.setup()
     val, test = (data.split(part).evaluation.images for part in ("val", "test"))
     assert len(val) == len(test) == 2 and len(data.split("train").training.images) == 4
+    assert not data.has_test and data.test_names() == ["sub/0", "sub/1"]
+    held_out = create_datamodule("photographs", root=folder, test="none", val_fraction=0.25)
+    assert not held_out.has_test and len(held_out.test_names()) == 1
+
+
+def test_where_there_are_test_images(folder, tmp_path):
+    assert create_datamodule("photographs").has_test and create_datamodule("photographs", root=folder).has_test
+    assert create_datamodule("photographs", root=folder / "test" / "sub").has_test  # a folder of test images alone
+    (tmp_path / "none" / "test").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no image under .*/none/test"):
+        create_datamodule("photographs", root=tmp_path / "none").test_images(1)
 
 
 def test_what_cannot_be_served_is_refused_in_one_line(folder, tmp_path):
-    with pytest.raises(ValueError, match="image_size must be at most 32, the side of a photograph, got 33"):
+    with pytest.raises(ValueError, match=r"at most 32, the side of /.*/train/sub/2\.png, got 33"):
         create_datamodule("photographs", root=folder, image_size=33, val_fraction=0.5).train_dataloader()
     with pytest.raises(ValueError, match="eval_batch_size must be 1"):
         create_datamodule("photographs", eval_batch_size=4)
@@ -87,3 +98,14 @@ def test_what_cannot_be_served_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no image under"):
         create_datamodule("photographs", root=tmp_path, train="empty").train_dataloader()
+
+
+def test_an_error_on_an_image_names_its_file(folder):
+    data = create_datamodule("photographs", root=folder)
+    data.setup("test")
+    file = folder / "test" / "sub" / "1.png"
+    with pytest.raises(ValueError, match=f"^photographs: {file}: too dark"), data.naming("test", 1):
+        raise RuntimeError("too dark")
+    embedded = create_datamodule("photographs")
+    with pytest.raises(RuntimeError, match=r"^too dark"), embedded.naming("test", 1):
+        raise RuntimeError("too dark")

@@ -163,3 +163,9 @@ def test_files_that_are_not_the_published_ones_are_refused(tmp_path, monkeypatch
     assert "\n" not in str(caught.value)
     create_datamodule("mnist", root=tmp_path).setup("test")
     create_datamodule("mnist", root=tmp_path, verify=False, val_fraction=0.25).setup("fit")
+
+
+def test_grey_images_for_networks_that_take_colours(tmp_path, monkeypatch):
+    write_mnist(tmp_path / "MNIST" / "raw", monkeypatch=monkeypatch)
+    one, three = (create_datamodule("mnist", root=tmp_path, in_chans=n).test_images(3) for n in (1, 3))
+    assert torch.equal(three, one.expand(-1, 3, -1, -1))

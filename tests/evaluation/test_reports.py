@@ -8,9 +8,10 @@ from PIL import Image
 
 from csc_nets.cli import train
 from csc_nets.data import TensorDataModule, create_datamodule
-from csc_nets.evaluation import feature_space, list_reports, save_report
+from csc_nets.evaluation import feature_space, list_reports, register_report, reports, save_report
 from csc_nets.evaluation.report_input import ReportInput
 from csc_nets.models import create_model
+from csc_nets.registry import Registry
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def data():
 def test_text_numbers_and_picture(name, model, data, tmp_path):
     torch.manual_seed(0)
     network = create_model(model, in_chans=1, widths=[6, 8]).eval()
-    text, rows = saved(name, network, data, tmp_path, images=3)
+    text, rows = saved(name, network, data, tmp_path, **({} if name == "features" else {"images": 3}))
     assert len(rows) >= 2 and all(row["name"] in text for row in rows)
     picture = tmp_path / "reports" / f"{name}.png"
     assert picture.exists() == (name != "theory")
@@ -53,7 +54,8 @@ def classifier(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["reconstruction", "noise", "classes", "generation"])
 def test_reports_on_a_closed_loop(name, loop, data, classifier, tmp_path):
-    text, rows = saved(name, loop, data, tmp_path, images=3, network=classifier)
+    taken = {"reconstruction": {"images": 3}, "generation": {"network": classifier}}.get(name, {})
+    text, rows = saved(name, loop, data, tmp_path, **taken)
     picture = Image.open(tmp_path / "reports" / f"{name}.png").size
     assert all(row["name"] in text for row in rows)
     values = {row["name"]: row for row in rows}
@@ -88,7 +90,9 @@ def few(count):
 @pytest.mark.parametrize("count", [7, 75])
 def test_any_number_of_test_images_will_do(count, loop, classifier, tmp_path):
     for name in ("reconstruction", "noise", "classes", "generation"):
-        text, rows = saved(name, loop, few(count), tmp_path, network=classifier)
+        text, rows = saved(
+            name, loop, few(count), tmp_path, **({"network": classifier} if name == "generation" else {})
+        )
     assert rows[1]["images"] == rows[2]["images"] == count and f"{count} test images" in text
 
 
@@ -128,6 +132,11 @@ def test_bad_arguments_are_refused(data, tmp_path):
     with pytest.raises(ValueError, match="images must be an int >= 1, got 0"):
         save_report("energy", model, data, tmp_path, images=0)
     assert known.split(", ") == list_reports()
+    for name in ("features", "noise", "classes", "generation"):
+        with pytest.raises(ValueError, match=f"report={name} takes no number of images, got images=3"):
+            save_report(name, model, data, tmp_path, images=3)
+    with pytest.raises(ValueError, match="network is for report=generation; report=theory takes none, got network=a"):
+        save_report("theory", model, data, tmp_path, network="a")
 
 
 def saved(name, model, data, tmp_path, **options):
@@ -135,3 +144,26 @@ def saved(name, model, data, tmp_path, **options):
     text = save_report(name, model, data, tmp_path / "reports", **options)
     assert (tmp_path / "reports" / f"{name}.txt").read_text() == text + "\n"
     return text, json.loads((tmp_path / "reports" / f"{name}.json").read_text(), parse_constant=pytest.fail)
+
+
+def test_a_report_that_fails_leaves_nothing(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(reports, "_REPORTS", Registry("report"))  # which no other test then finds
+
+    @register_report(name="failing")
+    def failing(given, *, late=False):
+        given.picture.with_suffix(".csv").write_text("half")
+        given.picture.with_name("more").mkdir()
+        if late:
+            raise ValueError("too late")
+        return f"in {given.picture.parent}", [{"name": "all", "value": 1}]
+
+    model, folder = create_model("csc_small", in_chans=1), tmp_path / "run" / "reports"
+    with pytest.raises(ValueError, match="too late"):
+        save_report("failing", model, data, folder, options={"late": True})
+    assert not list(tmp_path.iterdir())
+    assert save_report("failing", model, data, folder) == f"in {folder}" == (folder / "failing.txt").read_text()[:-1]
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert {path.name for path in before} == {"failing.txt", "failing.json", "failing.csv", "more"}
+    with pytest.raises(ValueError, match="too late"):
+        save_report("failing", model, data, folder, options={"late": True})
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before

@@ -1,5 +1,6 @@
 import json
 
+import lightning as L
 import pytest
 import torch
 from PIL import Image
@@ -8,6 +9,7 @@ from torchvision.transforms.v2.functional import pil_to_tensor, to_pil_image
 from csc_nets.data import create_datamodule
 from csc_nets.evaluation import save_report
 from csc_nets.models import create_model
+from csc_nets.tasks import DenoisingTask
 from csc_nets.tasks.image_quality import psnr
 from csc_nets.tasks.masks import bayer_masks, fill_by_interpolation
 
@@ -104,3 +106,32 @@ def test_almost_nothing_seen(folder):
     assert (fill_by_interpolation(x, seen) == x[..., 1, 2]).all()
     with pytest.raises(ValueError, match="an image has no seen pixel"):
         fill_by_interpolation(x, ~seen & seen)
+
+
+@pytest.mark.parametrize("name", ["cdlnet", "cscnet"])
+@pytest.mark.parametrize("options", [{"noise": [25]}, {"clean": False}])
+def test_a_photograph_that_is_too_small_is_named(name, options, folder):
+    out, root = folder
+    Image.new("L", (1, 1)).save(root / "00.png")
+    model, data = create_model(name, steps=1, atoms=2).eval(), create_datamodule("photographs", root=root)
+    with pytest.raises(ValueError, match=rf"^photographs: {root}/00\.png: .*pixels"):
+        save_report("restoration", model, data, out, options=options)
+
+
+def test_a_photograph_that_is_too_small_for_a_test_is_named(folder):
+    _, root = folder
+    data, task = create_datamodule("photographs", root=root), DenoisingTask(create_model("cscnet", steps=1, atoms=2))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    with pytest.raises(ValueError, match=rf"^photographs: {root}/1\.png: cscnet: images must have 33 x 33"):
+        L.Trainer(**quiet).test(task, datamodule=data, verbose=False)
+
+
+def test_photographs_of_validation_are_called_so(folder):
+    out, root = folder
+    (root / "train").mkdir()
+    for file in root.glob("*.png"):
+        file.rename(root / "train" / file.name)
+    data = create_datamodule("photographs", root=root, val_fraction=0.3)
+    model = create_model("cdlnet", steps=1, atoms=2).eval()
+    text = save_report("restoration", model, data, out, options={"noise": [25], "hidden": 0.0})
+    assert "means over 1 validation photographs of photographs" in text

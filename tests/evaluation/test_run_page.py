@@ -31,11 +31,14 @@ def run(tmp_path_factory):
 def test_the_page_of_a_classifier(run, capsys):
     (run / "reports").mkdir(exist_ok=True)
     (run / "reports" / "noise.txt").write_text("sigma 0.1 <measured>\n")
+    (run / "reports" / "images=3").mkdir()
+    (run / "reports" / "images=3" / "theory.txt").write_text("of three\n")
     cli.evaluate(config(f"run={run}", "report=page"))
     assert "page.html" in capsys.readouterr().out
     text = (run / "reports" / "page.html").read_text()
     parts = ["Training", "Confusion", "Hardest images", "Atoms by stage", "Density and firing rates"]
-    parts += ["Reconstructions by stage", "Coherence and guarantees", "Energy", "Report noise", "Get it again"]
+    parts += ["Reconstructions by stage", "Coherence and guarantees", "Energy", "Report noise"]
+    parts += ["Report theory, images=3", "Get it again"]
     places = [text.index(f">{part}</h2>") for part in parts]
     assert places == sorted(places)
     assert "csc_small on digits: images of 1 x 8 x 8, 1,079 train, 359 val, 359 test; 1 epochs, seed 0." in text
@@ -62,7 +65,10 @@ def test_the_command_of_the_page_gives_the_same_configuration(run):
 def test_runs_side_by_side(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     cli.evaluate(config(f"run=[{run},{other}]", "report=page", "images=4"))
-    text = (run / "reports" / "page_of_runs.html").read_text()
+    (file,) = (run / "reports").rglob("page_of_runs.html")
+    assert file.parent.name.startswith("runs=2-images=4-")
+    assert not list((other / "reports").glob("runs=*"))  # nothing is written for it
+    text = file.read_text()
     assert text.count("<h3>small</h3>") == text.count("<h3>other</h3>") >= 6
     assert "small train/loss" in text and "other train/loss" in text
     with pytest.raises(ValueError, match="compared by report=page or report=robustness, got report=theory"):

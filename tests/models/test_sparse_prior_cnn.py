@@ -15,7 +15,7 @@ def test_shapes_of_the_published_multi_layer_networks():
     maps = model.forward_intermediates(torch.zeros(1, 1, 28, 28))[1]
     assert [tuple(m.shape[1:]) for m in maps] == [(32, 12, 12), (64, 4, 4), (512, 1, 1)]
     assert model.feature_info.reduction() == [2, 4, 4]
-    with pytest.raises(ValueError, match="too small"):
+    with pytest.raises(ValueError, match="images must have 28 x 28 pixels or more"):
         model(torch.zeros(1, 1, 24, 24))
 
 

@@ -192,15 +192,15 @@ class Seen(Scale):
 
 
 def test_hidden_pixels_count_and_are_not_seen():
-    """Of ones without noise, a network that returns what it sees misses the hidden share."""
-    for hidden, missing, channels in ((0.25, 0.25, 1), ("mosaic", 2 / 3, 3)):
+    """Of ones without noise, a network that returns what it sees misses the hidden share, exactly in each image."""
+    for hidden, missing, channels in ((0.25, 0.25, 1), (0.3, round(0.3 * 64**2) / 64**2, 1), ("mosaic", 2 / 3, 3)):
         x = torch.ones(4, channels, 64, 64)
         task = DenoisingTask(Seen(), hidden=hidden, noise=0, test_noise=[0])
         (got,) = L.Trainer(**QUIET).test(task, datamodule=data_of(x), verbose=False)
-        assert got["test/psnr"] == pytest.approx(-10 * math.log10(missing), abs=0.2)  # drawn
+        assert got["test/psnr"] == pytest.approx(-10 * math.log10(missing), abs=1e-4)
         assert "test/gain" not in got  # the noisy image has no value there
         loss = DenoisingTask(Seen(), hidden=hidden, noise=0).training_step((x, torch.zeros(4).long()), 0)
-        assert loss.item() == pytest.approx(missing, abs=0.01)
+        assert loss.item() == pytest.approx(missing, abs=1e-6)
 
 
 def test_a_denoiser_learns_its_thresholds():
@@ -219,8 +219,10 @@ def test_a_denoiser_learns_its_thresholds():
 
 
 def test_what_cannot_be_hidden():
-    with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\), got 1"):
+    with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\) or 'mosaic', got 1"):
         DenoisingTask(Seen(), hidden=1)
+    with pytest.raises(ValueError, match=r"in \[0, 1\) or 'mosaic', got 'mosaics'"):
+        DenoisingTask(Seen(), hidden="mosaics")
     with pytest.raises(ValueError, match=r"hidden=0\.5 needs a network that takes a mask, got Scale"):
         DenoisingTask(Scale(), hidden=0.5)
     with pytest.raises(ValueError, match="mc_sure is derived for whole images"):

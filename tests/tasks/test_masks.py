@@ -27,3 +27,9 @@ def test_a_plane_is_filled_exactly():
 def test_bad_values(mask, size):
     with pytest.raises(ValueError, match="must be"):
         check_mask(mask, size)
+
+
+def test_words_are_allowed_where_they_are_named():
+    check_mask("mosaic", 1, words=["mosaic"])
+    with pytest.raises(ValueError, match=r"hidden must be a share of the pixels in \[0, 1\), got 'mosaic'$"):
+        check_mask("mosaic", 1, name="hidden")

@@ -6,7 +6,7 @@ from torch import nn
 
 from csc_nets.layers import CSC2d
 from csc_nets.models import create_model
-from csc_nets.tasks.optimization import build_optimizer, learning_rate_factor, parameter_groups
+from csc_nets.tasks.optimization import build_optimizer, idle_decay, learning_rate_factor, parameter_groups
 
 COSINE = {"total": 100, "warmup": 0, "schedule": "cosine", "final": 0.1, "milestones": [], "gamma": 0.1}
 
@@ -129,3 +129,11 @@ def test_biases_of_norms_have_a_rate_of_their_own():
     assert len(build_optimizer(model, "sgd", **options).param_groups) == 2
     with pytest.raises(ValueError, match="bias_rate must be a positive number, got 0"):
         build_optimizer(model, "sgd", bias_rate=0, **options)
+
+
+def test_why_decay_of_atoms_may_change_nothing():
+    assert idle_decay(create_model("csc_small"), 0.1) is None
+    assert idle_decay(create_model("csc_small"), 0.0) == "task.weight_decay is 0"
+    assert idle_decay(create_model("fastnet"), 0.1) == "fastnet has no atoms that are trained"
+    frozen = CSC2d(1, 4, 3).requires_grad_(False)
+    assert idle_decay(frozen, 0.1) == "CSC2d has no atoms that are trained"

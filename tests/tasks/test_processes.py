@@ -34,7 +34,13 @@ TASKS = {
         {"sizes": [4, 8], "frequencies": [4, 4], "steps": 5},
         {"revive_every": 2},
     ),
+    "sparse_autoencoding, masked": (
+        "sparse_autoencoder",
+        {"sizes": [4, 8], "frequencies": [4, 4], "steps": 5},
+        {"mask": 0.25, "mask_size": 2},
+    ),
     "denoising": ("cdlnet", {"atoms": 6, "kernel_size": 5, "steps": 3}, {"lr": 0.005, "loss": "mc_sure"}),
+    "denoising, hidden pixels": ("cdlnet", {"atoms": 6, "kernel_size": 5, "steps": 3}, {"lr": 0.005, "hidden": 0.5}),
     "dictionary_learning": ("csc_dictionary", {"widths": [5], "kernel_size": 5, "steps": 4}, {"reseed_every": 2}),
 }
 if not SHARDS_ON_CPUS:
@@ -62,7 +68,7 @@ def trained(name, processes):
     task, rates = create_task(name.split(",")[0], model, **options), Rates()
     strategy = "fsdp2" if "fsdp2" in name else "ddp"
     # These two validate with noise and rates of a batch: of the same batches, in which 25 images do not end.
-    held = 24 if name in ("sparse_autoencoding", "denoising") else 25
+    held = 24 if name.split(",")[0] in ("sparse_autoencoding", "denoising") else 25
     trainer = fit_data(task, images, labels, processes, strategy, held, callbacks=[rates])
     state = trainer.strategy.lightning_module_state_dict()
     # What follows the atoms to find their bound magnifies rounding; the bound does not.

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from csc_nets.tasks import safe_files
-from csc_nets.tasks.safe_files import sweep_temporary, temporary_name, write_whole
+from csc_nets.tasks.safe_files import sweep_temporary, temporary_name, write_whole, written_whole
 
 
 def full_disk(*args):
@@ -76,3 +76,30 @@ def test_temporary_files_of_dead_writers_are_swept_up(tmp_path):
     gone = {path.name for path in sweep_temporary(tmp_path)}
     assert gone == {names["dead"], names["old"]}
     assert {path.name for path in tmp_path.iterdir()} == set(names.values()) - gone
+
+
+def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(ZeroDivisionError), written_whole(folder) as room:
+        (room / "file").write_text("new")
+        raise ZeroDivisionError
+    with written_whole(folder):
+        pass  # nothing to move
+    assert not list(tmp_path.iterdir())
+    for content, names in (("first", ["one", "two"]), ("second", ["one"])):
+        with written_whole(folder) as room:
+            (room / "file").write_text(content)
+            (room / "inside").mkdir()
+            for name in names:
+                (room / "inside" / name).touch()
+            (folder / "mine").touch() if folder.exists() else None
+    assert (folder / "file").read_text() == "second"
+    found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*"))
+    assert found == ["a", "a/b", "a/b/file", "a/b/inside", "a/b/inside/one", "a/b/mine"]
+
+
+def test_a_folder_that_a_killed_writer_has_left_is_swept(tmp_path):
+    left = tmp_path / f".reports.{socket.gethostname()}.{2**22 + 1}.tmp"
+    left.mkdir()
+    (left / "part").touch()
+    assert sweep_temporary(tmp_path) == [left] and not left.exists()

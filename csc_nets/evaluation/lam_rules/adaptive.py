@@ -7,22 +7,32 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from csc_nets.evaluation.lam_rules.base import LamRule, as_lam_rule, own_lam, scaled_to
-from csc_nets.layers import CSC, given_lam
+from csc_nets.layers import given_lam
+from csc_nets.tasks import csc_layers
 
-__all__ = ["AdaptiveLam", "Layers", "coding_layers", "lam_rule"]
+__all__ = ["AdaptiveLam", "Layers", "coding_layers", "lam_rule", "weighted_layers"]
 
 Layers = Literal["first", "all"]
 
 
-def coding_layers(model: nn.Module, layers: Layers = "first") -> list[CSC]:
-    """The coding layers of a network, or the first of them, in the order of registration.
+def weighted_layers(model: nn.Module) -> list[Any]:
+    """The coding layers of a network that have one sparsity weight, in the order of registration.
+
+    That is each :class:`~csc_nets.layers.Coder` with a tensor ``lam``. A layer of several dictionaries has a weight for
+    each.
+    """
+    return [layer for layer in csc_layers(model).values() if isinstance(layer.lam, Tensor)]
+
+
+def coding_layers(model: nn.Module, layers: Layers = "first") -> list[Any]:
+    """As :func:`weighted_layers`, or the first of them.
 
     Raises:
         ValueError: there are none, or ``layers`` is something else.
     """
     if layers not in ("first", "all"):
         raise ValueError(f"layers must be first or all, got {layers!r}")
-    found = [module for module in model.modules() if isinstance(module, CSC)]
+    found = weighted_layers(model)
     if not found:
         raise ValueError(f"{type(model).__name__} has no coding layer, whose lam a rule could choose")
     return found if layers == "all" else found[:1]
@@ -52,7 +62,7 @@ def lam_rule(model: nn.Module, rule: str | Mapping[str, Any] | LamRule, *, layer
     chosen, rule = coding_layers(model, layers), as_lam_rule(rule)
     factor: Tensor | None = None
 
-    def choose(layer: CSC, x: Tensor, mask: Tensor | None) -> Tensor:
+    def choose(layer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
         nonlocal factor
         if layer is chosen[0]:
             factor = rule(layer, x, mask) / own_lam(layer)

@@ -24,7 +24,8 @@ class LamRule(Part):
         """Sparsity weights ``(N,)``, differentiable where ``x`` asks for a gradient.
 
         Args:
-            layer: what codes ``x``; its own ``lam`` is the weight it was trained with.
+            layer: what codes ``x``: a :class:`~csc_nets.layers.Coder`. Its own ``lam`` is the weight it was trained
+                with, and ``layer.problem(x, mask=mask)`` is what it solves.
             x: its input ``(N, C, *S)``.
             mask: 0 where ``x`` is missing.
         """

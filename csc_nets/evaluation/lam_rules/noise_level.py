@@ -33,10 +33,18 @@ class NoiseLevel(LineRule):
 
     def __call__(self, layer: CSC, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """See :class:`~csc_nets.evaluation.LamRule`; ``x`` are images ``(N, C, H, W)``."""
-        slope = math.sqrt(2 * math.log(len(layer.atoms))) if self.slope is None else self.slope
+        slope = _universal(layer) if self.slope is None else self.slope
         level = estimate_noise_level(x, mask, differentiable=True)
         return (slope * level + (self.intercept or 0.0)).clamp_min(own_lam(layer))
 
     def statistic(self, layer: CSC, x: Tensor, lam: float, mask: Tensor | None = None) -> Tensor:
         """The noise level, ``(N,)``."""
         return estimate_noise_level(x, mask)
+
+
+def _universal(layer: CSC) -> float:
+    """The universal threshold of as many coefficients at a place as a layer has atoms, for noise of deviation 1."""
+    atoms = sum(map(len, layer.thresholds().values()))
+    if not atoms:
+        raise ValueError(f"the universal threshold needs a layer with atoms, got {type(layer).__name__}: give slope")
+    return math.sqrt(2 * math.log(atoms))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from csc_nets.evaluation.batch_statistics import batch_statistics
 from csc_nets.evaluation.lam_rules import LamRule, LineRule, as_lam_rule, lam_rule
-from csc_nets.evaluation.lam_rules.adaptive import Layers, coding_layers
+from csc_nets.evaluation.lam_rules.adaptive import Layers, coding_layers, weighted_layers
 from csc_nets.evaluation.lam_rules.base import own_lam
 from csc_nets.evaluation.lam_rules.calibration import best_weights, fit_line
 from csc_nets.layers import CSC
@@ -121,8 +121,8 @@ def robustness_methods(
 
 
 def _codes_images(model: nn.Module) -> bool:
-    first = next((module for module in model.modules() if isinstance(module, CSC)), None)
-    geometry = getattr(first.dictionary, "geometry", None) if first is not None else None
+    first = next(iter(weighted_layers(model)), None)
+    geometry = getattr(getattr(first, "dictionary", None), "geometry", None)
     return geometry is not None and geometry.dims == 2
 
 

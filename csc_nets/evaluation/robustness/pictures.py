@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from csc_nets.evaluation.corruptions import corrupt
 from csc_nets.evaluation.lam_rules import lam_rule
+from csc_nets.evaluation.lam_rules.adaptive import weighted_layers
 from csc_nets.evaluation.robustness.measure import CLEAN, Accuracies
 from csc_nets.evaluation.robustness.methods import WITH_NORM
-from csc_nets.layers import CSC
 from csc_nets.tasks.code_statistics import keep_codes
 
 __all__ = ["save_curves", "save_images"]
@@ -60,7 +60,7 @@ def save_images(
     columns = {CLEAN: pixels}
     for name in options["corruptions"]:
         columns[f"{name.replace('_', ' ')}, {severity}"] = corrupt(pixels, name, severity, seed=options["seed"])
-    coders = [module for module in model.modules() if isinstance(module, CSC)][:1]
+    coders = weighted_layers(model)[:1]
     rows = ["image", *(["code", f"code, {_SHOWN_RULE}"] if coders else [])]
     figure = Figure(figsize=(1.7 * len(columns) + 0.5, 1.7 * len(rows) * len(pixels)), layout="constrained")
     panels = figure.subplots(len(rows) * len(pixels), len(columns), squeeze=False)
@@ -90,12 +90,12 @@ def _plain(name: str) -> str:
     return name.removesuffix(WITH_NORM)
 
 
-def _code(model: nn.Module, coders: list[CSC], images: Tensor) -> Tensor:
+def _code(model: nn.Module, coders: list[Any], images: Tensor) -> Tensor:
     with keep_codes(coders) as codes:
         model(images)
     return codes[0][1].float().abs().mean(1).cpu()
 
 
-def _adapted(model: nn.Module, coders: list[CSC], images: Tensor) -> Tensor:
+def _adapted(model: nn.Module, coders: list[Any], images: Tensor) -> Tensor:
     with lam_rule(model, _SHOWN_RULE):
         return _code(model, coders, images)

@@ -127,7 +127,7 @@ def _measure(
     methods = robustness_methods(given.model, rules, layers=layers, training=training, denoise=denoise)
     normalize = partial(_normalized, given)
     found = accuracies(given.model, methods, pixels, labels, normalize, seed=seed, **conditions)
-    images = f"{len(labels):,} {'test' if given.data.has_test else 'validation'} images of {given.data.name}"
+    images = f"{len(labels):,} {given.tested} images of {given.data.name}"
     left: Accuracies = {}
     if attacks:
         some = pixels[:attack_images], labels[:attack_images]

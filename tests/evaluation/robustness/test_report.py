@@ -55,10 +55,16 @@ def runs(tmp_path_factory):
     return folder
 
 
+def written(run, name):
+    """The one file of that name among the reports of a run: reports with options have folders of their own."""
+    (file,) = (run / "reports").rglob(name)
+    return file
+
+
 @pytest.fixture(scope="module")
 def table(runs):
     cli.evaluate(config(f"run={runs}/csc0", *FEW))
-    rows = json.loads((runs / "csc0" / "reports" / "robustness.json").read_text())
+    rows = json.loads(written(runs / "csc0", "robustness.json").read_text())
     return {row["name"]: row for row in rows}
 
 
@@ -111,7 +117,7 @@ def test_attacks_know_the_method(runs):
         budget,
     ]
     cli.evaluate(config(f"run={runs}/csc1", *FEW[:1], *FEW[2:], *few))
-    rows = json.loads((runs / "csc1" / "reports" / "robustness.json").read_text())
+    rows = json.loads(written(runs / "csc1", "robustness.json").read_text())
     left = {row["name"]: [row["linf 0.05"], row["linf 0.2"]] for row in rows if "linf 0.05" in row}
     assert set(left) == {"fixed lam", "discrepancy"}  # neither oracles nor batch norm of the batch
     model = csc_nets.load(runs / "csc1").eval()
@@ -123,7 +129,7 @@ def test_attacks_know_the_method(runs):
         clean = robustness_rows(lambda x, f=network: f(fed(x)), x, y, [0.0, 0.05, 0.2], budget=small)
         assert left[name] == [row["attacked"] for row in clean[1:]]
         assert clean[0]["attacked"] >= left[name][0] >= left[name][1] < 1
-    text = (runs / "csc1" / "reports" / "robustness.txt").read_text()
+    text = written(runs / "csc1", "robustness.txt").read_text()
     assert "linf 0.05" in text and "strongest attack leaves on the first 12 images" in text
 
 
@@ -147,7 +153,7 @@ def test_all_that_is_written(runs, table):
     rules = ["noise level", "noise level, fitted", "discrepancy", "sure", "residual, fitted"]
     plain = ["fixed lam", *rules, "oracle, by test labels"]
     assert sorted(table) == sorted([*plain, *(f"{name} + batch norm" for name in plain)])
-    folder = runs / "csc0" / "reports"
+    folder = written(runs / "csc0", "robustness.csv").parent
     with (folder / "robustness.csv").open(newline="") as stream:
         found = {row["name"]: row for row in csv.DictReader(stream)}
     assert float(found["sure"]["impulse_noise/2"]) == table["sure"]["impulse_noise/2"]
@@ -164,7 +170,7 @@ def test_runs_side_by_side(runs, table, capsys):
     choice = ["+options.calibration_images=0", "+options.rules=[discrepancy]"]
     cli.evaluate(config(f"run=[{runs}/csc0,{runs}/plain,{runs}/csc1]", *few, *choice))
     out = capsys.readouterr().out
-    folder = runs / "csc0" / "reports"
+    folder = written(runs / "csc0", "robustness_of_runs.json").parent
     rows = json.loads((folder / "robustness_of_runs.json").read_text())
     numbers = {(row["run"], row["name"]): row["noises"] for row in rows}
     assert [name for run, name in numbers if run == "plain"] == ["as trained", "as trained + batch norm"]
@@ -215,7 +221,7 @@ def test_a_report_from_outside_says_how_many_images_it_takes_and_compares_runs(r
     process = forked(_adds_a_report, runs)  # which no other test then finds
     process.join()
     assert process.exitcode == 0
-    assert json.loads((runs / "csc0" / "reports" / "counted.json").read_text())[0]["value"] == 15
+    assert json.loads((runs / "csc0" / "reports" / "times=3" / "counted.json").read_text())[0]["value"] == 15
     assert (runs / "compared").read_text() == "2 runs, 2 times"
 
 
