@@ -1,10 +1,10 @@
-"""Do plug-and-play iterations with a denoiser converge? The proximal denoiser beside free networks.
+"""Do plug-and-play iterations with a denoiser converge? Two that are proximal operators, beside free networks.
 
     python benchmarks/plug_and_play.py --run RUN [RUN ...] [--folder FOLDER] [--picture FILE.png] [--json FILE]
 
 Proximal gradient steps x <- denoise(x - A^T (A x - y), sigma) from the observed image y = A x + noise, for two
 operators of norm 1: a Gaussian blur, and a mask that takes half of the pixels. A fixed noise level for the denoiser,
-no best iteration picked. The proximal denoiser runs twice: solved, and with one step of its pursuit for each
+no best iteration picked. Proximal denoisers run twice: solved, and with one step of their pursuit for each
 iteration. Printed are the PSNR at the best and at the last iteration, and how far the last iteration moved the image,
 over its norm. Networks without a run are the ones in the package.
 """
@@ -22,6 +22,7 @@ from csc_nets.data import create_datamodule
 from csc_nets.models import ProximalDenoiser
 from csc_nets.tasks.image_quality import psnr
 
+SHELF = ("analysis_denoiser", "proximal_denoiser", "cdlnet")
 PALETTE = ["#0072B2", "#56B4E9", "#D55E00", "#009E73"]  # Okabe and Ito's
 
 
@@ -109,7 +110,7 @@ def main() -> None:
     options.add_argument("--picture", type=Path, help="where to draw the curves")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    networks = {name: csc_nets.create_model(name, pretrained=True).eval() for name in ("proximal_denoiser", "cdlnet")}
+    networks = {name: csc_nets.create_model(name, pretrained=True).eval() for name in SHELF}
     for run in given.run:
         network = csc_nets.load(run).eval()
         networks[network.model_name] = network

@@ -46,7 +46,7 @@ def test_deepinv_takes_our_networks_for_denoisers(name):
 
 def test_deblurring():
     torch.manual_seed(0)
-    x, denoiser = photograph(), csc_nets.create_model("proximal_denoiser", pretrained=True).eval()
+    x, denoiser = photograph(), csc_nets.create_model("analysis_denoiser", pretrained=True).eval()
     blur = deepinv.physics.functional.blur.gaussian_blur(sigma=(1.6, 1.6))
     physics = deepinv.physics.Blur(filter=blur, padding="circular", noise_model=deepinv.physics.GaussianNoise(0.01))
     y = physics(x)
@@ -57,7 +57,7 @@ def test_deblurring():
 
 def test_inpainting():
     torch.manual_seed(0)
-    x, denoiser = photograph(), csc_nets.create_model("proximal_denoiser", pretrained=True).eval()
+    x, denoiser = photograph(), csc_nets.create_model("analysis_denoiser", pretrained=True).eval()
     physics = deepinv.physics.Inpainting(img_size=(1, 64, 64), mask=0.5)
     y = physics(x)
     restored, moved = plug_and_play(denoiser, physics, y, 0.05, 50)

@@ -13,7 +13,7 @@ from csc_nets.models.registry import register_model
 __all__ = ["AnalysisDenoiser"]
 
 _FAINT = 0.01
-_ROUNDS, _STILL = 500, 1e-5  # of filling missing pixels: most of them, and the move that ends them in units of white
+_ROUNDS, _STILL = 300, 1e-4  # of filling missing pixels: most of them, and the move that ends them in units of white
 
 
 class AnalysisDenoiser(ProximalDenoiser):
