@@ -42,7 +42,8 @@ class RunProgress(ProgressBar):
         self._begin, self._images = time.monotonic(), 0
         self._first = trainer.fit_loop.total_batch_idx + 1
         if self.is_shown and sys.stderr.isatty():
-            look = "{desc} {percentage:3.0f}%|{bar:20}| {remaining} left{postfix}"
+            # The bar takes what the text leaves of the line, so that 80 columns hold the best score.
+            look = "{desc} {percentage:3.0f}%|{bar}| {remaining} left{postfix}"
             total = self._total(trainer)
             options: dict[str, Any] = {"mininterval": REFRESH, "dynamic_ncols": True, "leave": True, "file": sys.stderr}
             self._bar = tqdm(total=total, initial=self._first, bar_format=look, **options)

@@ -45,11 +45,13 @@ def test_a_file_gets_a_few_lines(epochs, capsys):
 
 def test_a_terminal_gets_one_bar(capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda stream: (80, 24))
     train(RunProgress(), epochs=3, first=1)
     out, err = capsys.readouterr()
     assert not out and err.count("\n") == 1  # the rest is written over
     last = err.rstrip().split("\r")[-1]
     assert last.startswith("epoch 3/3 100%|") and "images/s, loss 0.5, best val/acc 0.75" in last
+    assert 70 < len(last) <= 80
 
 
 def test_other_processes_are_silent(capsys):
