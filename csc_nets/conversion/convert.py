@@ -52,7 +52,7 @@ def convert(
         The network, and a summary: the layers that were replaced, the others and why.
 
     Raises:
-        ValueError: no layer has such a name, or bad options.
+        ValueError: no module, a pattern that fits no layer, or bad options.
 
     Example:
         >>> import torch
@@ -62,10 +62,22 @@ def convert(
         >>> torch.allclose(coded(x), net(x), atol=1e-5), summary.skipped
         (True, {'4': 'its output is that of the network'})
     """
-    patterns = [where] if isinstance(where, str) else list(where)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"convert: model must be a module, got {type(model).__name__}")
+    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Sequence) else [where]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"convert: where must be patterns for names of layers, got {where!r}")
     places = [place for place in find_places(model) if _first_fit(dict.fromkeys(patterns, True), place.name, False)]
+    kind = type(model).__name__
     if not places:
-        raise ValueError(f"convert: no convolution or linear layer of {type(model).__name__} fits where={where!r}")
+        raise ValueError(f"convert: no convolution or linear layer of {kind} fits where={where!r}")
+    for argument, given in (("where", patterns), ("steps", steps), ("lam", lam)):
+        for pattern in () if isinstance(given, int | float) else given:
+            if not any(fnmatch.fnmatchcase(place.name, pattern) for place in places):
+                raise ValueError(f"convert: no chosen layer of {kind} fits {pattern!r} of {argument}={given!r}")
+    by_name = isinstance(pursuit, str) or (isinstance(pursuit, Mapping) and "count" not in pursuit)
+    if not by_name and steps != 1:
+        raise ValueError(f"convert: {pursuit!r} has its own number of steps, got also steps={steps!r}")
     network = model if inplace else copy.deepcopy(model)
     skipped = {place.name: place.reason for place in places if place.reason}
     replaced: dict[str, str] = {}
@@ -73,7 +85,7 @@ def convert(
         if place.reason:
             continue
         own = {**options, "lam": _first_fit(lam, place.name, 0.0), "pursuit": pursuit}
-        if isinstance(pursuit, str) or (isinstance(pursuit, Mapping) and "count" not in pursuit):
+        if by_name:
             own["steps"] = _first_fit(steps, place.name, 1)
         replaced[place.name] = _replace(network, place, own)
     return network, measure(network, replaced, skipped, images)
@@ -136,13 +148,18 @@ def freeze_dictionaries(model: nn.Module, where: str | Sequence[str] = "*", froz
 
     Returns:
         Names of the layers.
+
+    Raises:
+        ValueError: no coding layer has such a name.
     """
     patterns = dict.fromkeys([where] if isinstance(where, str) else where, True)
-    names = []
+    names: list[str] = []
     for name, module in model.named_modules():
         if isinstance(module, Coder) and _first_fit(patterns, name, False):
             for part in module.modules():  # type: ignore[attr-defined]
                 if hasattr(part, "lipschitz"):
                     part.requires_grad_(not frozen)
                     names.append(name)
+    if not names:
+        raise ValueError(f"freeze_dictionaries: no coding layer of {type(model).__name__} fits where={where!r}")
     return list(dict.fromkeys(names))

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from csc_nets.functional.checks import is_number
 from csc_nets.layers import Coder
 from csc_nets.theory.network.evaluation_mode import evaluation_mode
 
@@ -36,7 +37,8 @@ def calibrate_density(
         One row for each layer: ``name``, ``lam`` (the added weight), ``before`` and ``density``.
 
     Raises:
-        ValueError: a density outside (0, 1], no batch, or no coding layer that ran.
+        ValueError: a density outside (0, 1], counts below 1, no batch, batches of something else, or no coding layer
+            that ran.
 
     Example:
         >>> from csc_nets.layers import CSC2d
@@ -45,11 +47,19 @@ def calibrate_density(
         >>> [round(row["density"], 2) for row in rows]
         [0.2, 0.2]
     """
-    if not 0 < density <= 1:
+    if not is_number(density) or not 0 < density <= 1:
         raise ValueError(f"calibrate_density: density must be in (0, 1], got {density!r}")
+    for name, count in (("batches", batches), ("updates", updates)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"calibrate_density: {name} must be an int >= 1, got {count!r}")
+    if isinstance(loader, Tensor) or not isinstance(loader, Iterable):
+        raise ValueError(f"calibrate_density: loader must give batches, got {type(loader).__name__}")
     images = []
     for batch in loader:
-        images.append(batch[0] if isinstance(batch, list | tuple) else batch)
+        images.append(batch[0] if isinstance(batch, list | tuple) and batch else batch)
+        if not isinstance(images[-1], Tensor) or not images[-1].numel():
+            found = tuple(images[-1].shape) if isinstance(images[-1], Tensor) else type(batch).__name__
+            raise ValueError(f"calibrate_density: batches must be images, or images first, got {found}")
         if len(images) == batches:
             break
     if not images:

@@ -184,7 +184,9 @@ class Converted(CSC):
             if self.rectified:
                 # Not relu_, whose gradient reads its output: the activation that follows may overwrite it.
                 return (y - p_ * lam).clamp_min(0)
-            return y - torch.clamp(y - q_, -p_ * lam, p_ * lam)
+            # Exactly q where the code is 0.
+            move, t = y - q_, p_ * lam
+            return torch.where(move.abs() <= t, q_, y - torch.clamp(move, -t, t))
         problem = replace(problem, lam=self._weights(p, q, given.lam, ndim))
         inverse = torch.where(p_ > 0, 1 / torch.where(p_ > 0, p_, 1), 0)
         pursuit, z = self.pursuit, given.init

@@ -1,5 +1,6 @@
 """Finds the convolutions and linear layers of a network, and what follows them, by tracing its graph."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,25 @@ class Place:
     ends: bool = False
 
 
+@torch.no_grad()
+def _is_as_its_base(m: Any) -> bool:
+    """Whether a subclass of a layer of torch, which torch's rule looks into, computes what that layer does."""
+    if m.weight.is_meta:
+        return False
+    base: Any = next(kind for kind in type(m).__mro__ if kind.__module__.startswith("torch.nn."))
+    if isinstance(m, nn.Linear):
+        shape: tuple[int, ...] = (2, m.in_features)
+    else:
+        sides = [d * (k - 1) + 2 + s for d, k, s in zip(m.dilation, m.kernel_size, m.stride, strict=True)]
+        shape = (2, m.in_channels, *sides)
+    x = torch.linspace(-1, 1, math.prod(shape)).view(shape).to(m.weight)
+    try:
+        own, plain = m(x), base.forward(m, x)
+    except Exception:  # whatever the Python of a subclass raises
+        return False
+    return isinstance(own, Tensor) and own.shape == plain.shape and bool(torch.equal(own, plain))
+
+
 class _Tracer(fx.Tracer):
     """Traces a module; parts whose Python cannot be traced stay whole, and are listed."""
 
@@ -50,7 +70,8 @@ class _Tracer(fx.Tracer):
         self.whole: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        whole = isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+        return whole or (isinstance(m, (*_CONVOLUTIONS, nn.Linear)) and _is_as_its_base(m))
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         last = next(iter(reversed(self.graph.nodes)))

@@ -64,8 +64,20 @@ class ActivationCoder(nn.Module):
         return self.coder.dictionary
 
     def _rows(self, x: Tensor) -> Tensor:
-        """Signals as one batch with the channels in the second axis."""
+        """Signals as one batch with the channels in the second axis; others are refused."""
+        channels, like = len(self.bias), self.bias
+        if x.ndim != like.ndim + 1 or x.shape[1] != channels:
+            raise ValueError(f"{type(self).__name__}: expected maps (N, {channels}, H, W), got {tuple(x.shape)}")
+        return self._in_its_type(x)
+
+    def _in_its_type(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise ValueError(f"{type(self).__name__}: expected signals of floats, got {x.dtype}")
         return x
+
+    def _centred(self, x: Tensor) -> Tensor:
+        """Rows without mean and scale."""
+        return (self._rows(x) - self.bias) / self.scale
 
     def samples(self, x: Tensor) -> Tensor:
         """Signals as samples that may be mixed with those of others: vectors, where an atom is one."""
@@ -74,7 +86,7 @@ class ActivationCoder(nn.Module):
     @leaf
     def forward(self, x: Tensor) -> Tensor:
         """Codes of signals."""
-        y = (x - self.bias) / self.scale
+        y = self._centred(x)
         return self._improved(y, self._start(y))
 
     def _start(self, y: Tensor) -> Tensor | None:
@@ -102,10 +114,10 @@ class ActivationCoder(nn.Module):
         The second term trains the encoder, for atoms as they are; it is left out where the code is that of the encoder.
 
         Args:
-            x: signals.
+            x: signals; the code of tokens is that of all of them in one batch.
             sparsity: weight of :meth:`Encoder.sparsity <csc_nets.layers.encoders.Encoder.sparsity>`.
         """
-        y = (x - self.bias) / self.scale
+        y = self._centred(x)
         encoder, start, extra = self.encoder, None, y.new_zeros(())
         if encoder is not None:
             scores = self.dictionary.analysis(y, encoder.weight, encoder.bias)
@@ -125,6 +137,7 @@ class ActivationCoder(nn.Module):
         Afterwards signals have norm 1 on average at each position. The encoder starts with the same atoms, times the
         factor with which its code explains most.
         """
+        x = self._rows(x)
         axes = (0, *range(2, x.ndim))
         self.bias.copy_(x.mean(axes).view_as(self.bias))
         centred = x - self.bias
@@ -152,7 +165,9 @@ class ActivationCoder(nn.Module):
         Returns:
             How many were moved.
         """
-        y = (x - self.bias) / self.scale
+        if idle.shape != (len(self.coder.atoms),):
+            raise ValueError(f"{type(self).__name__}: idle must be ({len(self.coder.atoms)},), got {tuple(idle.shape)}")
+        y = self._centred(x)
         residual = self._patches(y - self.coder.synthesize(self._improved(y, self._start(y)), y.shape[2:]))
         which = idle.nonzero().flatten()[: len(residual)]
         worst = residual.square().sum(1).topk(len(which)).indices
@@ -179,7 +194,7 @@ class ActivationCoder(nn.Module):
         Raises:
             NotImplementedError: the penalty has no dual, as a number of atoms has none.
         """
-        y = self._rows((x - self.bias) / self.scale)
+        y = self._centred(x)
         problem = self.coder.problem(y)
         gap: Tensor = problem.duality_gap(self._improved(y, self._start(y)))
         return gap / problem.energy().clamp_min(torch.finfo(y.dtype).tiny)
@@ -225,7 +240,7 @@ class PursuitSAE(ActivationCoder):
     @leaf
     def forward(self, x: Tensor) -> Tensor:
         """Codes ``(..., M)`` of ``x (..., F)``."""
-        code = super().forward(x.reshape(-1, x.shape[-1]))
+        code = super().forward(x)
         return code.view(*x.shape[:-1], code.shape[-1])
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -233,7 +248,10 @@ class PursuitSAE(ActivationCoder):
         return self.synthesize(self(x))
 
     def _rows(self, x: Tensor) -> Tensor:
-        return x.reshape(-1, x.shape[-1])
+        features = len(self.bias)
+        if not x.ndim or x.shape[-1] != features:
+            raise ValueError(f"PursuitSAE: expected vectors (..., {features}), got {tuple(x.shape)}")
+        return self._in_its_type(x).reshape(-1, features)
 
 
 class PursuitSAE2d(ActivationCoder):

@@ -54,7 +54,8 @@ class CodedActivations(ImageClassifier):
         source, source_args: as for :class:`~csc_nets.models.ConvertedClassifier`.
         layer: name of the layer, ``"stages.1"`` for instance.
         atoms: number of atoms.
-        kernel_size: of the atoms on feature maps.
+        kernel_size: of the atoms on feature maps with the channels in front; maps ``(N, H, W, C)``, such as those of
+            Swin, are coded position by position, like tokens.
         k, encoder, fit: see :class:`~csc_nets.layers.PursuitSAE`.
         freeze: keep the source from training, in evaluation mode.
         look_size: height and width of the image with which the layer's output is looked at when the network is built.
@@ -83,17 +84,20 @@ class CodedActivations(ImageClassifier):
     ) -> None:
         self._source, self.layer_name = (source, dict(source_args or {}), in_chans), layer
         network, _, features = headless(*self._source)
+        if isinstance(look_size, bool) or not isinstance(look_size, int) or look_size < 1:
+            raise ValueError(f"look_size must be an int >= 1, got {look_size!r}")
         modules = dict(network.named_modules())
         if layer not in modules or not layer:
             raise ValueError(f"layer must name a part of {source}, such as {list(modules)[1:4]}, got {layer!r}")
         seen = _output(network, modules[layer], torch.zeros(1, in_chans, look_size, look_size))
         given: Any = {"k": k, "encoder": encoder, "fit": fit, **options}
         sae: ActivationCoder
-        if seen.ndim == 4:
+        square = seen.ndim == 4 and seen.shape[1] == seen.shape[2] != seen.shape[3]  # (N, H, W, C) of a square image
+        if seen.ndim == 4 and not square:
             size = kernel_size if isinstance(kernel_size, int) else tuple(kernel_size)
             sae = PursuitSAE2d(seen.shape[1], atoms, size, padding="same", **given)
-        elif seen.ndim == 3:
-            sae = PursuitSAE(seen.shape[2], atoms, **given)
+        elif seen.ndim == 3 or square:
+            sae = PursuitSAE(seen.shape[-1], atoms, **given)
         else:
             raise ValueError(f"layer {layer!r} must return maps or tokens, got the shape {tuple(seen.shape)}")
         put(network, layer, PatchedLayer(modules[layer], sae))
@@ -174,6 +178,8 @@ def _output(network: nn.Module, layer: nn.Module, x: Tensor) -> Tensor:
     finally:
         handle.remove()
         network.train(training)
+    if kept and not isinstance(kept[0], Tensor):
+        raise ValueError(f"the layer must return a tensor, got {type(kept[0]).__name__}")
     if len(kept) != 1:
         raise ValueError("the layer took no part in the forward pass of its network")
     return kept[0]

@@ -35,7 +35,7 @@ class Trunk(nn.Module):
 
 def headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tuple[nn.Module, str, int]:
     """A source network with the identity in place of its last layer; the name of that layer, and its features."""
-    network = _plain(source, source_args)
+    network = _plain(source, {**_channels(source, in_chans), **source_args})
     places = find_places(network)
     heads = [place for place in places if place.ends and isinstance(place.layer, nn.Linear)]
     if len(heads) != 1:
@@ -43,7 +43,7 @@ def headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tupl
     head: Any = heads[0].layer
     put(network, heads[0].name, nn.Identity())
     first: Any = next((place for place in places if isinstance(place.layer, nn.Conv2d)), None)
-    if first is not None and first.layer.in_channels != in_chans:
+    if source.startswith("torchvision/") and first is not None and first.layer.in_channels != in_chans:
         old = first.layer
         fresh = nn.Conv2d(
             in_chans,
@@ -52,6 +52,7 @@ def headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tupl
             old.stride,
             old.padding,
             old.dilation,
+            old.groups,
             bias=old.bias is not None,
             padding_mode=old.padding_mode,
         )
@@ -59,6 +60,11 @@ def headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tupl
         if hasattr(network, "in_chans"):
             network.in_chans = in_chans  # type: ignore[assignment]
     return network, heads[0].name, head.in_features
+
+
+def _channels(source: str, in_chans: int) -> dict[str, int]:
+    """What tells a network the channels of its images; those of torchvision are not told."""
+    return {} if source.startswith("torchvision/") else {"in_chans": in_chans}
 
 
 def _plain(source: str, source_args: Mapping[str, Any]) -> nn.Module:

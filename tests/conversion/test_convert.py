@@ -193,3 +193,63 @@ def test_bad_arguments_are_refused():
     coded, _ = csc_nets.convert(block(), "0", steps=2)
     with pytest.raises(ValueError, match="to_plain: ConvertedConv must have one step"):
         csc_nets.to_plain(coded)
+
+
+class Own(nn.Conv2d):
+    """A subclass that computes what its base does."""
+
+
+class Called(nn.Linear):
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight, self.bias)
+
+
+class Standardised(nn.Conv2d):
+    def forward(self, x):
+        return nn.functional.conv2d(x, self.weight - self.weight.mean(), self.bias)
+
+
+def test_subclasses_that_compute_what_their_base_does():
+    torch.manual_seed(0)
+    plain = nn.Sequential(Own(3, 8, 3), nn.ReLU(), Standardised(8, 8, 3), nn.ReLU(), nn.Flatten(), Called(128, 5))
+    coded, _summary = csc_nets.convert(plain.eval())
+    assert type(coded[0]) is not Own and type(coded[2]) is Standardised
+    x = torch.randn(2, 3, 8, 8)
+    torch.testing.assert_close(coded(x), plain(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("pursuit", ["fista", "ista"])
+@pytest.mark.parametrize("training", [False, True])
+def test_steps_under_autocast(pursuit, training):
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    coded, _ = csc_nets.convert(plain, steps=4, pursuit=pursuit)
+    x = torch.randn(2, 3, 9, 9)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = coded.train(training)(x)
+    half.float().sum().backward()
+    exact = coded(x)
+    assert (half - exact).norm() < 0.03 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"steps": {"layer9*": 4}}, r"fits 'layer9\*' of steps="),
+        ({"lam": {"0": 0.1, "7": 0.2}}, "fits '7' of lam="),
+        ({"where": ["0", "layer9.*"]}, "of where="),
+        ({"where": 0}, "where must be patterns for names of layers, got 0"),
+        ({"where": [0]}, r"where must be patterns for names of layers, got \[0\]"),
+        ({"pursuit": csc_nets.functional.FISTA(3), "steps": 7}, "has its own number of steps, got also steps=7"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(arguments, said):
+    with pytest.raises(ValueError, match=said):
+        csc_nets.convert(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten()), **arguments)
+
+
+def test_no_module_is_refused():
+    with pytest.raises(ValueError, match="no coding layer of Linear fits where='layer9'"):
+        csc_nets.freeze_dictionaries(nn.Linear(2, 2), where="layer9")
+    with pytest.raises(ValueError, match="model must be a module, got str"):
+        csc_nets.convert("resnet18")

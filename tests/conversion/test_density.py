@@ -36,3 +36,34 @@ def test_bad_arguments_are_refused():
         csc_nets.calibrate_density(layer, [])
     with pytest.raises(ValueError, match="no coding layer"):
         csc_nets.calibrate_density(nn.Conv2d(1, 4, 3), [torch.rand(2, 1, 8, 8)])
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_of_layers_without_a_relu(steps):
+    """Where the code is 0 the output is exactly that of no code, so that rounding is not counted."""
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GELU(), nn.Conv2d(8, 8, 3), nn.Flatten()).eval()
+    coded, _ = csc_nets.convert(plain, where="0", steps=steps)
+    (row,) = csc_nets.calibrate_density(coded, [torch.randn(4, 3, 32, 32)], density=0.2)
+    assert row["density"] == pytest.approx(0.2, abs=1e-3) and 0 < row["lam"] < 10
+    coded[0].lam = 100.0
+    x = torch.randn(2, 3, 9, 9)
+    assert coded[0].code(coded[0](x)).count_nonzero() == 0
+    torch.testing.assert_close(coded[0](x), coded[0](x)[:1, :, :1, :1].expand(2, 8, 7, 7), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("loader", "arguments", "said"),
+    [
+        ([torch.randn(2, 3, 9, 9)], {"batches": 0}, "batches must be an int >= 1, got 0"),
+        ([torch.randn(2, 3, 9, 9)], {"updates": -3}, "updates must be an int >= 1, got -3"),
+        ([torch.randn(2, 3, 9, 9)], {"density": "0.1"}, r"density must be in \(0, 1\], got '0.1'"),
+        (torch.randn(2, 3, 9, 9), {}, "loader must give batches, got Tensor"),
+        (5, {}, "loader must give batches, got int"),
+        ([torch.randn(0, 3, 9, 9)], {}, r"batches must be images, or images first, got \(0, 3, 9, 9\)"),
+        ([{"x": torch.randn(2, 3, 9, 9)}], {}, "batches must be images, or images first, got dict"),
+    ],
+)
+def test_bad_arguments(loader, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        csc_nets.calibrate_density(CSC2d(3, 8, 3), loader, **arguments)

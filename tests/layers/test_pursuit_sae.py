@@ -187,3 +187,43 @@ def test_values_are_fitted_on_their_support():
 def test_nothing_to_code_with_is_refused():
     with pytest.raises(ValueError, match="give an encoder or a pursuit, got None for both"):
         PursuitSAE(16, 48, encoder=None, pursuit=None)
+
+
+@pytest.mark.parametrize("shape", [(5, 1), (5, 25), (2, 3, 1), ()])
+def test_vectors_of_another_length_are_refused(shape):
+    for use in (PursuitSAE(24, 30), PursuitSAE(24, 30).loss, PursuitSAE(24, 30).start_from):
+        with pytest.raises(ValueError, match=r"expected vectors \(\.\.\., 24\), got"):
+            use(torch.randn(shape))
+    with pytest.raises(ValueError, match=r"expected maps \(N, 6, H, W\), got \(5, 1, 4, 4\)"):
+        PursuitSAE2d(6, 20)(torch.randn(5, 1, 4, 4))
+    with pytest.raises(ValueError, match="expected signals of floats"):
+        PursuitSAE(24, 30)(torch.ones(2, 24, dtype=torch.long))
+    with pytest.raises(ValueError, match=r"idle must be \(30,\), got \(29,\)"):
+        PursuitSAE(24, 30).revive(torch.randn(5, 24), torch.ones(29, dtype=torch.bool))
+
+
+def test_tokens_are_vectors_everywhere():
+    torch.manual_seed(0)
+    sae, x = PursuitSAE(24, 30, k=4), torch.randn(4, 5, 24)
+    sae.start_from(x)
+    flat, tokens = sae.loss(x.flatten(0, 1)), sae.loss(x)
+    torch.testing.assert_close(tokens, flat)
+    torch.testing.assert_close(sae(x).flatten(0, 1), sae(x.flatten(0, 1)))
+
+
+@pytest.mark.parametrize("pursuit", ["fista", "omp", "matching"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(pursuit, dtype):
+    torch.manual_seed(0)
+    sae, x = PursuitSAE(24, 30, k=4, pursuit=pursuit), torch.randn(50, 24)
+    exact = sae.reconstruct(x)
+    half = sae.to(dtype).reconstruct(x.to(dtype))
+    assert half.dtype == dtype  # rounding may choose other atoms, which are as good
+    assert (half.float() - x).norm() < 1.02 * (exact - x).norm()
+
+
+@pytest.mark.parametrize("encoder", ["top_k", "linear", None])
+@pytest.mark.parametrize("steps", [2, 8])
+def test_matching_keeps_to_k(encoder, steps):
+    codes = PursuitSAE(24, 60, k=5, pursuit="matching", steps=steps, encoder=encoder)(torch.randn(50, 24))
+    assert (codes != 0).sum(1).max() <= 5

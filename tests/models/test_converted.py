@@ -69,3 +69,12 @@ def test_arguments_of_a_source_name_no_file(library, argument):
     """They come from a checkpoint, which may be anybody's."""
     with pytest.raises(ValueError, match=f"source_args must not name files or weights, got {argument}"):
         create_model("converted", source=f"{library}/resnet18", source_args={argument: "http://localhost/weights"})
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_source_whose_first_layer_is_sparse_coding(channels):
+    """It is told its channels; no later convolution is taken for the stem."""
+    model = create_model(
+        "converted", num_classes=5, in_chans=channels, source="csc_nets/sdnet18", source_args=NARROW
+    ).eval()
+    assert model(torch.randn(2, channels, 32, 32)).shape == (2, 5)

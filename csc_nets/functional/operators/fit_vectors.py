@@ -62,9 +62,12 @@ def _normal_equations(weight: Tensor, products: Tensor | None, x: Tensor, index:
 
 def _solved(gram: Tensor, right: Tensor, used: Tensor, values: Tensor) -> Tensor:
     """The solution on the used places, 0 on the others; the given values where a system is singular."""
+    kind = gram.dtype
+    wide = torch.promote_types(kind, torch.float32)  # half precision has no factorisation
+    gram, right = gram.to(wide), right.to(wide)
     tiny = 10 * torch.finfo(gram.dtype).eps * gram.diagonal(dim1=1, dim2=2).amax(1)
     # Places that are not used get an equation of their own.
     gram = gram * (used[:, :, None] & used[:, None, :]) + torch.diag_embed(tiny[:, None] + ~used)
     factor, failed = torch.linalg.cholesky_ex(gram)
     found = torch.cholesky_solve((right * used)[:, :, None], factor)[:, :, 0]
-    return torch.where((failed == 0)[:, None] & found.isfinite(), found, values) * used
+    return torch.where((failed == 0)[:, None] & found.isfinite(), found.to(kind), values) * used

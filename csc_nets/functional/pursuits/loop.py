@@ -192,6 +192,8 @@ def _lerp(before: Tensor | None, z: Tensor, weight: float | Tensor, owned: bool)
         return (1 + weight) * z if before is None else (1 + weight) * z - weight * before
     if before is None:
         return (1 + weight) * z
+    if before.dtype != z.dtype:  # a warm start in full precision, under autocast
+        before = before.to(z.dtype)
     return before.lerp_(z, 1 + weight) if owned else torch.lerp(before, z, 1 + weight)
 
 

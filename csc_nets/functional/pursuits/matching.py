@@ -86,8 +86,8 @@ class MatchingPursuit(_Greedy):
     """Matching pursuit: ``count`` rounds, in each of which one atom takes what it explains of the residual.
 
     The penalty :class:`~csc_nets.functional.TopK` says whether there is one code for a sample or one at each position,
-    and the sign of the values. An atom may come again, so a code has at most ``count`` non-zeros. The gradient is that
-    of the values; the choice of the atoms has none.
+    and the sign of the values. An atom may come again, so a code has at most ``count`` non-zeros, and never more than
+    the penalty allows: the largest stay. The gradient is that of the values; the choice of the atoms has none.
 
     Args:
         count: rounds.
@@ -96,10 +96,10 @@ class MatchingPursuit(_Greedy):
     def run(self, problem: Problem, init: Tensor | None = None) -> Tensor:
         """The code ``(N, M, *S')``."""
         penalty: TopK = problem.penalty  # type: ignore[assignment]
-        one, z = replace(penalty, k=1), init
+        one, z = replace(penalty, k=1), None if init is None else penalty.prox(init, 0.0)
         for _ in range(self.count):
             residual = problem.masked(problem.signal(None)) if z is None else problem.residual(z)
             new = one.prox(problem.operator.analysis(residual), 0.0)
             z = new if z is None else z + new
         assert z is not None
-        return z
+        return penalty.prox(z, 0.0)

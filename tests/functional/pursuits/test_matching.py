@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from sklearn.linear_model import orthogonal_mp
@@ -54,8 +56,10 @@ def test_matching_pursuit_step_by_step(problem):
         best = correlation.abs().argmax()
         z[best] += correlation[best]
         residual = residual - correlation[best] * atoms[best]
-    found = MatchingPursuit(8).run(problem)[0]
+    found = MatchingPursuit(8).run(replace(problem, penalty=TopK(8)))[0]
     torch.testing.assert_close(found, z)
+    fewer = MatchingPursuit(8).run(replace(problem, penalty=TopK(3)))[0]
+    torch.testing.assert_close(fewer, TopK(3).prox(z[None], 0.0)[0])
     assert (x - found @ atoms).square().sum() < x.square().sum()
 
 
