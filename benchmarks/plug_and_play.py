@@ -23,7 +23,7 @@ from csc_nets.models import ProximalDenoiser
 from csc_nets.tasks.image_quality import psnr
 
 SHELF = ("analysis_denoiser", "proximal_denoiser", "cdlnet")
-PALETTE = ["#0072B2", "#56B4E9", "#D55E00", "#009E73"]  # Okabe and Ito's
+PALETTE = ["#0072B2", "#009E73", "#D55E00", "#CC79A7"]  # Okabe and Ito's
 
 
 class Blur(nn.Module):
@@ -91,11 +91,13 @@ def draw(curves: dict[str, dict[str, list[tuple[float, float]]]], file: Path) ->
 
     figure, panels = plt.subplots(2, len(curves), figsize=(4.2 * len(curves), 6), sharex=True, squeeze=False)
     for (above, below), (task, lines) in zip(panels.T, curves.items(), strict=True):
-        for colour, (name, rows) in zip(PALETTE * 2, lines.items(), strict=False):
+        networks = list(dict.fromkeys(name.split(",")[0] for name in lines))
+        for name, rows in lines.items():
+            colour = PALETTE[networks.index(name.split(",")[0]) % len(PALETTE)]
             style = {"color": colour, "label": name, "linestyle": "--" if name.endswith("one step") else "-"}
             above.plot([row[0] for row in rows], **style)
             below.semilogy([max(row[1], 1e-8) for row in rows], **style)
-        above.set(title=task, ylabel="PSNR (dB)", ylim=(5, 36))
+        above.set(title=task, ylabel="PSNR (dB)", ylim=(5, 27))
         below.set(xlabel="iteration", ylabel="change over the norm", ylim=(1e-6, 10))
     panels[0, 0].legend(frameon=False, fontsize=8)
     figure.tight_layout()
