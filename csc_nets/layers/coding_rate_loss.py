@@ -38,6 +38,8 @@ class CodingRateLoss(nn.Module):
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss, 0-d, in float32 at least."""
+        if features.ndim != 2:
+            raise ValueError(f"CodingRateLoss: expected features (n, d), got {tuple(features.shape)}")
         wide = features.to(torch.promote_types(features.dtype, torch.float32))
         if self.normalize:
             wide = nn.functional.normalize(wide, dim=1)

@@ -73,12 +73,15 @@ class CodeStream:
             Codes ``(N, M, L')``; L' may be 0.
 
         Raises:
-            ValueError: another shape than that of the chunks before.
+            ValueError: other channels than the layer has; another shape or type than that of the chunks before.
         """
         kept = self._kept
-        if chunk.ndim != 3 or (kept is not None and chunk.shape[:2] != kept.shape[:2]):
-            wanted = "(N, C, L)" if kept is None else f"({kept.shape[0]}, {kept.shape[1]}, L)"
-            raise ValueError(f"CodeStream: expected a chunk {wanted}, got {tuple(chunk.shape)}")
+        found = f"{tuple(chunk.shape)} of {chunk.dtype}" if isinstance(chunk, Tensor) else type(chunk).__name__
+        samples, kind = ("N", self.layer.atoms.dtype) if kept is None else (len(kept), kept.dtype)
+        fits = isinstance(chunk, Tensor) and chunk.ndim == 3 and chunk.shape[1] == self.layer.in_channels
+        if not fits or (kept is not None and (len(chunk) != samples or chunk.dtype != kind)):
+            wanted = f"({samples}, {self.layer.in_channels}, L) of {kind}"
+            raise ValueError(f"CodeStream: expected a chunk {wanted}, got {found}")
         self._kept = kept = chunk if kept is None else torch.cat([kept, chunk], 2)
         count = self._first + kept.shape[2]
         # The window's end moves by the stride with each position.

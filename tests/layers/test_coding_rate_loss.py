@@ -62,6 +62,8 @@ def work(rank: int, file: str) -> None:
 def test_bad_numbers_are_refused():
     with pytest.raises(ValueError, match="eps must be greater than 0, got 0"):
         CodingRateLoss(0)
+    with pytest.raises(ValueError, match=r"expected features \(n, d\), got \(5,\)"):
+        CodingRateLoss()(torch.randn(5))
 
 
 if __name__ == "__main__":

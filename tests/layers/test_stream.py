@@ -72,5 +72,15 @@ def test_what_has_no_stream_is_refused():
     with pytest.raises(ValueError, match="finish needs at least one chunk"):
         stream.finish()
     stream.push(torch.randn(2, 1, 5))
-    with pytest.raises(ValueError, match=r"expected a chunk \(2, 1, L\), got \(1, 1, 5\)"):
+    with pytest.raises(ValueError, match=r"expected a chunk \(2, 1, L\) of torch.float32, got \(1, 1, 5\)"):
         stream.push(torch.randn(1, 1, 5))
+
+
+@pytest.mark.parametrize("chunk", [None, [1.0], torch.zeros(1, 3, 2), torch.zeros(1, 2), torch.zeros(1, 2, 2).double()])
+def test_a_chunk_of_another_kind_is_refused(chunk):
+    stream = CodeStream(CSC1d(2, 4, 5).eval())
+    stream.push(torch.zeros(1, 2, 1))
+    with pytest.raises(ValueError, match=r"expected a chunk \(1, 2, L\) of torch.float32, got"):
+        stream.push(chunk)
+    with pytest.raises(ValueError, match=r"expected a chunk \(N, 2, L\) of torch.float32, got \(1, 3, 1\)"):
+        CodeStream(CSC1d(2, 4, 5).eval()).push(torch.zeros(1, 3, 1))
