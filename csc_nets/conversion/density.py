@@ -37,8 +37,8 @@ def calibrate_density(
         One row for each layer: ``name``, ``lam`` (the added weight), ``before`` and ``density``.
 
     Raises:
-        ValueError: a density outside (0, 1], counts below 1, no batch, batches of something else, or no coding layer
-            that ran.
+        ValueError: a density outside (0, 1], counts below 1, no batch, batches of something else, no coding layer
+            that ran, or one whose density no weight brings down, such as one with a number of atoms; its weight stays.
 
     Example:
         >>> from csc_nets.layers import CSC2d
@@ -69,7 +69,7 @@ def calibrate_density(
         for name, layer in _in_order(model, images[0]):
             signals = [_input_of(model, layer, batch) for batch in images]
             before = _density(layer, signals)
-            lam = _bisect(layer, signals, density, updates)
+            lam = _bisect(name, layer, signals, density, updates)
             rows.append({"name": name, "lam": lam, "before": before, "density": _density(layer, signals)})
     if not rows:
         raise ValueError("calibrate_density: no coding layer with a lam ran")
@@ -125,18 +125,22 @@ def _density(layer: Any, signals: list[Tensor]) -> float:
     return used / max(total, 1)
 
 
-def _bisect(layer: Any, signals: list[Tensor], density: float, updates: int) -> float:
+def _bisect(name: str, layer: Any, signals: list[Tensor], density: float, updates: int) -> float:
     """Sets the least weight whose density is not above the wanted one, up to the last step of the bisection."""
 
     def density_at(lam: float) -> float:
         layer.lam = lam
         return _density(layer, signals)
 
+    own = torch.as_tensor(layer.lam).clone()
     if density_at(0.0) <= density:
         return 0.0
     high = 1e-3
-    while density_at(high) > density and high < 1e9:
+    while (reached := density_at(high)) > density and high < 1e9:
         high *= 4
+    if reached > density:
+        layer.lam = own
+        raise ValueError(f"calibrate_density: layer {name!r} has the density {reached:.3g} at any lam, got {density=}")
     low = high / 4
     for _ in range(updates):
         middle = (low + high) / 2

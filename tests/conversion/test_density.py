@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import csc_nets
+from csc_nets.functional.penalties import TopK
 from csc_nets.layers import CSC2d
 
 
@@ -67,3 +68,10 @@ def test_of_layers_without_a_relu(steps):
 def test_bad_arguments(loader, arguments, said):
     with pytest.raises(ValueError, match=said):
         csc_nets.calibrate_density(CSC2d(3, 8, 3), loader, **arguments)
+
+
+def test_a_density_that_no_weight_reaches_is_refused_and_the_weight_stays():
+    layer = CSC2d(1, 8, 3, lam=0.3, pursuit="matching", steps=4, penalty=TopK(4))
+    with pytest.raises(ValueError, match=r"layer '' has the density .* at any lam, got density=0.01"):
+        csc_nets.calibrate_density(layer, [torch.rand(2, 1, 8, 8)], density=0.01)
+    assert float(layer.lam) == pytest.approx(0.3)
