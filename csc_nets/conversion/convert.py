@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from csc_nets.conversion.layer import Converted, ConvertedConv, ConvertedLinear
 from csc_nets.conversion.measures import Conversion, measure
 from csc_nets.conversion.tracing import Place, find_places
+from csc_nets.functional.checks import check_flag, errors_of
 from csc_nets.layers import Coder
 
 __all__ = ["convert", "freeze_dictionaries", "to_plain"]
@@ -62,19 +63,17 @@ def convert(
         >>> torch.allclose(coded(x), net(x), atol=1e-5), summary.skipped
         (True, {'4': 'its output is that of the network'})
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"convert: model must be a module, got {type(model).__name__}")
-    patterns = [where] if isinstance(where, str) else list(where) if isinstance(where, Sequence) else [where]
-    if not all(isinstance(pattern, str) for pattern in patterns):
-        raise ValueError(f"convert: where must be patterns for names of layers, got {where!r}")
+    _check_network("convert", model, inplace=inplace)
+    patterns = _patterns("convert", where)
+    _check_images(images)
     places = [place for place in find_places(model) if _first_fit(dict.fromkeys(patterns, True), place.name, False)]
     kind = type(model).__name__
     if not places:
         raise ValueError(f"convert: no convolution or linear layer of {kind} fits where={where!r}")
+    names = [place.name for place in places]
     for argument, given in (("where", patterns), ("steps", steps), ("lam", lam)):
-        for pattern in () if isinstance(given, int | float) else given:
-            if not any(fnmatch.fnmatchcase(place.name, pattern) for place in places):
-                raise ValueError(f"convert: no chosen layer of {kind} fits {pattern!r} of {argument}={given!r}")
+        if argument == "where" or isinstance(given, Mapping):
+            _check_used(f"convert: no chosen layer of {kind}", argument, given, names)
     by_name = isinstance(pursuit, str) or (isinstance(pursuit, Mapping) and "count" not in pursuit)
     if not by_name and steps != 1:
         raise ValueError(f"convert: {pursuit!r} has its own number of steps, got also steps={steps!r}")
@@ -89,6 +88,38 @@ def convert(
             own["steps"] = _first_fit(steps, place.name, 1)
         replaced[place.name] = _replace(network, place, own)
     return network, measure(network, replaced, skipped, images)
+
+
+def _check_network(owner: str, model: Any, **flags: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{owner}: model must be a module, got {type(model).__name__}")
+    with errors_of(owner):
+        for name, flag in flags.items():
+            check_flag(flag, name)
+
+
+def _check_images(images: Any) -> None:
+    if images is None:
+        return
+    if not isinstance(images, Tensor) or not images.numel():
+        seen = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise ValueError(f"convert: images must be a batch of images or None, got {seen}")
+    if not images.isfinite().all():
+        raise ValueError("convert: images must be finite numbers, got some that are not")
+
+
+def _patterns(owner: str, where: Any) -> list[str]:
+    patterns = [where] if isinstance(where, str) or not isinstance(where, Sequence) else list(where)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise ValueError(f"{owner}: where must be patterns for names of layers, got {where!r}")
+    return patterns
+
+
+def _check_used(nothing: str, argument: str, given: Any, names: Sequence[str]) -> None:
+    for pattern in [given] if isinstance(given, str) else given:
+        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+            which = "" if isinstance(given, str) else f"{pattern!r} of "
+            raise ValueError(f"{nothing} fits {which}{argument}={given!r}")
 
 
 def _first_fit(values: Any, name: str, otherwise: Any) -> Any:
@@ -129,8 +160,9 @@ def to_plain(model: Network, *, inplace: bool = False) -> Network:
         inplace: change ``model``; False works on a copy.
 
     Raises:
-        ValueError: a layer takes more steps, or has a penalty or a ``lam`` that a plain layer cannot have.
+        ValueError: no module; a layer takes more steps, or has a penalty or a ``lam`` that a plain layer cannot have.
     """
+    _check_network("to_plain", model, inplace=inplace)
     network = model if inplace else copy.deepcopy(model)
     for name, layer in list(network.named_modules()):
         if isinstance(layer, Converted):
@@ -150,16 +182,18 @@ def freeze_dictionaries(model: nn.Module, where: str | Sequence[str] = "*", froz
         Names of the layers.
 
     Raises:
-        ValueError: no coding layer has such a name.
+        ValueError: no module, or a pattern that fits no coding layer.
     """
-    patterns = dict.fromkeys([where] if isinstance(where, str) else where, True)
-    names: list[str] = []
+    _check_network("freeze_dictionaries", model, frozen=frozen)
+    patterns, dictionaries = _patterns("freeze_dictionaries", where), {}
     for name, module in model.named_modules():
-        if isinstance(module, Coder) and _first_fit(patterns, name, False):
-            for part in module.modules():  # type: ignore[attr-defined]
-                if hasattr(part, "lipschitz"):
-                    part.requires_grad_(not frozen)
-                    names.append(name)
-    if not names:
-        raise ValueError(f"freeze_dictionaries: no coding layer of {type(model).__name__} fits where={where!r}")
-    return list(dict.fromkeys(names))
+        if isinstance(module, Coder):
+            parts = [part for part in module.modules() if hasattr(part, "lipschitz")]  # type: ignore[attr-defined]
+            dictionaries.update({name: parts} if parts else {})
+    nothing = f"freeze_dictionaries: no coding layer of {type(model).__name__}"
+    _check_used(nothing, "where", where, list(dictionaries))
+    chosen = [name for name in dictionaries if _first_fit(dict.fromkeys(patterns, True), name, False)]
+    for name in chosen:
+        for part in dictionaries[name]:
+            part.requires_grad_(not frozen)
+    return chosen

@@ -11,6 +11,7 @@ import torch
 __all__ = [
     "as_count",
     "autocast_dtype",
+    "check_flag",
     "check_step_size",
     "check_tol",
     "errors_of",
@@ -75,6 +76,17 @@ def as_count(value: Any, name: str = "steps", least: int = 1) -> int:
     if isinstance(value, bool) or count < least:
         raise ValueError(f"{name} must be an int >= {least}, got {value!r}")
     return count
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Refuses what is neither True nor False, such as the text "no", which counts as true.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+    return value
 
 
 def is_number(value: Any) -> TypeGuard[float]:

@@ -8,7 +8,7 @@ import torchvision
 from torch import nn
 
 import csc_nets
-from csc_nets.conversion import Converted
+from csc_nets.conversion import Converted, freeze_dictionaries, to_plain
 
 SMALL = {
     "resnet18": "layer1.*",
@@ -253,3 +253,33 @@ def test_no_module_is_refused():
         csc_nets.freeze_dictionaries(nn.Linear(2, 2), where="layer9")
     with pytest.raises(ValueError, match="model must be a module, got str"):
         csc_nets.convert("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        (lambda net: csc_nets.convert(net, inplace="no"), "convert: inplace must be True or False, got 'no'"),
+        (lambda net: csc_nets.convert(net, images=torch.zeros(0, 3, 8, 8)), r"got \(0, 3, 8, 8\)"),
+        (lambda net: csc_nets.convert(net, images=[1]), "convert: images must be a batch of images or None, got list"),
+        (lambda net: csc_nets.convert(net, images=torch.full((1, 3, 8, 8), torch.nan)), "images must be finite"),
+        (lambda net: to_plain(None), "to_plain: model must be a module, got NoneType"),
+        (lambda net: to_plain(net, inplace="no"), "to_plain: inplace must be True or False"),
+        (lambda net: freeze_dictionaries(None), "freeze_dictionaries: model must be a module"),
+        (lambda net: freeze_dictionaries(net, frozen="no"), "frozen must be True or False"),
+        (lambda net: freeze_dictionaries(net, 0), "where must be patterns for names of layers, got 0"),
+        (lambda net: freeze_dictionaries(net, ["0", "layer9"]), "no coding layer of Sequential fits 'layer9' of where"),
+    ],
+)
+def test_bad_networks_flags_and_images_are_refused(run, said):
+    net, _ = csc_nets.convert(block(), where="0")
+    with pytest.raises(ValueError, match=said):
+        run(net)
+    assert isinstance(net[0], Converted) and all(p.requires_grad for p in net.parameters())
+
+
+def test_one_weight_for_all_layers_may_be_a_tensor():
+    lam = torch.linspace(0, 1, 8)
+    one, _ = csc_nets.convert(block().eval(), where="0", lam=0.3)
+    same, _ = csc_nets.convert(block().eval(), where="0", lam=torch.tensor(0.3))
+    each, _ = csc_nets.convert(block().eval(), where="0", lam=lam)
+    assert one[0].lam.unique() == same[0].lam.unique() and torch.allclose(each[0].lam.flatten(), lam, atol=1e-6)
