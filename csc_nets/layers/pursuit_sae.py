@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import refit
+from csc_nets.functional.checks import check_flag, errors_of
+from csc_nets.functional.inputs import check_like
 from csc_nets.functional.operators.protocol import read
 from csc_nets.functional.penalties import TopK
 from csc_nets.layers.coding import CSC
@@ -50,6 +52,8 @@ class ActivationCoder(nn.Module):
         fit: bool,
     ) -> None:
         super().__init__()
+        with errors_of(type(self).__name__):
+            check_flag(fit, "fit")
         self.coder, self.pursues, self.fit = coder, pursues, fit
         if encoder is None and not pursues:
             raise ValueError(f"{type(self).__name__}: give an encoder or a pursuit, got None for both")
@@ -66,13 +70,9 @@ class ActivationCoder(nn.Module):
     def _rows(self, x: Tensor) -> Tensor:
         """Signals as one batch with the channels in the second axis; others are refused."""
         channels, like = len(self.bias), self.bias
+        check_like(type(self).__name__, "x", x, like)
         if x.ndim != like.ndim + 1 or x.shape[1] != channels:
             raise ValueError(f"{type(self).__name__}: expected maps (N, {channels}, H, W), got {tuple(x.shape)}")
-        return self._in_its_type(x)
-
-    def _in_its_type(self, x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            raise ValueError(f"{type(self).__name__}: expected signals of floats, got {x.dtype}")
         return x
 
     def _centred(self, x: Tensor) -> Tensor:
@@ -138,6 +138,8 @@ class ActivationCoder(nn.Module):
         factor with which its code explains most.
         """
         x = self._rows(x)
+        if not x.numel():
+            raise ValueError(f"{type(self).__name__}: start_from needs signals, got {tuple(x.shape)}")
         axes = (0, *range(2, x.ndim))
         self.bias.copy_(x.mean(axes).view_as(self.bias))
         centred = x - self.bias
@@ -165,8 +167,12 @@ class ActivationCoder(nn.Module):
         Returns:
             How many were moved.
         """
-        if idle.shape != (len(self.coder.atoms),):
-            raise ValueError(f"{type(self).__name__}: idle must be ({len(self.coder.atoms)},), got {tuple(idle.shape)}")
+        count = len(self.coder.atoms)
+        if not isinstance(idle, Tensor) or idle.dtype != torch.bool:
+            seen = idle.dtype if isinstance(idle, Tensor) else type(idle).__name__
+            raise ValueError(f"{type(self).__name__}: idle must be a tensor of booleans, got {seen}")
+        if idle.shape != (count,):
+            raise ValueError(f"{type(self).__name__}: idle must be ({count},), got {tuple(idle.shape)}")
         y = self._centred(x)
         residual = self._patches(y - self.coder.synthesize(self._improved(y, self._start(y)), y.shape[2:]))
         which = idle.nonzero().flatten()[: len(residual)]
@@ -249,9 +255,10 @@ class PursuitSAE(ActivationCoder):
 
     def _rows(self, x: Tensor) -> Tensor:
         features = len(self.bias)
+        check_like("PursuitSAE", "x", x, self.bias)
         if not x.ndim or x.shape[-1] != features:
             raise ValueError(f"PursuitSAE: expected vectors (..., {features}), got {tuple(x.shape)}")
-        return self._in_its_type(x).reshape(-1, features)
+        return x.reshape(-1, features)
 
 
 class PursuitSAE2d(ActivationCoder):

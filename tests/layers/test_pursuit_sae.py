@@ -196,7 +196,7 @@ def test_vectors_of_another_length_are_refused(shape):
             use(torch.randn(shape))
     with pytest.raises(ValueError, match=r"expected maps \(N, 6, H, W\), got \(5, 1, 4, 4\)"):
         PursuitSAE2d(6, 20)(torch.randn(5, 1, 4, 4))
-    with pytest.raises(ValueError, match="expected signals of floats"):
+    with pytest.raises(ValueError, match=r"x must be of type torch\.float32 as the dictionary is, got torch\.int64"):
         PursuitSAE(24, 30)(torch.ones(2, 24, dtype=torch.long))
     with pytest.raises(ValueError, match=r"idle must be \(30,\), got \(29,\)"):
         PursuitSAE(24, 30).revive(torch.randn(5, 24), torch.ones(29, dtype=torch.bool))
@@ -227,3 +227,34 @@ def test_half_precision(pursuit, dtype):
 def test_matching_keeps_to_k(encoder, steps):
     codes = PursuitSAE(24, 60, k=5, pursuit="matching", steps=steps, encoder=encoder)(torch.randn(50, 24))
     assert (codes != 0).sum(1).max() <= 5
+
+
+@pytest.mark.parametrize("run", [PursuitSAE.forward, PursuitSAE.loss, PursuitSAE.reconstruct, PursuitSAE.start_from])
+@pytest.mark.parametrize(
+    ("x", "said"),
+    [
+        ([1.0], "x must be a tensor, got list"),
+        (torch.ones(3, 24).long(), "x must be of type torch.float32"),
+        (torch.ones(3, 24).double(), "x must be of type torch.float32"),
+        (torch.ones(3, 24).bfloat16(), "x must be of type torch.float32"),
+    ],
+)
+def test_signals_of_another_type_are_refused(run, x, said):
+    with pytest.raises(ValueError, match=f"PursuitSAE: {said}"):
+        run(PursuitSAE(24, 60, k=5), x)
+
+
+@pytest.mark.parametrize("idle", [[True] * 60, torch.ones(60), torch.ones(59, dtype=torch.bool)])
+def test_atoms_to_move_are_booleans_one_for_each(idle):
+    sae = PursuitSAE(24, 60, k=5)
+    before = sae.coder.atoms.clone()
+    with pytest.raises(ValueError, match=r"PursuitSAE: idle must be (a tensor of booleans|\(60,\)), got"):
+        sae.revive(torch.randn(70, 24), idle)
+    assert torch.equal(sae.coder.atoms, before)
+
+
+def test_a_flag_that_is_a_text_and_a_start_without_signals_are_refused():
+    with pytest.raises(ValueError, match="PursuitSAE: fit must be True or False, got 'no'"):
+        PursuitSAE(24, 60, k=5, fit="no")
+    with pytest.raises(ValueError, match=r"start_from needs signals, got \(0, 24\)"):
+        PursuitSAE(24, 60, k=5).start_from(torch.zeros(0, 24))
