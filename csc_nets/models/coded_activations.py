@@ -10,7 +10,7 @@ from csc_nets.layers import ActivationCoder, CodingOptions, PursuitSAE, PursuitS
 from csc_nets.layers.leaf import leaf
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import register_model
-from csc_nets.models.source_network import Trunk, headless, put
+from csc_nets.models.source_network import Trunk, as_source_args, headless, put
 
 __all__ = ["CodedActivations", "PatchedLayer"]
 
@@ -82,7 +82,7 @@ class CodedActivations(ImageClassifier):
         look_size: int = 64,
         **options: Unpack[CodingOptions],
     ) -> None:
-        self._source, self.layer_name = (source, dict(source_args or {}), in_chans), layer
+        self._source, self.layer_name = (source, as_source_args(source_args), in_chans), layer
         network, _, features = headless(*self._source)
         if isinstance(look_size, bool) or not isinstance(look_size, int) or look_size < 1:
             raise ValueError(f"look_size must be an int >= 1, got {look_size!r}")
@@ -90,6 +90,8 @@ class CodedActivations(ImageClassifier):
         if layer not in modules or not layer:
             raise ValueError(f"layer must name a part of {source}, such as {list(modules)[1:4]}, got {layer!r}")
         seen = _output(network, modules[layer], torch.zeros(1, in_chans, look_size, look_size))
+        if seen.ndim == 4 and len(set(seen.shape[1:])) == 1:  # space grows with the image, channels do not
+            seen = _output(network, modules[layer], torch.zeros(1, in_chans, 2 * look_size, 2 * look_size))
         given: Any = {"k": k, "encoder": encoder, "fit": fit, **options}
         sae: ActivationCoder
         square = seen.ndim == 4 and seen.shape[1] == seen.shape[2] != seen.shape[3]  # (N, H, W, C) of a square image

@@ -8,7 +8,7 @@ from torch import Tensor
 from csc_nets.conversion import convert, freeze_dictionaries
 from csc_nets.models.image_classifier import ImageClassifier
 from csc_nets.models.registry import register_model
-from csc_nets.models.source_network import Trunk, headless
+from csc_nets.models.source_network import Trunk, as_source_args, headless
 
 __all__ = ["ConvertedClassifier"]
 
@@ -55,7 +55,7 @@ class ConvertedClassifier(ImageClassifier):
         freeze: bool = False,
     ) -> None:
         parts = {"pursuit": pursuit, "penalty": penalty, "gradient": gradient, "ridge": ridge}
-        self._source = (source, dict(source_args or {}), in_chans)
+        self._source = (source, as_source_args(source_args), in_chans)
         self._options = {"where": where, "steps": steps, "lam": lam, **parts}
         network, _, features = headless(*self._source)
         network, _ = convert(network, inplace=True, **self._options)

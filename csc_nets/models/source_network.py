@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from csc_nets.conversion.tracing import find_places
 from csc_nets.models.registry import create_model
 
-__all__ = ["Trunk", "headless", "put"]
+__all__ = ["Trunk", "as_source_args", "headless", "put"]
 
 LIBRARIES = ("csc_nets", "torchvision", "timm")
 _OUTSIDE = {"cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
@@ -31,6 +31,13 @@ class Trunk(nn.Module):
         """Features ``(N, F, 1, 1)`` of images."""
         features: Tensor = self.network(x)
         return features.flatten(1).unsqueeze(-1).unsqueeze(-1)
+
+
+def as_source_args(given: Any) -> dict[str, Any]:
+    """Arguments of a source by name; None for none. Others are refused with a ValueError."""
+    if not isinstance(given, Mapping | None):
+        raise ValueError(f"source_args must be a mapping from names to values, got {given!r}")
+    return dict(given or {})
 
 
 def headless(source: str, source_args: Mapping[str, Any], in_chans: int) -> tuple[nn.Module, str, int]:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from csc_nets.layers import PursuitSAE, PursuitSAE2d
 from csc_nets.models import create_model
 
 SMALL = {"source": "csc_nets/csc_small", "source_args": {"widths": [4, 6, 8]}, "atoms": 12, "k": 3, "look_size": 16}
@@ -74,3 +75,23 @@ def test_a_network_of_torchvision():
 def test_bad_arguments_are_named(bad, message):
     with pytest.raises(ValueError, match=message):
         build(**bad)
+
+
+@pytest.mark.parametrize("look_size", [32, 384])
+def test_maps_with_the_channels_behind_are_coded_position_by_position(look_size):
+    # At 384 pixels the first stage of this network has 96 x 96 positions of 96 channels.
+    source = {"source": "torchvision/swin_t", "source_args": {}}
+    model = build(**source, layer="features.1", look_size=look_size).eval()
+    assert isinstance(model.sae, PursuitSAE) and len(model.sae.bias) == 96
+    assert model(torch.randn(1, 3, 64, 64)).shape == (1, 10)
+
+
+def test_maps_with_the_channels_in_front_stay_maps_where_all_sides_are_alike():
+    model = build(source_args={"widths": [16, 6, 8]}, layer="stages.0", look_size=16)
+    assert isinstance(model.sae, PursuitSAE2d) and len(model.sae.bias) == 16
+
+
+@pytest.mark.parametrize("name", ["coded_activations", "converted"])
+def test_arguments_of_a_source_are_a_mapping(name):
+    with pytest.raises(ValueError, match="source_args must be a mapping from names to values, got 3"):
+        create_model(name, source="csc_nets/csc_small", source_args=3)
