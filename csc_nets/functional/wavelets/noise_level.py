@@ -63,12 +63,22 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None, *, differen
             x = x.masked_fill(observed == 0, 0)
         band = _separable(x, line).abs().flatten(1)
         if observed is None:
-            return band.median(1).values / _MEDIAN
-        whole = _separable(observed, torch.ones_like(line)).flatten(1)
-        level = torch.where(whole > len(taps) ** 2 - 0.5, band, torch.nan).nanmedian(1).values / _MEDIAN
-        if not is_transformed() and bool(level.isnan().any()):
+            return _median(band) / _MEDIAN
+        whole = _separable(observed, torch.ones_like(line)).flatten(1) > len(taps) ** 2 - 0.5
+        level = _median(torch.where(whole, band, torch.inf), whole.sum(1, keepdim=True)) / _MEDIAN
+        if not is_transformed() and not bool(whole.any(1).all()):
             raise ValueError("no window of an image is observed as a whole, so its noise level is unknown: give sigma")
         return level
+
+
+def _median(rows: Tensor, count: Tensor | None = None) -> Tensor:
+    """The lower median of the ``count`` least values of each row, NaN where one is. ONNX knows no median, but sorts."""
+    values = rows.sort(1).values
+    if count is None:
+        found = values[:, (rows.shape[1] - 1) // 2]
+    else:
+        found = values.gather(1, (count - 1).clamp_min(0) // 2)[:, 0]
+    return torch.where(rows.isnan().any(1), torch.nan, found)
 
 
 def _separable(x: Tensor, line: Tensor) -> Tensor:
