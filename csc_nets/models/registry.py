@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from csc_nets.functional.checks import as_count, errors_of
+from csc_nets.functional.checks import as_count, errors_of, is_number
 from csc_nets.models.hub import SOURCES
 from csc_nets.models.shelf import card, shelved
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
@@ -205,8 +205,8 @@ def _check(owner: str, key: str, value: Any, argument: Argument) -> None:
     """Refuses a value of another type than that of the argument, and sizes below 1."""
     with errors_of(owner):
         check_value(key, value, argument)
-        if key in _SIZES:
-            for size in value if isinstance(value, list) else [value]:
+        for size in value if isinstance(value, list) else [value]:
+            if key in _SIZES and is_number(size):  # a network of a plug-in may mean something else by it
                 as_count(size, key)
 
 
