@@ -27,7 +27,11 @@ def main(arguments: Sequence[str]) -> None:
         )
         return
     try:
-        given = {**KNOWN, **dict(_pair(argument) for argument in arguments)}
+        pairs = [_pair(argument) for argument in arguments]
+        given = {**KNOWN, **dict(pairs)}
+        twice = sorted({key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1})
+        if twice:
+            raise ValueError(f"{twice[0]} must be given once, got {' '.join(arguments)}")
         if given["format"] not in FORMATS:
             raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {given['format']!r}")
         if given["free"] not in ("true", "false") or (given["size"] and not given["size"].isdigit()):

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from csc_nets.tasks.safe_files import written_whole
+
 __all__ = ["FORMATS", "export_network"]
 
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 """Formats, and the endings of their files."""
 
 
-@torch.no_grad()
 def export_network(
     network: nn.Module, file: Path, input_size: Sequence[int], *, form: str = "onnx", free: bool = True, check: int = 3
 ) -> float:
@@ -31,21 +32,34 @@ def export_network(
         The largest difference over the largest output, of all images compared; NaN without a check.
 
     Raises:
-        ValueError: an unknown format, or a network that cannot be saved so.
+        ValueError: an unknown format, a folder for a file, or a network that cannot be saved so. An earlier file stays.
+        OSError: the file cannot be written.
         ImportError: ONNX needs onnx and onnxscript, its check onnxruntime.
     """
     if form not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
     network = network.eval()
+    if file.is_dir():
+        raise ValueError(f"file must be the name of a file, got the folder {file}")
+    try:
+        with written_whole(file.parent) as folder, torch.no_grad():
+            return _compare(network, folder / file.name, input_size, form, free, check)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # exporters raise errors of many types, the cause last
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        hint = "; without free sizes, free=False, it may be" if free else ""
+        reason = (str(first).strip() or type(first).__name__).splitlines()[0]
+        raise ValueError(f"{type(network).__name__} cannot be saved as a graph{hint}: {reason}") from error
+
+
+def _compare(network: nn.Module, file: Path, input_size: Sequence[int], form: str, free: bool, check: int) -> float:
     axes = [0, 2, 3] if free else [0]
     example = torch.randn(2, *input_size, device=next(network.parameters()).device)
     shapes = (dict.fromkeys(axes, torch.export.Dim.DYNAMIC),)
-    try:
-        program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        hint = "; without free sizes, free=False, it may be" if free else ""
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{type(network).__name__} cannot be saved as a graph{hint}: {reason}") from error
+    program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
     if form == "torch":
         run: Callable[[torch.Tensor], torch.Tensor] = _write(program, file)
     else:

@@ -31,7 +31,16 @@ LOSS = 0.3
 
 @torch.no_grad()
 def rate_distortion(given: ReportInput) -> Result:
-    """Both PSNRs, SSIM, non-zeros and bits of the network's code, and of other methods at as many."""
+    """Both PSNRs, SSIM, non-zeros and bits of the network's code, and of other methods at as many.
+
+    Raises:
+        ValueError: the network has no code to count, or makes no image of it.
+    """
+    if not hasattr(given.model, "encode") or not (hasattr(given.model, "decode") or hasattr(given.model, "residual")):
+        raise ValueError(
+            "report=rate_distortion needs a network with encode and decode, such as sparse_autoencoder, got "
+            f"{type(given.model).__name__}"
+        )
     reference = torch.cat([given.data.denormalize(x).cpu() for x in _test_images(given)])
     train = torch.cat([p.cpu() for p in given.pixels("train")])[:TRAINING_IMAGES]
     factors = FACTORS if csc_layers(given.model) else (1.0,)

@@ -20,6 +20,7 @@ __all__ = [
     "check_inputs",
     "check_lam",
     "check_like",
+    "check_mask",
     "code_shape",
     "known_shape",
 ]
@@ -170,7 +171,7 @@ def check_inputs(
     geometry = getattr(operator, "geometry", None)
     if geometry is not None:
         geometry.code_size(x.shape[2:])  # refuses a signal smaller than an atom
-    mask = None if mask is None else _mask(owner, mask, x)
+    mask = None if mask is None else check_mask(owner, mask, x)
     shape = code_shape(operator, x) if init is not None or (isinstance(lam, Tensor) and lam.ndim) else ()
     lam = None if lam is None else check_lam(owner, lam, x, shape, single)
     if init is not None:
@@ -246,7 +247,17 @@ def check_lam(owner: str, lam: Any, x: Tensor, shape: Sequence[int], single: boo
     return aligned
 
 
-def _mask(owner: str, mask: Any, x: Tensor) -> Tensor:
+def check_mask(owner: str, mask: Any, x: Tensor) -> Tensor:
+    """A mask that broadcasts against signals.
+
+    Args:
+        owner: who asks, for the message.
+        mask: 0 or NaN where a signal is missing.
+        x: the signals.
+
+    Raises:
+        ValueError: no tensor of real numbers, another shape or device.
+    """
     if not isinstance(mask, Tensor) or mask.is_complex():
         seen = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise ValueError(f"{owner}: mask must be a tensor of booleans or real numbers, got {seen}")

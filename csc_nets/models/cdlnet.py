@@ -41,12 +41,16 @@ class PaddedCoder(nn.Module):
 
     def pad(self, x: Tensor) -> Tensor:
         """Images of a multiple of the stride; masks too."""
-        borders = self.borders(x.shape[2:])
-        if not any(borders):
+        if self.stride == 1:
             return x
+        borders = self.borders(x.shape[2:])  # of 0, too: to ask would tie a graph to the sizes that need none
         if x.dtype == torch.bool:
             return F.pad(x.float(), borders, mode="reflect") != 0
         return F.pad(x, borders, mode="reflect")
+
+    def crop(self, x: Tensor, size: tuple[int, ...]) -> Tensor:
+        """Images of the size that they had. A slice would tie a graph to the sizes that need none."""
+        return F.pad(x, [-n for n in self.borders(size)])
 
     def borders(self, size: tuple[int, ...]) -> list[int]:
         """Left, right, top and bottom."""
@@ -123,10 +127,10 @@ class CDLNet(Denoiser):
         centre: Any = self.stages[0]
         padded: Any = self.stages[1]
         mean = centre.mean(x, mask)
-        (height, width), (left, _, top, _) = x.shape[2:], padded.borders(x.shape[2:])
+        size = x.shape[2:]
         x = x - mean if mask is None else (x - mean).masked_fill(~mask, 0)
         mask = None if mask is None else padded.pad(mask)
-        return padded.pad(x), level, mask, lambda clean: clean[..., top : top + height, left : left + width] + mean
+        return padded.pad(x), level, mask, lambda clean: padded.crop(clean, size) + mean
 
     def restore(self, x: Tensor, level: float | Tensor, mask: Tensor | None) -> Tensor:
         """Codes and synthesises images without mean, of a multiple of the stride."""

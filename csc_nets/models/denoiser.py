@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from csc_nets.functional import estimate_noise_level
-from csc_nets.functional.inputs import broadcasts
+from csc_nets.functional.checks import is_number
+from csc_nets.functional.inputs import broadcasts, check_mask
+from csc_nets.functional.problem import as_weight, observed
 from csc_nets.models.least_side import naming_least_side
 from csc_nets.models.staged_encoder import StagedEncoder
 
@@ -52,10 +55,11 @@ class Denoiser(StagedEncoder):
             x: noisy images ``(N, in_chans, H, W)``.
             sigma: standard deviation of the noise in the units of ``x``, for all images or one each ``(N,)``. None
                 estimates it from each image, see :func:`csc_nets.functional.estimate_noise_level`.
-            mask: 0 where ``x`` is missing (NaN is welcome there); broadcasts against ``x``.
+            mask: 0 or NaN where ``x`` is missing; broadcasts against ``x``, which may be NaN there.
 
         Raises:
-            ValueError: images of another shape, a noise level that is negative or not finite.
+            ValueError: images of another shape or type, a noise level that is negative or not finite, a mask that does
+                not broadcast.
         """
         self.check(x)
         if torch.compiler.is_compiling():
@@ -78,7 +82,7 @@ class Denoiser(StagedEncoder):
         """What depends on whole images: ``(x, level, mask, finish)``, with the last for clean images."""
         self.check(x)
         if mask is not None:
-            mask = (mask != 0).expand_as(x)
+            mask = observed(check_mask(self._label, mask, x)).expand_as(x)
             x = x.masked_fill(~mask, 0)
         return x, self.level(x, sigma, mask), mask, lambda clean: clean
 
@@ -87,18 +91,25 @@ class Denoiser(StagedEncoder):
         if sigma is None:
             return estimate_noise_level(x, mask).view(-1, 1, 1, 1)
         if not isinstance(sigma, Tensor):
-            if isinstance(sigma, bool) or not 0 <= sigma < math.inf:
+            number = is_number(sigma) or (isinstance(sigma, Real) and not isinstance(sigma, bool))
+            if not number or not 0 <= sigma < math.inf:
                 raise ValueError(f"{self._label}: sigma must be a finite number >= 0, got {sigma!r}")
             return float(sigma)
+        if sigma.is_complex() or sigma.dtype == torch.bool:
+            raise ValueError(f"{self._label}: sigma must be real numbers, got {sigma.dtype}")
         one_each = broadcasts(sigma.shape[:1], x.shape[:1]) and sigma.numel() == max(sigma.shape[:1], default=1)
         if sigma.ndim > 4 or not one_each:
             raise ValueError(
                 f"{self._label}: sigma must be a number or one for each of {len(x)} images, got {tuple(sigma.shape)}"
             )
-        return sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).reshape(-1, 1, 1, 1)
+        level = sigma.to(x.device, torch.promote_types(x.dtype, torch.float32)).reshape(-1, 1, 1, 1)
+        return as_weight(level, 4, f"{self._label}: sigma")
 
     def check(self, x: Tensor) -> None:
         """Refuses what is no batch of images with the right number of channels."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            seen = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"{self._label}: images must be a tensor of floats with white at 1, got {seen}")
         if x.ndim != 4 or x.shape[1] != self.in_chans:
             raise ValueError(f"{self._label}: expected images (N, {self.in_chans}, H, W), got {tuple(x.shape)}")
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from csc_nets.functional.checks import as_count, errors_of, is_number
 from csc_nets.models.hub import SOURCES
 from csc_nets.models.shelf import card, shelved
 from csc_nets.models.staged_encoder import FeatureExtractor, StagedEncoder
 from csc_nets.models.weights import load_weights
 from csc_nets.registry import Part, refuse_taken, unknown_name
-from csc_nets.signature import Signature, signature_of
+from csc_nets.signature import Argument, Signature, check_value, signature_of
 
 __all__ = ["create_model", "is_model", "list_models", "network_signature", "register_model"]
 
@@ -23,6 +24,8 @@ class _Entry:
     in_chans: int
     url: str | None
 
+
+_SIZES = ("in_chans", "atoms", "kernel_size")
 
 ENTRIES: dict[str, _Entry] = {}
 _Build = TypeVar("_Build", bound=Callable[..., StagedEncoder])
@@ -146,6 +149,8 @@ def create_model(
         >>> model(torch.randn(2, 1, 16, 16)).shape
         torch.Size([2, 5])
     """
+    if not isinstance(pretrained, bool):
+        raise ValueError(f"create_model: pretrained must be True or False, got {pretrained!r}")
     source, colon, place = name.partition(":")
     if colon:
         if source not in SOURCES:
@@ -172,10 +177,21 @@ def create_model(
     asked = {k: v for k, v in (("num_classes", num_classes), ("in_chans", in_chans)) if v is not None}
     defaults = {"num_classes": 10, "in_chans": entry.in_chans, **trained, **asked}
     args = {k: _plain(k, v) for k, v in {**defaults, **overrides}.items() if k in known or k in overrides}
+    for key, value in args.items():
+        _check(f"create_model: {name}", key, value, known.get(key, Argument()))
     model = entry.build(**args)
     model.model_name, model.model_args, model.pretrained_url = name, args, entry.url
     if weights is not None:
-        load_weights(model, weights)
+        of_weights = {**{k: argument.default for k, argument in known.items()}, "in_chans": entry.in_chans, **trained}
+        try:
+            load_weights(model, weights)
+        except ValueError as error:
+            other = {k: v for k, v in args.items() if k in of_weights and v != of_weights[k] and k != "num_classes"}
+            if not other:
+                raise
+            wanted = ", ".join(f"{k}={of_weights[k]!r}" for k in other)
+            got = ", ".join(f"{k}={v!r}" for k, v in other.items())
+            raise ValueError(f"create_model: the trained weights of {name} are for {wanted}, got {got}") from error
     if checkpoint_path is not None:
         load_weights(model, checkpoint_path)
     if features_only:
@@ -183,6 +199,15 @@ def create_model(
         model.model_name, model.pretrained_url = name, entry.url
         model.model_args = {**args, "features_only": True, "out_indices": model.out_indices}
     return model
+
+
+def _check(owner: str, key: str, value: Any, argument: Argument) -> None:
+    """Refuses a value of another type than that of the argument, and sizes below 1."""
+    with errors_of(owner):
+        check_value(key, value, argument)
+        for size in value if isinstance(value, list) else [value]:
+            if key in _SIZES and is_number(size):  # a network of a plug-in may mean something else by it
+                as_count(size, key)
 
 
 def _plain(key: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from csc_nets.functional import colour_axes, dct_atoms, fill, refit
+from csc_nets.functional.checks import as_count
 from csc_nets.functional.operators.protocol import read
 from csc_nets.layers import CSC, CodingOptions, MultiScaleDictionary2d, TwoStageDictionary2d
 from csc_nets.layers.options import with_defaults
@@ -74,8 +75,11 @@ class SparseAutoencoder(StagedEncoder):
             raise ValueError(f"frequencies must be one for each of sizes {self.sizes}, got {self.frequencies}")
         if any(not 1 <= f <= k for f, k in zip(self.frequencies, self.sizes, strict=True)):
             raise ValueError(f"frequencies must be from 1 to sizes {self.sizes}, got {self.frequencies}")
-        if isinstance(refit, bool) or not isinstance(refit, int) or refit < 0:
-            raise ValueError(f"refit must be an int >= 0, got {refit!r}")
+        as_count(refit, "refit", 0)
+        as_count(above, "above", 0)
+        if above:
+            as_count(below, "below")
+            as_count(reach, "reach")
         self.patches = [0] * len(self.sizes) if patches is None else list(patches)
         if len(self.patches) != len(self.sizes) or any(n < 0 for n in self.patches):
             raise ValueError(f"patches must be numbers >= 0, one for each of sizes {self.sizes}, got {self.patches}")

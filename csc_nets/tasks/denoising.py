@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from csc_nets.data import ImageDataModule
+from csc_nets.functional import as_weight
+from csc_nets.functional.checks import is_number
+from csc_nets.functional.inputs import broadcasts
 from csc_nets.tasks.image_quality import psnr, ssim
 from csc_nets.tasks.masks import bayer_masks, check_mask, random_masks
 from csc_nets.tasks.precision import exact
@@ -85,9 +88,10 @@ class DenoisingTask(Task):
         super().__init__(model, **common)
         if "sigma" not in inspect.signature(model.forward).parameters:
             raise ValueError(f"task denoising needs a network that takes sigma, got {type(model).__name__}")
-        low, high = (noise, noise) if isinstance(noise, int | float) else (noise[0], noise[-1])
-        if not 0 <= low <= high < math.inf:
+        ends = [noise] if is_number(noise) else list(noise) if isinstance(noise, Sequence) else []
+        if len(ends) not in (1, 2) or not all(map(is_number, ends)) or not 0 <= ends[0] <= ends[-1] < math.inf:
             raise ValueError(f"noise must be a number >= 0, or two, the smaller first, got {noise!r}")
+        low, high = ends[0], ends[-1]
         self.noise = (float(low), float(high))
         self.val_noise = [(low + high) / 2] if val_noise is None else list(val_noise)
         self.test_noise = list(test_noise)
@@ -279,7 +283,18 @@ def mc_sure(
         noisy: y, ``(N, C, H, W)`` with white at 1.
         sigma: noise level in the same units, a number or ``(N, 1, 1, 1)``.
         probe: b; None to draw it.
+
+    Raises:
+        ValueError: a noise level that is negative, not finite or of another shape.
     """
+    if (
+        isinstance(sigma, Tensor)
+        and sigma.ndim
+        and (sigma.ndim != noisy.ndim or not broadcasts(sigma.shape, noisy.shape))
+    ):
+        allowed = (len(noisy), *(1,) * (noisy.ndim - 1))
+        raise ValueError(f"mc_sure: sigma must be a number or of shape {allowed}, got shape {tuple(sigma.shape)}")
+    sigma = as_weight(sigma, noisy.ndim, "mc_sure: sigma")
     probe = torch.randn_like(noisy) if probe is None else probe
     clean = denoise(noisy)
     difference = denoise(noisy + _STEP * probe) - clean

@@ -47,6 +47,7 @@ def test_a_run_becomes_onnx(run, tmp_path, capsys):
         (["run=nowhere"], "nowhere"),
         (["run=x", "format=tflite"], "format must be one of onnx, torch, got 'tflite'"),
         (["runs=x"], "expected csc-nets export run=FOLDER"),
+        (["run=x", "run=y"], "run must be given once, got run=x run=y"),
         (["run=x", "free=maybe"], "free must be true or false"),
     ],
 )
@@ -55,3 +56,24 @@ def test_bad_arguments_are_one_line(arguments, message, capsys):
         main(["export", *arguments])
     error = capsys.readouterr().err
     assert stopped.value.code == 1 and message in error and len(error.splitlines()) == 1
+
+
+def test_what_fails_on_the_way_is_one_line_and_leaves_an_earlier_file(run, tmp_path, capsys):
+    def fails(*arguments, **options):
+        raise RuntimeError("Failed.\nNext steps:") from TypeError("no such function\nin version 3")
+
+    earlier = run / "network.pt2"
+    earlier.write_text("earlier")
+    (tmp_path / "a file").touch()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(torch.export, "load", fails)
+        main(["export", f"run={run}", "format=torch"])
+    error = capsys.readouterr().err
+    assert "graph; without free sizes, free=False, it may be: no such function\n" in error
+    assert len(error.splitlines()) == 1
+    for place, shown in ((tmp_path / "a file" / "x.pt2", tmp_path / "a file"), (run, run)):
+        with pytest.raises(SystemExit):
+            main(["export", f"run={run}", "format=torch", f"file={place}"])
+        error = capsys.readouterr().err
+        assert str(shown) in error and len(error.splitlines()) == 1
+    assert earlier.read_text() == "earlier" and sorted(tmp_path.iterdir()) == [tmp_path / "a file", run]

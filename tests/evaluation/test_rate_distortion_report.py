@@ -33,3 +33,11 @@ def test_table_rows_and_pictures(name, tmp_path):
             assert row["nonzeros"] <= beside["nonzeros"] + 1 / 64
         if row["name"].endswith("quantised"):
             assert row["bits"] <= next(r for r in network if r["factor"] == row["factor"])["bits"]
+
+
+def test_a_network_without_a_code_is_refused(tmp_path):
+    model = create_model("cdlnet", steps=1, atoms=2)
+    with pytest.raises(
+        ValueError, match=r"report=rate_distortion needs a network with encode and decode, .* got CDLNet"
+    ):
+        save_report("rate_distortion", model, create_datamodule("digits"), tmp_path)

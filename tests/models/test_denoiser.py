@@ -187,3 +187,35 @@ def test_stronger_noise_shrinks_more():
     x = torch.rand(1, 1, 24, 24)
     energies = [(model(x, sigma) - x.mean()).norm().item() for sigma in (0.0, 0.05, 0.2, 10.0)]
     assert energies == sorted(energies, reverse=True) and energies[-1] == pytest.approx(0, abs=1e-4)
+
+
+DENOISERS = ["cdlnet", "gdlnet", "cscnet", "dncnn", "proximal_denoiser", "analysis_denoiser"]
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@torch.no_grad()
+def test_bad_input_is_refused_under_the_name_of_the_network(name, narrow):
+    model = narrow(name).eval()
+    x = torch.rand(2, 3, 20, 22)
+    for images in (None, [1.0], x.numpy(), "x", (255 * x).byte(), x.bool(), x.cfloat()):
+        with pytest.raises(ValueError, match=f"{name}: images must be a tensor of floats"):
+            model(images, 0.1)
+    for sigma in ("0.1", [0.1], (0.1, 0.1), {}, 1j, float("inf"), x[0, 0, 0, :2].numpy()):
+        with pytest.raises(ValueError, match=f"{name}: sigma must be a finite number >= 0, got"):
+            model(x, sigma)
+    for sigma in (torch.tensor([0.1, -0.1]), torch.tensor(torch.nan), torch.tensor(True), torch.tensor([1j, 1j])):
+        with pytest.raises(ValueError, match=f"{name}: sigma must be (finite and not negative|real numbers), got"):
+            model(x, sigma)
+    for mask in (True, "mask", [1], x.numpy(), torch.ones(7), torch.ones(1, 2, 3, 20, 22), x.cfloat()):
+        for call in (model, model.tiled if name in ("cdlnet", "dncnn") else model):
+            with pytest.raises(ValueError, match=f"{name}: mask must"):
+                call(x, 0.1, mask)
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@torch.no_grad()
+def test_nan_in_a_mask_is_missing(name, narrow):
+    model, x, mask = narrow(name).eval(), torch.rand(1, 3, 20, 22), torch.ones(20, 22)
+    mask[3:5, 4:6] = 0
+    for sigma in (0.1, None):
+        assert torch.equal(model(x, sigma, torch.where(mask == 0, torch.nan, mask)), model(x, sigma, mask))

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from typing import Any
@@ -93,3 +94,44 @@ def test_import_leaves_heavy_packages_out():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("cdlnet", {"atoms": 0}, "atoms must be an int >= 1, got 0"),
+        ("gdlnet", {"atoms": 0}, "atoms must be an int >= 1, got 0"),
+        ("cscnet", {"atoms": -1}, "atoms must be an int >= 1, got -1"),
+        ("cdlnet", {"kernel_size": -3}, "kernel_size must be an int >= 1, got -3"),
+        ("csc_dictionary", {"kernel_size": [3, 0]}, "kernel_size must be an int >= 1, got 0"),
+        ("cdlnet", {"atoms": "8"}, "atoms must be a whole number, got '8'"),
+        ("cdlnet", {"in_chans": -1}, "in_chans must be an int >= 1, got -1"),
+        ("csc_small", {"in_chans": 0}, "in_chans must be an int >= 1, got 0"),
+        ("proximal_denoiser", {"weight": "a"}, "weight must be a number, got 'a'"),
+        ("analysis_denoiser", {"weight": "a"}, "weight must be a number, got 'a'"),
+        ("sparse_autoencoder", {"tied": "no"}, "tied must be true or false, got 'no'"),
+    ],
+)
+def test_arguments_are_held_against_their_types_and_sizes(name, arguments, message):
+    with pytest.raises(ValueError, match=f"create_model: {name}: {re.escape(message)}"):
+        create_model(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [({"above": -4}, "above must be an int >= 0, got -4"), ({"above": 2, "reach": 0}, "reach must be an int >= 1")],
+)
+def test_a_second_stage_has_atoms(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        create_model("sparse_autoencoder", **arguments)
+
+
+def test_trained_weights_name_the_arguments_that_they_are_for():
+    message = "the trained weights of cdlnet are for in_chans=1, atoms=32, got in_chans=3, atoms=4"
+    with pytest.raises(ValueError, match=message):
+        create_model("cdlnet", pretrained=True, in_chans=3, atoms=4)
+    with pytest.raises(ValueError, match=r"of csc_small are for widths=\[48, 96, 128\], got widths=\[8\]"):
+        create_model("csc_small", pretrained=True, widths=[8], num_classes=3)
+    create_model("cdlnet", pretrained=True, gradient="recompute")
+    with pytest.raises(ValueError, match="pretrained must be True or False, got 'yes'"):
+        create_model("cdlnet", pretrained="yes")

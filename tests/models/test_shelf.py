@@ -55,7 +55,7 @@ def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
 
 
 def test_weights_of_another_network_are_refused():
-    with pytest.raises(ValueError, match="does not fit cdlnet"):
+    with pytest.raises(ValueError, match="the trained weights of cdlnet are for in_chans=1, got in_chans=3"):
         csc_nets.create_model("cdlnet", pretrained=True, in_chans=3)
     with pytest.raises(ValueError, match="no pretrained weights are known for dncnn"):
         csc_nets.create_model("dncnn", pretrained=True)

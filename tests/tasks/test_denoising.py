@@ -156,6 +156,9 @@ def test_a_resumed_run_knows_what_to_return_to(tmp_path):
     "options, message",
     [
         ({"noise": [30, 20]}, "noise must be"),
+        ({"noise": []}, r"noise must be a number >= 0, or two, the smaller first, got \[\]"),
+        ({"noise": [5, 10, 50]}, r"noise must be .* got \[5, 10, 50\]"),
+        ({"noise": ["5", "10"]}, "noise must be"),
         ({"test_noise": []}, "test_noise must be"),
         ({"loss": "l1"}, "loss must be one of mse, mc_sure"),
         ({"clip": 0}, "clip must be"),
@@ -240,3 +243,11 @@ def test_a_network_learns_to_fill():
     L.Trainer(**QUIET, max_epochs=40).fit(task, datamodule=data)
     (after,) = L.Trainer(**QUIET).test(task, datamodule=data, verbose=False)
     assert after["test/psnr"] > before["test/psnr"] + 4
+
+
+@pytest.mark.parametrize(
+    "sigma", [-1.0, "0.1", True, float("nan"), torch.ones(2), torch.ones(3, 1, 1, 1), -torch.ones(2, 1, 1, 1)]
+)
+def test_bad_noise_levels_of_an_estimated_risk_are_refused(sigma):
+    with pytest.raises(ValueError, match="mc_sure: sigma must be"):
+        mc_sure(lambda y: y, torch.rand(2, 1, 4, 4), sigma)

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from csc_nets.functional.checks import is_transformed
+from csc_nets.functional.inputs import check_mask
+from csc_nets.functional.problem import observed as is_observed
 
 __all__ = ["estimate_noise_level"]
 
@@ -38,7 +40,8 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None, *, differen
 
     Args:
         images: ``(N, C, H, W)``, at least 2 x 2 pixels.
-        mask: 0 where an image is missing; broadcasts against the images. Windows with a missing pixel do not count.
+        mask: 0 or NaN where an image is missing; broadcasts against the images. Windows with a missing pixel do not
+            count.
         differentiable: whether the estimate has a gradient, which is that of one value, the median. It is a constant to
             automatic differentiation otherwise.
 
@@ -50,6 +53,8 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None, *, differen
         >>> bool((estimate_noise_level(noise) - 0.1).abs() < 0.003)
         True
     """
+    if mask is not None:
+        mask = check_mask("estimate_noise_level", mask, images)
     if images.ndim != 4 or min(images.shape[2:]) < 2:
         raise ValueError(f"images must be (N, C, H, W) of 2 x 2 pixels at least, got {tuple(images.shape)}")
     gradient = torch.set_grad_enabled(differentiable and torch.is_grad_enabled())
@@ -58,17 +63,27 @@ def estimate_noise_level(images: Tensor, mask: Tensor | None = None, *, differen
         taps = BIOR44 if min(x.shape[2:]) >= len(BIOR44) else _HAAR
         line = x.new_tensor(taps)
         line = line / line.norm()
-        observed = None if mask is None else (mask != 0).to(x).expand_as(x)
+        observed = None if mask is None else is_observed(mask).to(x).expand_as(x)
         if observed is not None:
             x = x.masked_fill(observed == 0, 0)
         band = _separable(x, line).abs().flatten(1)
         if observed is None:
-            return band.median(1).values / _MEDIAN
-        whole = _separable(observed, torch.ones_like(line)).flatten(1)
-        level = torch.where(whole > len(taps) ** 2 - 0.5, band, torch.nan).nanmedian(1).values / _MEDIAN
-        if not is_transformed() and bool(level.isnan().any()):
+            return _median(band) / _MEDIAN
+        whole = _separable(observed, torch.ones_like(line)).flatten(1) > len(taps) ** 2 - 0.5
+        level = _median(torch.where(whole, band, torch.inf), whole.sum(1, keepdim=True)) / _MEDIAN
+        if not is_transformed() and not bool(whole.any(1).all()):
             raise ValueError("no window of an image is observed as a whole, so its noise level is unknown: give sigma")
         return level
+
+
+def _median(rows: Tensor, count: Tensor | None = None) -> Tensor:
+    """The lower median of the ``count`` least values of each row, NaN where one is. ONNX knows no median, but sorts."""
+    values = rows.sort(1).values
+    if count is None:
+        found = values[:, (rows.shape[1] - 1) // 2]
+    else:
+        found = values.gather(1, (count - 1).clamp_min(0) // 2)[:, 0]
+    return torch.where(rows.isnan().any(1), torch.nan, found)
 
 
 def _separable(x: Tensor, line: Tensor) -> Tensor:

@@ -53,3 +53,27 @@ def test_small_images():
     assert estimate_noise_level(torch.randn(1, 1, 2, 5)).isfinite().all()
     with pytest.raises(ValueError, match=r"2 x 2 pixels at least, got \(1, 1, 1, 5\)"):
         estimate_noise_level(torch.randn(1, 1, 1, 5))
+
+
+@pytest.mark.parametrize("size", [(8, 9), (7, 7), (5, 6)])
+def test_it_is_the_lower_median_of_torch(size):
+    x = torch.randn(3, 2, *size, dtype=torch.float64, requires_grad=True)
+    line = torch.tensor(BIOR44 if min(size) > 6 else (1.0, -1.0), dtype=torch.float64)
+    line = line / line.norm()
+    kernel = (line[:, None] * line).expand(2, 1, -1, -1)
+    band = torch.nn.functional.conv2d(x, kernel, groups=2).abs()
+    expected = band.flatten(1).median(1).values / 0.6745
+    found = estimate_noise_level(x, differentiable=True)
+    torch.testing.assert_close(found, expected)
+    gradients = (torch.autograd.grad(level.sum(), x)[0] for level in (found, expected))
+    torch.testing.assert_close(*gradients)
+    mask = torch.ones(3, 2, *size)
+    mask[0, 0] = mask[1, :, 0] = mask[2, :, :, -1] = 0
+    whole = torch.nn.functional.conv2d(mask.to(x), torch.ones_like(kernel), groups=2).flatten(1) == kernel[0].numel()
+    expected = [b[w].median() / 0.6745 if w.any() else None for b, w in zip(band.flatten(1), whole, strict=True)]
+    for i, level in enumerate(expected):
+        if level is not None:
+            torch.testing.assert_close(estimate_noise_level(x[i : i + 1], mask[i : i + 1])[0], level)
+    x = x.detach()
+    x[1, 0, 0, 0] = torch.nan
+    assert estimate_noise_level(x).isnan().tolist() == [False, True, False]
