@@ -71,6 +71,8 @@ def main() -> None:
         "crop_pct": 1.0,
         "input_size": model.trained_on.get("input_size", [model.in_chans, model.input_size, model.input_size]),
     }
+    if config["task"]["name"] == "denoising":  # trained on crops, and for images of any size
+        del card["input_size"]
     (SHELF / f"{given.name}.json").write_text(json.dumps(card, indent=2) + "\n")
     print(f"{file.stat().st_size / 1e6:.2f} MB, check {card['check']}")
 

@@ -28,4 +28,7 @@ def card(name: str) -> dict[str, Any]:
     """What is known of a network's trained weights: data, command, seed, figures, limits, licence; empty for none."""
     file = SHELF / f"{name}.json"
     known: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    known = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in known.items()
+    }  # as timm has them
     return known

@@ -38,8 +38,9 @@ def test_a_network_that_was_built_otherwise_has_no_card(monkeypatch):
 def test_timm_finds_what_the_weights_were_trained_with():
     data = pytest.importorskip("timm.data")
     found = data.resolve_data_config(model=csc_nets.create_model("cdlnet", pretrained=True))
-    assert found["mean"] == (0.0,) or found["mean"] == [0.0]
-    assert tuple(found["std"]) == (1.0,) and found["input_size"] == (1, 128, 128)
+    assert found["mean"] == (0.0,) and found["std"] == (1.0,) and found["input_size"] == (1, 128, 128)
+    digits = data.resolve_data_config(model=csc_nets.create_model("csc_small", pretrained=True))
+    assert digits["input_size"] == (1, 8, 8) and digits["mean"] != (0.0,)
 
 
 def test_a_damaged_file_is_refused(tmp_path, monkeypatch):
