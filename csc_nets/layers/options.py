@@ -42,7 +42,7 @@ class CodingOptions(TypedDict, total=False):
     """
 
     lam: float | Tensor
-    pursuit: str | Mapping[str, Any] | Pursuit
+    pursuit: str | Mapping[str, Any] | Pursuit | None
     steps: int | None
     tol: float | None
     penalty: str | Mapping[str, Any] | Penalty | None

@@ -91,13 +91,6 @@ class AnalysisDenoiser(ProximalDenoiser):
         weight: Any = self.coder.dictionary.get_parameter("parametrizations.weight.original")
         weight.sub_(weight.mean((2, 3), keepdim=True))
 
-    def check(self, x: Tensor) -> None:
-        """Refuses what is no batch of images, and images that cannot be reflected at their borders."""
-        super().check(x)
-        border = self.coder.kernel_size[0] // 2
-        if x.numel() and min(x.shape[2:]) <= border:
-            raise ValueError(f"{self._label}: images need more than {border} pixels a side, got {tuple(x.shape)}")
-
     def image(self, z: Tensor, x: Tensor) -> Tensor:
         """What the code of ``x`` leaves: ``x - D z``."""
         return x - super().image(z, x)

@@ -126,7 +126,7 @@ def test_filters_keep_their_mean_of_0_in_training(denoiser):
 
 
 def test_bad_values_are_refused(denoiser):
-    with pytest.raises(ValueError, match="more than 1 pixels a side, got"):
+    with pytest.raises(ValueError, match="images must have 2 x 2 pixels or more, got"):
         denoiser(images(1, 1, 1, 8), 0.1)
     with pytest.raises(ValueError, match="derived for codes in a box"):
         AnalysisDenoiser(penalty="l1")

@@ -93,5 +93,5 @@ def test_maps_with_the_channels_in_front_stay_maps_where_all_sides_are_alike():
 
 @pytest.mark.parametrize("name", ["coded_activations", "converted"])
 def test_arguments_of_a_source_are_a_mapping(name):
-    with pytest.raises(ValueError, match="source_args must be a mapping from names to values, got 3"):
+    with pytest.raises(ValueError, match="source_args must be a mapping or null, got 3"):
         create_model(name, source="csc_nets/csc_small", source_args=3)

@@ -50,7 +50,7 @@ def test_dropout_acts_in_training_only(narrow, images):
     [
         ({"drop_rate": 1.0}, r"drop_rate must be in \[0, 1\), got 1.0"),
         ({"num_classes": -1}, "num_classes must be an int >= 0, got -1"),
-        ({"num_classes": 2.0}, "num_classes must be an int >= 0, got 2.0"),
+        ({"num_classes": 2.0}, "num_classes must be a whole number, got 2.0"),
         ({"in_chans": 0}, "in_chan"),
     ],
 )
