@@ -94,11 +94,13 @@ class CodedActivations(ImageClassifier):
             seen = _output(network, modules[layer], torch.zeros(1, in_chans, 2 * look_size, 2 * look_size))
         given: Any = {"k": k, "encoder": encoder, "fit": fit, **options}
         sae: ActivationCoder
-        square = seen.ndim == 4 and seen.shape[1] == seen.shape[2] != seen.shape[3]  # (N, H, W, C) of a square image
-        if seen.ndim == 4 and not square:
+        channels_last = (
+            seen.ndim == 4 and seen.shape[1] == seen.shape[2] != seen.shape[3]
+        )  # (N, H, W, C) of a square image
+        if seen.ndim == 4 and not channels_last:
             size = kernel_size if isinstance(kernel_size, int) else tuple(kernel_size)
             sae = PursuitSAE2d(seen.shape[1], atoms, size, padding="same", **given)
-        elif seen.ndim == 3 or square:
+        elif seen.ndim == 3 or channels_last:
             sae = PursuitSAE(seen.shape[-1], atoms, **given)
         else:
             raise ValueError(f"layer {layer!r} must return maps or tokens, got the shape {tuple(seen.shape)}")

@@ -70,6 +70,10 @@ class ProximalDenoiser(Denoiser):
             ``tol=1e-3``, with the implicit gradient. A pursuit with a number of steps compiles, and is proximal as far
             as it solves.
 
+    Attributes:
+        penalty: of the code.
+        padding_mode: how images go on beyond their borders.
+
     Raises:
         ValueError: an even ``kernel_size``, or a stride that leaves pixels without an atom.
 

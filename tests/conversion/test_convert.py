@@ -211,9 +211,18 @@ class Standardised(nn.Conv2d):
 
 def test_subclasses_that_compute_what_their_base_does():
     torch.manual_seed(0)
-    plain = nn.Sequential(Own(3, 8, 3), nn.ReLU(), Standardised(8, 8, 3), nn.ReLU(), nn.Flatten(), Called(128, 5))
+    plain = nn.Sequential(
+        Own(3, 8, 3),
+        nn.ReLU(),
+        Standardised(8, 8, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        Called(128, 5),
+        nn.ReLU(),
+        nn.Linear(5, 2),
+    )
     coded, _summary = csc_nets.convert(plain.eval())
-    assert type(coded[0]) is not Own and type(coded[2]) is Standardised
+    assert isinstance(coded[0], Converted) and isinstance(coded[5], Converted) and type(coded[2]) is Standardised
     x = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(coded(x), plain(x), rtol=1e-5, atol=1e-5)
 
