@@ -4,7 +4,8 @@
 
 ``--runs`` are networks by the names that they have in the table; they are told the level. ``--hold 25`` adds the first
 one once more, told the same level whatever the noise is, so that its thresholds do not follow. ``--each`` are networks
-for one level each, which is read from their ``config.yaml``; they are tested at their own level.
+for one level each, which is read from their ``config.yaml``; they are tested at their own level. ``--package
+analysis_denoiser`` takes weights from the package; ``--total-variation 15 25 50`` is scikit-image's at these levels.
 """
 
 import argparse
@@ -31,10 +32,26 @@ def score(denoise: Callable[[Tensor, float], Tensor], images: list[Tensor], leve
     return torch.cat(values).mean().item()
 
 
+def best_total_variation(images: list[Tensor], level: float) -> float:
+    """As :func:`score`, of scikit-image's total variation with the best of seven weights for these images."""
+    from skimage.restoration import denoise_tv_chambolle
+
+    def denoise(x: Tensor, weight: float) -> Tensor:
+        clean = denoise_tv_chambolle(x[0, 0].numpy(), weight, eps=1e-4, max_num_iter=300)
+        return torch.from_numpy(clean).view_as(x)
+
+    weights = [level / 255 * share for share in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85)]
+    return max(score(lambda x, _, weight=weight: denoise(x, weight), images, level) for weight in weights)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--folder", type=Path, required=True, help="grey photographs to test on")
-    options.add_argument("--runs", nargs="+", required=True, metavar="NAME=RUN")
+    options.add_argument("--runs", nargs="*", default=[], metavar="NAME=RUN")
+    options.add_argument(
+        "--package", nargs="*", default=[], metavar="NAME", help="networks with weights in the package"
+    )
+    options.add_argument("--total-variation", nargs="*", type=float, default=[], metavar="LEVEL")
     options.add_argument("--hold", type=float, help="level that the first network is told once more")
     options.add_argument("--each", nargs="*", default=[], metavar="RUN", help="networks for one level each")
     options.add_argument("--levels", nargs="+", type=float, default=[5, 15, 25, 35, 50, 75])
@@ -44,9 +61,12 @@ def main() -> None:
     data = create_datamodule("photographs", root=chosen.folder)
     images = [image for image, _ in data.test_dataloader()]
     networks = {name: csc_nets.load(run) for name, run in (item.split("=", 1) for item in chosen.runs)}
+    networks |= {name: csc_nets.create_model(name, pretrained=True).eval() for name in chosen.package}
     rows: dict[str, list[tuple[float, float]]] = {
         name: [(level, score(model, images, level)) for level in chosen.levels] for name, model in networks.items()
     }
+    if chosen.total_variation:
+        rows["total variation"] = [(level, best_total_variation(images, level)) for level in chosen.total_variation]
     if chosen.hold is not None:
         name, first = next(iter(networks.items()))
         held = [(level, score(lambda x, _: first(x, chosen.hold / 255), images, level)) for level in chosen.levels]
